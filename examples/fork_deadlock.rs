@@ -1,0 +1,229 @@
+//! Why fork and threads do not mix, shown on a lock whose owner does not exist.
+//!
+//! ```text
+//!  parent                                    forked worker
+//!  ──────                                    ─────────────
+//!  main thread ──── fork ──────────────────▶ main thread: runs a task, wants the lock
+//!  other thread: holds the lock              (no other thread: fork copies only the caller)
+//!       │                                    the lock: a copy, taken, and so for ever
+//!       └─ lets go: of the parent's lock
+//! ```
+//!
+//! A pool refuses to fork beside threads for that reason; this program breaks the promise that lifts the refusal, on
+//! purpose. Two scenes: a lock that a thread holds across the fork, which always goes wrong, and a log that threads are
+//! busy writing to, which goes wrong as often as it likes. In each, the stuck worker is found, looked at and killed, and
+//! then the same job runs to its end on spawn and forkserver, while the other threads go on as before.
+
+#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#![expect(unsafe_code, reason = "breaks the promise of fork_despite_threads, to show what it is for")]
+
+use std::fs;
+use std::fs::File;
+use std::io::Write;
+use std::sync::LazyLock;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::bail;
+use anyhow::ensure;
+use procpool::AsyncResult;
+use procpool::Pool;
+use procpool::PoolError;
+use procpool::StartMethod;
+use procpool::TaskError;
+
+/// How long a job that takes microseconds may take before its worker is looked at.
+const SUSPICIOUS: Duration = Duration::from_millis(500);
+/// How long a job may take on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How many forks the second scene tries; nearly always one is enough.
+const FORKS_MAX: u32 = 40;
+
+type Job = fn(&Pool) -> AsyncResult<Vec<u64>>;
+
+static LEDGER: Mutex<u64> = Mutex::new(0);
+
+fn deposit(amount: u64) -> u64 {
+    let mut balance = LEDGER.lock().unwrap_or_else(PoisonError::into_inner);
+    *balance += amount;
+    amount
+}
+
+static LOG: LazyLock<Mutex<File>> =
+    LazyLock::new(|| Mutex::new(File::options().write(true).open("/dev/null").expect("every Linux has it")));
+
+/// Ends the threads that write to it.
+static LOG_IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// What every logger does: a line is formatted and written under a lock.
+fn log_line(number: u64) -> u64 {
+    let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nobody reads it, so nothing is lost if it fails.
+    let _ = writeln!(log, "item {number} of a job that logs what it does");
+    number
+}
+
+fn main() -> anyhow::Result<()> {
+    procpool::init();
+    scene_of_the_held_lock()?;
+    scene_of_the_busy_log()?;
+    println!(
+        "\nWhy: fork copies the memory of a process and one of its threads. A lock that another thread held is copied\n\
+         as held, and the thread that would open it is not. It need not be a lock of yours: a logger or a C library\n\
+         may have one. Workers of spawn and forkserver begin in a process that never had the other threads,\n\
+         so their locks begin open. That is why forkserver is the default, and fork is refused beside threads."
+    );
+    Ok(())
+}
+
+fn scene_of_the_held_lock() -> anyhow::Result<()> {
+    println!("Scene 1: a thread holds a lock while a pool is forked");
+    let job: Job = |pool| pool.map_async(1..=4u64, deposit);
+    let (say_held, held) = mpsc::channel();
+    let (let_go, may_let_go) = mpsc::channel::<()>();
+    let owner = thread::spawn(move || {
+        let _balance = LEDGER.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = say_held.send(());
+        // Until the other end is dropped, however the scene ends.
+        let _ = may_let_go.recv();
+    });
+    held.recv()?;
+
+    let refusal = Pool::builder().processes(1).start_method(StartMethod::Fork).build();
+    let Err(PoolError::Start(refusal)) = refusal else { bail!("fork beside threads was not refused: {refusal:?}") };
+    println!("  without the unsafe promise: {refusal}");
+
+    let forked = fork_despite_threads()?;
+    let elsewhere = [StartMethod::Spawn, StartMethod::Forkserver].map(|method| (method, pool_of(method)));
+    drop(let_go);
+    ensure!(owner.join().is_ok(), "the thread that held the lock panicked");
+    ensure!(LEDGER.try_lock().is_ok(), "the lock of the parent is still taken");
+    println!("  the thread has let go and is gone; in this process the lock is open again");
+
+    ensure!(end_if_stuck(&forked, job)?, "the forked worker got a lock that nobody could open");
+    for (method, pool) in elsewhere {
+        run_to_the_end(method, &pool?, job)?;
+    }
+    Ok(())
+}
+
+fn scene_of_the_busy_log() -> anyhow::Result<()> {
+    println!("\nScene 2: threads write to a log while a pool is forked");
+    let job: Job = |pool| pool.map_async(1..=4u64, log_line);
+    let (say_busy, busy) = mpsc::channel();
+    // Not scoped threads: a scope would wait for them if this one panicked, and they would never end.
+    let writers = [say_busy.clone(), say_busy].map(|say_busy| {
+        thread::spawn(move || {
+            log_line(0);
+            let _ = say_busy.send(());
+            while !LOG_IS_CLOSED.load(Ordering::Relaxed) {
+                log_line(0);
+            }
+        })
+    });
+    for _ in &writers {
+        busy.recv()?;
+    }
+    show_the_busy_log(job)?;
+    LOG_IS_CLOSED.store(true, Ordering::Relaxed);
+    for writer in writers {
+        ensure!(writer.join().is_ok(), "a thread that wrote to the log panicked");
+    }
+    Ok(())
+}
+
+fn show_the_busy_log(job: Job) -> anyhow::Result<()> {
+    let mut forks = 1;
+    while !end_if_stuck(&fork_despite_threads()?, job)? {
+        ensure!(forks < FORKS_MAX, "{forks} forks, and the lock of the log was open in each");
+        forks += 1;
+    }
+    println!("  forks until one went wrong: {forks}. No code of this scene holds a lock for long");
+    for method in [StartMethod::Spawn, StartMethod::Forkserver] {
+        run_to_the_end(method, &pool_of(method)?, job)?;
+    }
+    Ok(())
+}
+
+/// A pool with one worker, forked from this process, whatever its other threads are doing.
+fn fork_despite_threads() -> Result<Pool, PoolError> {
+    let builder = Pool::builder().processes(1).start_method(StartMethod::Fork);
+    // SAFETY: the promise is that no task waits for a lock that another thread may hold now, and it is broken: the
+    // tasks do. What follows is a worker that waits for ever, and no more than that: the data behind the lock are not
+    // touched, and the caller kills the worker.
+    unsafe { builder.fork_despite_threads() }.build()
+}
+
+fn pool_of(method: StartMethod) -> Result<Pool, PoolError> {
+    Pool::builder().processes(1).start_method(method).build()
+}
+
+/// Gives the worker of `pool` the job. Says whether it is stuck, and if so shows where and kills it.
+fn end_if_stuck(pool: &Pool, job: Job) -> anyhow::Result<bool> {
+    let handle = job(pool);
+    let pid = pool.pids().first().copied().context("the pool has no worker")?;
+    let waited_since = Instant::now();
+    loop {
+        if let Some(values) = handle.get_timeout(SUSPICIOUS)? {
+            ensure!(values == [1, 2, 3, 4]);
+            return Ok(false);
+        }
+        match waits_for_a_lock(pid) {
+            // Where the system does not tell, the clock has to do.
+            Some(true) | None => break,
+            Some(false) => ensure!(waited_since.elapsed() < PATIENCE, "worker {pid} is slow, but waits for no lock"),
+        }
+    }
+    println!("  fork: no result after {:.1?}; worker {pid} {}", waited_since.elapsed(), where_it_is(pid));
+
+    let began = Instant::now();
+    pool.terminate();
+    let took = began.elapsed();
+    let Err(error @ TaskError::Terminated) = handle.get() else { bail!("the handle of a terminated job has a value") };
+    ensure!(pool.pids().is_empty(), "worker {pid} outlived its pool");
+    pool.join()?;
+    println!("  fork: terminated in {took:.1?}; the handle says: {error}");
+    Ok(true)
+}
+
+fn run_to_the_end(method: StartMethod, pool: &Pool, job: Job) -> anyhow::Result<()> {
+    let values = job(pool).get_timeout(PATIENCE)?.with_context(|| format!("{method}: not done after {PATIENCE:?}"))?;
+    ensure!(values == [1, 2, 3, 4]);
+    pool.close();
+    pool.join()?;
+    println!("  {method}: the same job ran to its end: {values:?}");
+    Ok(())
+}
+
+/// Whether the process sleeps in futex(2), if the system tells.
+fn waits_for_a_lock(pid: u32) -> Option<bool> {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    Some(call.split_whitespace().next()? == libc::SYS_futex.to_string())
+}
+
+/// What /proc shows of a process that does not go on. Much of it may be hidden from us; then that is said.
+fn where_it_is(pid: u32) -> String {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let status = read("status");
+    let state = status.lines().find_map(|line| line.strip_prefix("State:")).map_or("hidden", str::trim);
+    let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")).map_or("?", str::trim);
+    let call = match waits_for_a_lock(pid) {
+        Some(true) => "futex, which is how a thread waits for a lock".to_owned(),
+        Some(false) => read("syscall").trim().to_owned(),
+        None => "hidden".to_owned(),
+    };
+    let kernel_function = match read("wchan") {
+        name if name.is_empty() || name == "0" => "hidden".to_owned(),
+        name => name,
+    };
+    format!(
+        "is in state {state}\n        with {threads} thread, in system call {call} (kernel function: {kernel_function})"
+    )
+}

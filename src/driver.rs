@@ -1,0 +1,469 @@
+//! Who drives the engine, and how everybody else waits.
+//!
+//! There is no dispatcher thread. *Whoever waits, drives*: a thread that is blocked in `get`, `map` or `next` takes the
+//! **seat**, runs turns of the engine itself, and sleeps in the epoll set between them, so that the answer it waits
+//! for wakes it directly. One thread sits at a time:
+//!
+//! ```text
+//!   Empty ──────── a waiting thread ──────────▶ Foreground ── its wait is over ──▶ Empty, or the next waiter
+//!   Empty ── nobody has driven for a while ───▶ Background ── displaced by a waiter ─▶ Foreground
+//! ```
+//!
+//! - A thread that must wait while the seat is taken *follows*: it sleeps on a condition variable of its own, and is
+//!   woken when its job makes progress, or when the seat falls empty and is its to take.
+//! - The **background thread** drives when nobody waits: for results that nobody asks for yet, for callbacks and
+//!   wakers, for deaths. It never takes the seat from a thread that waits. Taking over at once would cost every short
+//!   call two context switches, so it looks for a while first ([`LOOK_BUSY`], [`LOOK_IDLE`]) unless somebody has to be
+//!   told; and while it sits it sleeps in poll(2) on the epoll set *beside* a bell of its own, so that a waiter that
+//!   displaces it does not compete with it for events.
+//! - While nobody sits, events wait in the kernel; nothing is lost by that.
+//!
+//! Every wait is for a condition on the engine that is looked at under the lock, and whoever makes it true under the
+//! lock wakes whoever may sleep on it: the follower by its condition variable, the driver by the doorbell. So no
+//! wake-up is lost.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::thread::current;
+use std::time::Duration;
+use std::time::Instant;
+
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
+use start_methods::Child;
+use start_methods::Starter;
+use start_methods::threads::Announced;
+use start_methods::threads::Resident;
+
+use crate::batch::JobId;
+use crate::callbacks::Callbacks;
+use crate::callbacks::Due;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::error::PoolError;
+use crate::jobs::Callback;
+use crate::jobs::Log;
+use crate::transport::Road;
+use crate::watch::Watch;
+
+/// How long the seat may be empty, with jobs unfinished, before the background thread takes it.
+const LOOK_BUSY: Duration = Duration::from_millis(1);
+/// How long the seat may be empty, with nothing to do, before the background thread takes it.
+const LOOK_IDLE: Duration = Duration::from_millis(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seat {
+    Empty,
+    Foreground,
+    Background,
+}
+
+/// The engine and who drives it: everything behind the lock.
+pub(crate) struct Driven {
+    pub(crate) engine: Engine,
+    seat: Seat,
+    /// The driver sleeps, until this time if it has set itself one.
+    asleep_until: Option<Option<Instant>>,
+    /// Counts the times that somebody has driven, so that the background thread sees whether anybody has.
+    drives: u64,
+    /// The background thread sleeps until it is told that the seat is empty.
+    background_sleeps: bool,
+    /// Threads that wait for the seat or for their job.
+    followers: Vec<Arc<Condvar>>,
+    /// The background thread must leave.
+    leaving: bool,
+    /// It has left, or was never there.
+    background_gone: bool,
+}
+
+/// What a pool's handles, iterators and threads share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) callbacks: Arc<Callbacks>,
+    /// Gone when the pool is joined.
+    starter: Mutex<Option<Arc<Starter>>>,
+    /// The process that made the pool.
+    pid: u32,
+    driven: Mutex<Driven>,
+    /// The background thread waits here while it does not sit.
+    background: Condvar,
+    background_thread: Mutex<Option<JoinHandle<()>>>,
+    /// Tells that the background thread has left.
+    departure: Condvar,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, starter: Starter) -> io::Result<Self> {
+        let watch = Arc::new(Watch::new()?);
+        let engine = Engine::new(watch, config.processes, config.max_tasks_per_child);
+        Ok(Self {
+            config,
+            callbacks: Arc::new(Callbacks::new()),
+            starter: Mutex::new(Some(Arc::new(starter))),
+            pid: std::process::id(),
+            driven: Mutex::new(Driven {
+                engine,
+                seat: Seat::Empty,
+                asleep_until: None,
+                drives: 0,
+                background_sleeps: false,
+                followers: Vec::new(),
+                leaving: false,
+                background_gone: true,
+            }),
+            background: Condvar::new(),
+            background_thread: Mutex::new(None),
+            departure: Condvar::new(),
+        })
+    }
+
+    /// Whether this process is the one that made the pool. In any other, the lock may be held for ever.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.pid == std::process::id()
+    }
+
+    /// Starts the first workers, on this thread, and freezes what later ones will be forked from.
+    ///
+    /// # Errors
+    ///
+    /// The first start that failed; the caller drops the pool, and with it the workers that did start.
+    pub(crate) fn start_first_workers(&self) -> Result<(), PoolError> {
+        for started in 0..self.config.processes {
+            let worker = self.start_worker();
+            let engine = &mut self.driven.lock().engine;
+            match worker {
+                Ok((child, road)) => engine.started(child, road),
+                Err(error) => {
+                    engine.drop_starts(self.config.processes - started);
+                    return Err(error);
+                }
+            }
+        }
+        let starter = self.starter.lock().clone();
+        Ok(starter.expect("a new pool has its starter").settle()?)
+    }
+
+    /// Does something to the engine, and what follows from it.
+    ///
+    /// # Errors
+    ///
+    /// This is a forked copy of the pool.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Engine) -> R) -> Result<R, PoolError> {
+        if !self.is_ours() {
+            return Err(PoolError::ForkedCopy);
+        }
+        let mut driven = self.driven.lock();
+        let result = f(&mut driven.engine);
+        self.alert(&mut driven);
+        drop(self.settle_effects(driven));
+        Ok(result)
+    }
+
+    /// Waits until `check` gives something, driving meanwhile; `None` once the deadline has passed.
+    ///
+    /// `job` is the one whose progress can change the answer of `check`; without one, any turn can.
+    ///
+    /// # Errors
+    ///
+    /// This is a forked copy of the pool.
+    pub(crate) fn wait<R>(
+        &self,
+        job: Option<JobId>,
+        deadline: Option<Instant>,
+        mut check: impl FnMut(&mut Engine) -> Option<R>,
+    ) -> Result<Option<R>, PoolError> {
+        if !self.is_ours() {
+            return Err(PoolError::ForkedCopy);
+        }
+        let mut driven = self.driven.lock();
+        let result = loop {
+            if let Some(result) = check(&mut driven.engine) {
+                break Some(result);
+            }
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if late || !driven.engine.is_watched() {
+                // Once the pool is joined, nothing will ever change.
+                break None;
+            }
+            if driven.seat == Seat::Foreground {
+                driven = self.follow(driven, job, deadline);
+                continue;
+            }
+            let (after, result) = self.drive(driven, deadline, &mut check);
+            driven = after;
+            if result.is_some() {
+                break result;
+            }
+        };
+        // This thread may have been told of an empty seat that it does not need now.
+        self.offer_seat(&mut driven);
+        self.alert(&mut driven);
+        drop(self.settle_effects(driven));
+        Ok(result)
+    }
+
+    // ---- the seat ------------------------------------------------------------------------------------------------
+
+    /// Takes the seat and drives until `check` gives something or the deadline has passed.
+    fn drive<'a, R>(
+        &'a self,
+        mut driven: MutexGuard<'a, Driven>,
+        deadline: Option<Instant>,
+        check: &mut impl FnMut(&mut Engine) -> Option<R>,
+    ) -> (MutexGuard<'a, Driven>, Option<R>) {
+        let watch = driven.engine.watch();
+        if driven.seat == Seat::Background {
+            watch.nudge.ring();
+        }
+        driven.seat = Seat::Foreground;
+        let mut sources = Vec::new();
+        let result = loop {
+            let timer = driven.engine.next_timer();
+            let until = [timer, deadline].into_iter().flatten().min();
+            driven.asleep_until = Some(until);
+            let slept = MutexGuard::unlocked(&mut driven, || watch.wait(&mut sources, until));
+            driven.asleep_until = None;
+            slept.expect("an epoll set of our own can be waited for");
+            driven.engine.turn(&sources);
+            self.alert(&mut driven);
+            driven = self.settle_effects(driven);
+            let result = check(&mut driven.engine);
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if result.is_some() || late || !driven.engine.is_watched() {
+                break result;
+            }
+        };
+        driven.seat = Seat::Empty;
+        driven.drives += 1;
+        self.offer_seat(&mut driven);
+        (driven, result)
+    }
+
+    /// If the seat is empty, tells the next who may take it: a follower, or else the background thread.
+    fn offer_seat(&self, driven: &mut Driven) {
+        if driven.seat != Seat::Empty {
+            return;
+        }
+        if let Some(follower) = driven.followers.first() {
+            follower.notify_all();
+        } else if driven.background_sleeps {
+            driven.background_sleeps = false;
+            self.background.notify_all();
+        }
+    }
+
+    /// Sleeps until the job makes progress, the seat falls empty, or the deadline has passed.
+    fn follow<'a>(
+        &'a self,
+        mut driven: MutexGuard<'a, Driven>,
+        job: Option<JobId>,
+        deadline: Option<Instant>,
+    ) -> MutexGuard<'a, Driven> {
+        let condvar = Arc::new(Condvar::new());
+        driven.followers.push(Arc::clone(&condvar));
+        driven.engine.watchers(job).push(Arc::clone(&condvar));
+        match deadline {
+            Some(deadline) => drop(condvar.wait_until(&mut driven, deadline)),
+            None => condvar.wait(&mut driven),
+        }
+        driven.followers.retain(|follower| !Arc::ptr_eq(follower, &condvar));
+        driven.engine.watchers(job).retain(|watcher| !Arc::ptr_eq(watcher, &condvar));
+        driven
+    }
+
+    /// Wakes the driver if it sleeps past something that has changed, and the background thread if it is needed.
+    fn alert(&self, driven: &mut Driven) {
+        if !driven.engine.is_watched() {
+            // The pool is joined. Whoever still sleeps has been woken for that.
+            return;
+        }
+        if let Some(until) = driven.asleep_until {
+            let timer = driven.engine.next_timer();
+            if timer.is_some_and(|timer| until.is_none_or(|until| timer < until)) {
+                driven.engine.watch().ring();
+            }
+        }
+        let needed = driven.engine.attended() > 0 || (driven.background_sleeps && driven.engine.unfinished() > 0);
+        let starts_due = driven.engine.effects.starts > 0;
+        if starts_due || (driven.seat == Seat::Empty && needed) {
+            driven.background_sleeps = false;
+            self.background.notify_all();
+        }
+        if starts_due && driven.seat == Seat::Background {
+            driven.engine.watch().nudge.ring();
+        }
+    }
+
+    /// Does what must not be done under the lock and is quickly done, until there is nothing left of it.
+    fn settle_effects<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {
+        while !driven.engine.effects.is_settled() {
+            let calls = std::mem::take(&mut driven.engine.effects.calls);
+            let unwanted = std::mem::take(&mut driven.engine.effects.unwanted);
+            MutexGuard::unlocked(&mut driven, || {
+                calls.into_iter().for_each(|due| self.callbacks.push(due));
+                drop(unwanted);
+            });
+        }
+        driven
+    }
+
+    /// Starts the workers that are due. On the background thread only: a start may take its time, and a thread that
+    /// waits for a result must not wait for that.
+    fn start_due<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {
+        while driven.engine.effects.starts > 0 {
+            driven.engine.effects.starts -= 1;
+            let started = MutexGuard::unlocked(&mut driven, || self.start_worker());
+            match started {
+                Ok((child, road)) => driven.engine.started(child, road),
+                Err(error) => driven.engine.start_failed(error),
+            }
+            // A timer may have been set, or the last obstacle to the pool's rest may be gone.
+            self.alert(&mut driven);
+            driven = self.settle_effects(driven);
+        }
+        driven
+    }
+
+    /// Calls a callback whose job has finished, on the callback thread.
+    pub(crate) fn call_back(&self, callback: Callback, log: Arc<Log>) {
+        match self.is_ours() {
+            true => self.callbacks.push(Due::Call(callback, log)),
+            // The queue's lock may be held for ever here, and its thread does not exist.
+            false => Callbacks::run_apart(Due::Call(callback, log)),
+        }
+    }
+
+    fn start_worker(&self) -> Result<(Child, Road), PoolError> {
+        let starter = self.starter.lock().clone();
+        // Gone when the pool was joined, or dropped, while this start was on its way.
+        let starter = starter.ok_or(PoolError::Terminated)?;
+        self.config.start_worker(&starter)
+    }
+
+    // ---- the background thread ------------------------------------------------------------------------------------
+
+    /// Starts the background thread and the callback thread.
+    pub(crate) fn start_threads(self: &Arc<Self>) -> io::Result<()> {
+        self.callbacks.start()?;
+        let shared = Arc::clone(self);
+        let builder = std::thread::Builder::new().name("procpool-drive".to_owned());
+        self.driven.lock().background_gone = false;
+        let announced = Announced::new();
+        let thread = builder.spawn(move || shared.drive_in_background(&announced.enter())).inspect_err(|_| {
+            self.driven.lock().background_gone = true;
+            self.callbacks.finish(None);
+        })?;
+        *self.background_thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    fn drive_in_background(&self, resident: &Resident) {
+        let mut driven = self.driven.lock();
+        while !driven.leaving {
+            driven = self.start_due(driven);
+            if driven.leaving {
+                break;
+            }
+            if driven.seat != Seat::Empty {
+                driven.background_sleeps = true;
+                resident.park(|| self.background.wait(&mut driven));
+                driven.background_sleeps = false;
+                continue;
+            }
+            let drives = driven.drives;
+            let look = match (driven.engine.attended(), driven.engine.unfinished()) {
+                (0, 0) => Some(LOOK_IDLE),
+                (0, _) => Some(LOOK_BUSY),
+                // Somebody must be told.
+                (_, _) => None,
+            };
+            if let Some(look) = look {
+                resident.park(|| self.background.wait_for(&mut driven, look));
+                // A wait cut short is for a reason, and then the reasons are looked at again.
+                let called = driven.engine.attended() > 0 || driven.engine.effects.starts > 0;
+                if drives != driven.drives || driven.leaving || called {
+                    continue;
+                }
+            }
+            if driven.seat == Seat::Empty {
+                driven = self.sit_in_background(resident, driven);
+            }
+        }
+        driven.background_gone = true;
+        self.departure.notify_all();
+    }
+
+    /// Takes the seat, and drives until somebody displaces this thread or it must leave.
+    fn sit_in_background<'a>(
+        &'a self,
+        resident: &Resident,
+        mut driven: MutexGuard<'a, Driven>,
+    ) -> MutexGuard<'a, Driven> {
+        let watch = driven.engine.watch();
+        driven.seat = Seat::Background;
+        let mut sources = Vec::new();
+        loop {
+            let until = driven.engine.next_timer();
+            driven.asleep_until = Some(until);
+            resident.park(|| MutexGuard::unlocked(&mut driven, || watch.wait_or_nudge(until)));
+            watch.nudge.quiet();
+            if driven.seat != Seat::Background {
+                return driven;
+            }
+            driven.asleep_until = None;
+            if driven.leaving {
+                driven.seat = Seat::Empty;
+                return driven;
+            }
+            watch.wait(&mut sources, Some(Instant::now())).expect("an epoll set of our own can be waited for");
+            driven.engine.turn(&sources);
+            driven = self.settle_effects(driven);
+            driven = self.start_due(driven);
+            if driven.seat != Seat::Background {
+                return driven;
+            }
+        }
+    }
+
+    // ---- the end ----------------------------------------------------------------------------------------------------
+
+    /// Ends the two threads, and gives back every descriptor. The workers are gone before. Callbacks that are due run
+    /// first; not for ever if there is a deadline.
+    pub(crate) fn finish(&self, deadline: Option<Instant>) {
+        self.callbacks.finish(deadline);
+        let mut driven = self.driven.lock();
+        driven.leaving = true;
+        self.background.notify_all();
+        if let Some(watch) = driven.engine.put_watch_away() {
+            // Both: somebody in the foreground may sleep there too, waiting for the same end.
+            watch.nudge.ring();
+            watch.ring();
+        }
+        // A waker that drops the pool may run on any thread, and this one cannot wait for itself.
+        let here = self.background_thread.lock().as_ref().is_some_and(|thread| thread.thread().id() == current().id());
+        while !driven.background_gone && !here {
+            match deadline {
+                None => self.departure.wait(&mut driven),
+                Some(deadline) => {
+                    if self.departure.wait_until(&mut driven, deadline).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        let gone = driven.background_gone;
+        drop(driven);
+        let thread = self.background_thread.lock().take();
+        match thread {
+            Some(thread) if gone => match thread.join() {
+                Ok(()) => {}
+                Err(_) => log::error!("the background thread panicked: a bug in procpool"),
+            },
+            Some(_) if !here => log::warn!("a worker is still being started; the thread that does it is left behind"),
+            _ => {}
+        }
+        drop(self.starter.lock().take());
+    }
+}

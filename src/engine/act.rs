@@ -1,0 +1,189 @@
+//! What the schedule decides, done: sending, recalling, killing, and the end of the pool.
+
+use std::io;
+use std::time::Instant;
+
+use log::Level;
+use nix::sys::signal::Signal;
+
+use super::Engine;
+use super::GRACE;
+use super::Phase;
+use super::hear::run_number;
+use crate::batch::JobId;
+use crate::batch::Span;
+use crate::error::PoolError;
+use crate::error::TaskError;
+use crate::jobs::Outcome;
+use crate::load::FrameNumber;
+use crate::schedule::Action;
+use crate::schedule::WorkerId;
+use crate::transport::Sent;
+use crate::transport::Unread;
+
+impl Engine {
+    /// Does everything that the schedule has decided.
+    pub(super) fn carry_out(&mut self) {
+        while let Some(action) = self.schedule.next_action() {
+            match action {
+                Action::Start => self.effects.starts += 1,
+                Action::Send(worker, span, number) => self.send(worker, &span, number),
+                Action::Stop(worker) => {
+                    if let Some(member) = self.members.get_mut(&worker) {
+                        let sent = member.stop();
+                        self.heed(worker, sent);
+                    }
+                }
+                Action::Recall(worker) => self.recall(worker),
+                Action::Break => {
+                    let last = self.last_start_error.take().expect("a start that fails leaves its error");
+                    let failures = self.schedule.start_failures();
+                    self.end(PoolError::Broken { failures, last: Box::new(last) });
+                }
+            }
+        }
+        for span in self.schedule.take_dropped() {
+            self.skip(&span);
+        }
+    }
+
+    fn send(&mut self, worker: WorkerId, span: &Span, number: FrameNumber) {
+        let alone = self.schedule.holds_only(worker, number);
+        let context = self.jobs.get(&span.batch.job).and_then(|job| job.context.as_ref());
+        let Some(member) = self.members.get_mut(&worker) else {
+            self.schedule.send_refused(worker);
+            return;
+        };
+        match member.send(span, number, context, alone) {
+            Ok(Sent::Taken) => {}
+            Ok(Sent::Full) => {
+                self.schedule.send_refused(worker);
+                self.want_room(worker);
+            }
+            // The next answer asks again.
+            Ok(Sent::Later) => self.schedule.send_refused(worker),
+            Err(error) => {
+                self.schedule.send_refused(worker);
+                self.heed(worker, Err(error));
+            }
+        }
+    }
+
+    /// What follows when something that is not work was put on the road.
+    pub(super) fn heed(&mut self, worker: WorkerId, sent: io::Result<Sent>) {
+        match sent {
+            Ok(Sent::Taken | Sent::Later) => {}
+            Ok(Sent::Full) => self.want_room(worker),
+            Err(error) => self.doom(worker, PoolError::Protocol { message: format!("its road broke: {error}") }),
+        }
+    }
+
+    fn want_room(&mut self, worker: WorkerId) {
+        if let Some(member) = self.members.get_mut(&worker)
+            && !member.wants_room
+        {
+            member.wants_room = true;
+            self.watch_for_room(worker, true);
+        }
+    }
+
+    /// Everything that the worker has not read, oldest first.
+    pub(super) fn take_back_unread(&mut self, worker: WorkerId) -> Vec<Unread> {
+        let Some(member) = self.members.get_mut(&worker) else { return Vec::new() };
+        member.road.recall().unwrap_or_else(|error| {
+            self.doom(worker, PoolError::Protocol { message: format!("its road broke: {error}") });
+            Vec::new()
+        })
+    }
+
+    /// Takes back the work that the worker has not read; tells it all else again.
+    fn recall(&mut self, worker: WorkerId) {
+        let mut work = Vec::new();
+        let unread = self.take_back_unread(worker);
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        for Unread { frame, attached } in unread {
+            match run_number(&frame) {
+                Some(number) => work.push(number),
+                None => member.note_again(frame, attached),
+            }
+        }
+        let sent = member.flush();
+        self.heed(worker, sent);
+        if !work.is_empty() {
+            self.schedule.recalled(worker, &work, Instant::now());
+        }
+    }
+
+    fn skip(&mut self, span: &Span) {
+        let id = span.batch.job;
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        span.indices().for_each(|index| job.settle(index, Outcome::Error(Box::new(TaskError::Skipped))));
+        self.progress(id);
+    }
+
+    /// Kills a worker that broke the protocol or cannot start. Nothing it says counts from here on.
+    pub(super) fn doom(&mut self, worker: WorkerId, error: PoolError) {
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.doom.get_or_insert(error);
+        }
+        self.kill(worker);
+    }
+
+    pub(super) fn kill(&mut self, worker: WorkerId) {
+        if let Some(member) = self.members.get(&worker)
+            && let Err(error) = member.child.kill()
+        {
+            let text = format!("worker {} cannot be killed: {error}", member.child.pid());
+            self.effects.log(Level::Error, text);
+        }
+    }
+
+    // ---- the end ---------------------------------------------------------------------------------------------------
+
+    /// Takes no more jobs; what was accepted runs.
+    pub(crate) fn close(&mut self) {
+        if matches!(self.phase, Phase::Running) {
+            self.phase = Phase::Closed;
+            self.schedule.close(Instant::now());
+            self.carry_out();
+        }
+    }
+
+    /// Nothing more runs: every item without an outcome gets `error`, and every worker is told to go.
+    pub(crate) fn end(&mut self, error: PoolError) {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return;
+        }
+        let outcome = match &error {
+            PoolError::Terminated => TaskError::Terminated,
+            error => TaskError::Refused(error.clone()),
+        };
+        self.phase = Phase::Ended(error);
+        self.schedule.end();
+        let starts = std::mem::take(&mut self.effects.starts);
+        self.drop_starts(starts);
+        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| !job.is_finished()).map(|(&id, _)| id).collect();
+        for id in jobs {
+            self.job(id).log.rest = Some(outcome.clone());
+            self.progress(id);
+        }
+        self.tell_watchers();
+        let kill_at = Instant::now() + GRACE;
+        // A pool that was joined has neither workers nor a watch.
+        let Some(watch) = self.watch.clone() else { return };
+        for member in self.members.values_mut() {
+            // Nobody reads the road any more.
+            watch.remove(member.road.fd());
+            member.kill_at = Some(kill_at);
+            // SIGCONT, so that a stopped worker can act on it. To the process as well as to its group: one that is just
+            // being born has no group of its own yet.
+            for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+                if let Err(error) = member.child.signal(signal).and_then(|()| member.child.signal_group(signal)) {
+                    let text = format!("worker {} could not be sent {signal}: {error}", member.child.pid());
+                    self.effects.log(Level::Warn, text);
+                }
+            }
+        }
+        watch.ring();
+    }
+}

@@ -1,0 +1,119 @@
+//! A pool of worker *processes*, for work that threads cannot be trusted with: code that may crash, leak, hang or hold
+//! a global lock. It is `multiprocessing.Pool` for Rust.
+//!
+//! ```
+//! use procpool::Pool;
+//!
+//! fn main() -> anyhow::Result<()> {
+//!     procpool::init(); // Workers begin here; a no-op in the parent.
+//!     let pool = Pool::new(2)?;
+//!
+//!     let nine: u64 = pool.apply((3u64, 2), u64::pow)?;
+//!     let squares: Vec<u64> = pool.map(0..10, |x| x * x)?;
+//!     let sums: Vec<u32> = pool.starmap([(1, 2), (3, 4)], |a, b| a + b)?;
+//!     for cube in pool.imap_unordered(0u64.., |x| x * x * x).take(100) {
+//!         println!("{}", cube?);
+//!     }
+//!     # assert_eq!((nine, squares[9], sums), (9, 81, vec![3, 7]));
+//!
+//!     pool.close();
+//!     pool.join()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What it promises
+//!
+//! 1. **It never hangs and never loses an answer.** Every handle resolves: with the value, or with an error that says
+//!    which process died, how, and whether the task had begun. A worker that dies costs the item it was running; what
+//!    it had not begun runs elsewhere, and another worker takes its place.
+//! 2. **It is as easy as a closure.** No macros on functions, no traits to derive beyond serde's. Tasks are `fn`
+//!    pointers, so a closure that captures something is a compile error that names the captured variable; what a task
+//!    needs besides its arguments is given with [`Pool::with`] or an [initializer](PoolBuilder::initializer).
+//! 3. **It isolates processes, and nothing is shared.** No lock exists that two processes hold, so no crash can wedge
+//!    the pool.
+//!
+//! # Start methods
+//!
+//! | | [`Forkserver`](StartMethod::Forkserver), the default | [`Spawn`](StartMethod::Spawn) | [`Fork`](StartMethod::Fork) |
+//! |---|---|---|---|
+//! | a worker begins | as a fork of a small single-threaded server | as a second run of this program | as a copy of this process |
+//! | it sees | what [`forkserver::preload`] loaded | nothing | everything, as of [`PoolBuilder::build`] |
+//! | this process may have threads | yes | yes | no, or with an `unsafe` promise |
+//! | choose it | unless there is a reason | for a fresh process every time | for big read-only data that is there already |
+//!
+//! Spawn and forkserver run this program again, up to [`init`], which must be the first line of `main`. Test binaries
+//! under libtest, whose `main` is not theirs, say [`test_init!`] once instead.
+//!
+//! # Values
+//!
+//! Arguments and results travel through serde in a format that does not describe itself (postcard), so types that use
+//! `skip_serializing_if`, `untagged`, `flatten` or `deserialize_any` do not survive. A task may return any serializable
+//! value, a `Result` with a serializable error among them, which passes through as it is; or an `anyhow::Result`, whose
+//! error arrives as [`TaskError::Failed`] with the whole chain of causes as text.
+//!
+//! # Errors
+//!
+//! A [`TaskError`] comes back in the place of one result; a [`PoolError`] answers a call on the pool itself.
+//!
+//! Linux only: kernel 5.4 or newer, 64 bits, /proc mounted.
+
+#![warn(unnameable_types)]
+
+mod batch;
+mod blob;
+mod builder;
+mod call;
+mod callbacks;
+mod codec;
+mod config;
+mod driver;
+mod engine;
+mod error;
+mod explain;
+pub mod forkserver;
+mod frame;
+mod function;
+mod imap;
+mod init;
+mod jobs;
+mod load;
+mod map;
+mod member;
+mod message;
+mod panics;
+mod pool;
+mod queue;
+mod restarts;
+mod results;
+mod schedule;
+mod submit;
+mod task;
+mod transport;
+mod watch;
+mod worker;
+
+pub use builder::PoolBuilder;
+pub use call::Call;
+pub use call::CallWith;
+pub use error::Failure;
+pub use error::Panic;
+pub use error::PoolError;
+pub use error::Side;
+pub use error::TaskError;
+pub use error::TimedOut;
+pub use imap::Imap;
+pub use imap::ImapUnordered;
+pub use init::init;
+pub use pool::Pool;
+pub use results::AsyncResult;
+pub use start_methods::Exit;
+pub use start_methods::ParseStartMethodError;
+pub use start_methods::StartError;
+pub use start_methods::StartMethod;
+pub use task::Args;
+pub use task::Data;
+pub use task::Fallible;
+pub use task::Initialized;
+pub use task::Outcome;
+pub use task::Plain;

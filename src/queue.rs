@@ -1,0 +1,75 @@
+//! What is queued of one job, and how long its items take. Pure.
+
+use std::collections::VecDeque;
+
+use crate::batch::ChunkSize;
+use crate::batch::Span;
+
+/// The length of one frame when the caller did not fix it: half of what a worker may have ahead, so that two are in
+/// flight.
+const FRAME_NS: u64 = 100_000;
+/// Items in one frame when the caller did not fix it, however short they are.
+const FRAME_ITEMS_MAX: u32 = 4096;
+
+/// The queue of one job.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) spans: VecDeque<Span>,
+    chunk: ChunkSize,
+    /// Smoothed time per item, `None` before the first measurement.
+    pub(crate) item_ns: Option<u64>,
+    /// The most items that may travel together: doubles with each measured frame, so that the first guess is safe.
+    frame_items_max: u32,
+    pub(crate) queued_items: u64,
+    /// What comes back to this queue is dropped: nobody wants its results any more.
+    pub(crate) cancelled: bool,
+}
+
+impl Queue {
+    pub(crate) fn new(chunk: ChunkSize) -> Self {
+        Self { spans: VecDeque::new(), chunk, item_ns: None, frame_items_max: 1, queued_items: 0, cancelled: false }
+    }
+
+    /// The most items that the next frame may have, when `processes` workers share what is queued.
+    pub(crate) fn items_max(&self, processes: usize) -> u64 {
+        match self.chunk {
+            ChunkSize::Fixed(items) => u64::from(items),
+            ChunkSize::Adaptive => {
+                let fair_share = self.queued_items.div_ceil(processes as u64);
+                u64::from(self.frame_items()).min(fair_share)
+            }
+        }
+    }
+
+    pub(crate) fn frame_items(&self) -> u32 {
+        match (self.chunk, self.item_ns) {
+            (ChunkSize::Fixed(items), _) => items,
+            (ChunkSize::Adaptive, None) => 1,
+            (ChunkSize::Adaptive, Some(item_ns)) => {
+                let fitting = u32::try_from(FRAME_NS / item_ns.max(1)).unwrap_or(u32::MAX);
+                fitting.clamp(1, self.frame_items_max)
+            }
+        }
+    }
+
+    /// Removes up to `items_max` items of one batch from the front.
+    pub(crate) fn cut(&mut self, items_max: u64) -> Span {
+        let front = self.spans.front_mut().expect("a job in the rotation has queued work");
+        let items = u32::try_from(items_max).unwrap_or(u32::MAX).min(front.len());
+        let span = front.split_front(items);
+        if front.is_empty() {
+            self.spans.pop_front();
+        }
+        self.queued_items -= u64::from(items);
+        span
+    }
+
+    pub(crate) fn measure(&mut self, elapsed_ns: u64, items: u32) {
+        let sample = elapsed_ns / u64::from(items.max(1));
+        self.item_ns = Some(match self.item_ns {
+            Some(item_ns) => (item_ns.saturating_mul(3).saturating_add(sample)) / 4,
+            None => sample,
+        });
+        self.frame_items_max = self.frame_items_max.max(items.saturating_mul(2)).min(FRAME_ITEMS_MAX);
+    }
+}

@@ -1,0 +1,118 @@
+//! How often starting a worker may fail before the pool gives up. Pure.
+//!
+//! Only starts count: a worker that got ready wipes the count, so deaths in the middle of work never break a pool.
+
+use std::time::Duration;
+use std::time::Instant;
+
+/// Starts that may fail in a row while no worker is ready (or one per worker, if that is more).
+const START_FAILURES_MAX: u32 = 3;
+/// Starts that may be ended by SIGKILL in a row while no worker is ready. That comes from outside, so trying again
+/// is likely to help, and need not wait; but it may be an OOM killer that will never relent.
+const START_KILLS_MAX: u32 = 100;
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// How a worker came to its end, as far as it matters for starting the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// By SIGKILL: somebody else's doing, which says nothing of the next one.
+    Killed,
+    Other,
+}
+
+/// The starts that have failed since the last worker got ready.
+#[derive(Debug, Default)]
+pub(crate) struct Restarts {
+    failures: u32,
+    /// Those that were ended by SIGKILL.
+    kills: u32,
+    again_at: Option<Instant>,
+}
+
+impl Restarts {
+    /// A worker got ready.
+    pub(crate) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A start has failed.
+    pub(crate) fn failed(&mut self, ending: Ending, now: Instant) {
+        match ending {
+            Ending::Killed => self.kills = self.kills.saturating_add(1),
+            Ending::Other => {
+                self.failures = self.failures.saturating_add(1);
+                let backoff = BACKOFF_MIN * 2u32.saturating_pow(self.failures.min(16) - 1);
+                self.again_at = Some(now + backoff.min(BACKOFF_MAX));
+            }
+        }
+    }
+
+    /// Whether a pool of `processes` workers of which none serves should give up.
+    pub(crate) fn are_too_many(&self, processes: usize) -> bool {
+        let per_worker = u32::try_from(processes).unwrap_or(u32::MAX);
+        self.failures >= START_FAILURES_MAX.max(per_worker) || self.kills >= START_KILLS_MAX.max(per_worker)
+    }
+
+    /// How many starts have failed in a row.
+    pub(crate) fn count(&self) -> u32 {
+        self.failures.saturating_add(self.kills)
+    }
+
+    /// When the next start may be tried, if that is not yet.
+    pub(crate) fn again_at(&self, now: Instant) -> Option<Instant> {
+        self.again_at.filter(|&at| now < at)
+    }
+
+    /// As [`again_at`](Self::again_at), whether it has come or not; for the timer.
+    pub(crate) fn timer(&self) -> Option<Instant> {
+        self.again_at
+    }
+
+    /// The time has come, and was acted on.
+    pub(crate) fn clear_timer(&mut self) {
+        self.again_at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_failures_in_a_row_are_too_many() {
+        let mut restarts = Restarts::default();
+        let now = Instant::now();
+        for _ in 0..2 {
+            restarts.failed(Ending::Other, now);
+            assert!(!restarts.are_too_many(2));
+        }
+        restarts.failed(Ending::Other, now);
+        assert!(restarts.are_too_many(2));
+        assert!(!restarts.are_too_many(4), "one try for each worker at least");
+    }
+
+    #[test]
+    fn a_worker_that_got_ready_wipes_the_count() {
+        let mut restarts = Restarts::default();
+        let now = Instant::now();
+        restarts.failed(Ending::Other, now);
+        restarts.failed(Ending::Killed, now);
+        restarts.succeeded();
+        assert_eq!((restarts.count(), restarts.timer()), (0, None));
+    }
+
+    #[test]
+    fn the_pause_doubles_and_a_kill_needs_none() {
+        let mut restarts = Restarts::default();
+        let now = Instant::now();
+        restarts.failed(Ending::Killed, now);
+        assert_eq!(restarts.again_at(now), None);
+        restarts.failed(Ending::Other, now);
+        assert_eq!(restarts.again_at(now), Some(now + BACKOFF_MIN));
+        restarts.failed(Ending::Other, now);
+        assert_eq!(restarts.again_at(now), Some(now + 2 * BACKOFF_MIN));
+        (0..100).for_each(|_| restarts.failed(Ending::Other, now));
+        assert_eq!(restarts.again_at(now), Some(now + BACKOFF_MAX));
+    }
+}

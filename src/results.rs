@@ -1,0 +1,328 @@
+//! The caller's side of a job: bytes become values here, on the thread that asked.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::batch::JobId;
+use crate::codec;
+use crate::driver::Shared;
+use crate::engine::Engine;
+use crate::error::Side;
+use crate::error::TaskError;
+use crate::jobs::Callback;
+use crate::jobs::Log;
+use crate::jobs::Outcome;
+use crate::task::Data;
+
+/// The value of one outcome.
+pub(crate) fn read_outcome<T: Data>(log: &Log, outcome: &Outcome) -> Result<T, TaskError> {
+    let decode =
+        |bytes: &[u8]| codec::decode(bytes).map_err(|message| TaskError::Decode { side: Side::Result, message });
+    match outcome {
+        Outcome::Value(range) => decode(&log.bytes[range.clone()]),
+        Outcome::Blob(blob) => match blob.read() {
+            Ok(bytes) => decode(&bytes),
+            Err(error) => Err(TaskError::Decode { side: Side::Result, message: error.to_string() }),
+        },
+        Outcome::Error(error) => Err((**error).clone()),
+    }
+}
+
+/// The value of a job of one item.
+pub(crate) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
+    match (log.entries.first(), &log.rest) {
+        (Some((_, outcome)), _) => read_outcome(log, outcome),
+        (None, Some(error)) => Err(error.clone()),
+        (None, None) => unreachable!("a finished log has every outcome"),
+    }
+}
+
+/// The values of a job in the order of its input, or the error of the lowest index.
+pub(crate) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
+    let mut by_index: Vec<&(u64, Outcome)> = log.entries.iter().collect();
+    by_index.sort_unstable_by_key(|(index, _)| *index);
+    let mut values = Vec::with_capacity(by_index.len());
+    let mut skipped = None;
+    for (position, (index, outcome)) in by_index.into_iter().enumerate() {
+        if *index != position as u64 {
+            break;
+        }
+        match read_outcome(log, outcome) {
+            Ok(value) => values.push(value),
+            // The consequence of an error that has a higher index, and is the one to tell.
+            Err(TaskError::Skipped) => skipped = Some(TaskError::Skipped),
+            Err(error) => return Err(error),
+        }
+    }
+    match log.rest.clone().or(skipped) {
+        Some(error) => Err(error),
+        None => Ok(values),
+    }
+}
+
+/// The log of a finished job, if it is finished.
+pub(crate) fn finished_log(engine: &mut Engine, job: JobId) -> Option<Arc<Log>> {
+    engine.job(job).finished.clone()
+}
+
+enum State {
+    /// The job runs, or has run, in the pool.
+    Job(JobId),
+    /// There never was a job: this is why.
+    Refused(Arc<Log>),
+}
+
+/// The handle of one call that runs while the caller does something else.
+///
+/// The result can be fetched any number of times ([`get`](Self::get) takes `&self`), from any thread, also after the
+/// pool is gone. Dropping the handle drops the result, not the work: what was submitted runs, and callbacks are called.
+///
+/// It is a [`Future`] as well, and needs no particular runtime.
+///
+/// Named `AsyncResult` (`ApplyResult`, `MapResult`) in CPython.
+#[doc(alias = "ApplyResult")]
+#[doc(alias = "MapResult")]
+pub struct AsyncResult<T> {
+    shared: Arc<Shared>,
+    state: State,
+    read: fn(&Log) -> Result<T, TaskError>,
+}
+
+impl<T> AsyncResult<T> {
+    pub(crate) fn new(shared: Arc<Shared>, job: JobId, read: fn(&Log) -> Result<T, TaskError>) -> Self {
+        Self { shared, state: State::Job(job), read }
+    }
+
+    pub(crate) fn refused(shared: Arc<Shared>, error: TaskError, read: fn(&Log) -> Result<T, TaskError>) -> Self {
+        let log = Log { rest: Some(error), ..Log::default() };
+        Self { shared, state: State::Refused(Arc::new(log)), read }
+    }
+
+    /// Waits for the result.
+    ///
+    /// It may be asked again, and answers the same. `get` is called also from callbacks of the same pool, as long as it
+    /// is not for the very result whose callback this is: that one is there already.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no value; for a `map`, the error of the lowest index. A handle always resolves:
+    /// [`TaskError::Terminated`] when the pool was terminated or dropped, [`TaskError::Refused`] when it never took the
+    /// task.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let handle = pool.apply_async((6u32, 7u32), |a, b| a * b);
+    /// assert_eq!(handle.get()?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get(&self) -> Result<T, TaskError> {
+        match self.log_by(None)? {
+            Some(log) => (self.read)(&log),
+            None => unreachable!("without a deadline there is a result"),
+        }
+    }
+
+    /// Waits for the result for at most `timeout`; `Ok(None)` means *not yet*.
+    ///
+    /// The task is not cancelled, and may be asked for again. A `timeout` of zero asks without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// use std::time::Duration;
+    ///
+    /// let handle = pool.map_async(0..1000u64, |x| x * x);
+    /// match handle.get_timeout(Duration::from_millis(200))? {
+    ///     Some(squares) => println!("{} squares", squares.len()),
+    ///     None => println!("still working"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_timeout(&self, timeout: Duration) -> Result<Option<T>, TaskError> {
+        match self.log_by(Instant::now().checked_add(timeout))? {
+            Some(log) => (self.read)(&log).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until the result is there, whatever it is.
+    pub fn wait(&self) {
+        // An error here is a result too: `get` tells which.
+        drop(self.log_by(None));
+    }
+
+    /// Waits until the result is there, for at most `timeout`; says whether it is.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.log_by(Instant::now().checked_add(timeout)).is_ok_and(|log| log.is_some())
+    }
+
+    /// Whether the result is there: [`get`](Self::get) would not wait.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// Whether the result is there and is a value; `false` also while it is not there yet.
+    ///
+    /// CPython raises `ValueError` when it is not ready.
+    #[must_use]
+    pub fn successful(&self) -> bool {
+        self.log_by(Some(Instant::now())).is_ok_and(|log| log.is_some_and(|log| (self.read)(&log).is_ok()))
+    }
+
+    /// `None` only with a deadline.
+    fn log_by(&self, deadline: Option<Instant>) -> Result<Option<Arc<Log>>, TaskError> {
+        match &self.state {
+            State::Refused(log) => Ok(Some(Arc::clone(log))),
+            State::Job(job) => Ok(self.shared.wait(Some(*job), deadline, |engine| finished_log(engine, *job))?),
+        }
+    }
+
+    /// Calls the callback with the finished log: soon if it is there, else when it is.
+    fn attach(&self, callback: Callback) {
+        let job = match &self.state {
+            State::Refused(log) => {
+                self.shared.call_back(callback, Arc::clone(log));
+                return;
+            }
+            State::Job(job) => *job,
+        };
+        let mut callback = Some(callback);
+        let log = self.shared.with(|engine| {
+            let attended = engine.job(job).is_attended();
+            match &engine.job(job).finished {
+                Some(log) => Some(Arc::clone(log)),
+                None => {
+                    engine.job(job).callbacks.extend(callback.take());
+                    if !attended {
+                        engine.attend();
+                    }
+                    None
+                }
+            }
+        });
+        let log = match log {
+            Ok(log) => log,
+            Err(error) => Some(Arc::new(Log { rest: Some(error.into()), ..Log::default() })),
+        };
+        if let (Some(callback), Some(log)) = (callback, log) {
+            self.shared.call_back(callback, log);
+        }
+    }
+}
+
+impl<T: 'static> AsyncResult<T> {
+    /// Calls `f` with the value, once, if there is one; also when it is there already.
+    ///
+    /// It is called on the pool's callback thread, after the result is there ([`ready`](Self::ready) is true, other
+    /// waiters may have seen it), and never under a lock of the pool. It may submit to the pool, wait for other jobs
+    /// of it, and terminate it. A callback that blocks delays the callbacks behind it, and nothing else; one that
+    /// panics is reported through `log`, and nothing else suffers.
+    ///
+    /// The value is decoded for each callback and each `get` anew, so that `T` need not be `Clone`.
+    ///
+    /// Named `callback` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let handle = pool
+    ///     .apply_async(("42".to_owned(),), |text: String| -> anyhow::Result<u32> { Ok(text.parse()?) })
+    ///     .on_success(|number| println!("parsed {number}"))
+    ///     .on_error(|error| println!("no number: {error}"));
+    /// assert_eq!(handle.get()?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "the handle is returned; drop it if it is not needed"]
+    pub fn on_success(self, f: impl FnOnce(T) + Send + 'static) -> Self {
+        let read = self.read;
+        self.attach(Box::new(move |log| {
+            if let Ok(value) = read(log) {
+                f(value);
+            }
+        }));
+        self
+    }
+
+    /// Calls `f` with the error, once, if there is one; also when it is there already.
+    ///
+    /// All else is as for [`on_success`](Self::on_success). Named `error_callback` in CPython.
+    #[must_use = "the handle is returned; drop it if it is not needed"]
+    pub fn on_error(self, f: impl FnOnce(TaskError) + Send + 'static) -> Self {
+        let read = self.read;
+        self.attach(Box::new(move |log| {
+            if let Err(error) = read(log) {
+                f(error);
+            }
+        }));
+        self
+    }
+}
+
+impl<T> Future for AsyncResult<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        let job = match &self.state {
+            State::Refused(log) => return Poll::Ready((self.read)(log)),
+            State::Job(job) => *job,
+        };
+        let waker = context.waker().clone();
+        let log = self.shared.with(move |engine| {
+            let attended = engine.job(job).is_attended();
+            let found = engine.job(job);
+            let unused = match found.finished {
+                Some(_) => Some(waker),
+                None => found.waker.replace(waker),
+            };
+            if found.finished.is_none() && !attended {
+                engine.attend();
+            }
+            (engine.job(job).finished.clone(), unused)
+        });
+        // A waker is the user's code, its `clone` and `drop` included: what is not needed goes outside the lock.
+        let log = log.map(|(log, _unused)| log);
+        match log {
+            Ok(Some(log)) => Poll::Ready((self.read)(&log)),
+            Ok(None) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+}
+
+impl<T> Drop for AsyncResult<T> {
+    fn drop(&mut self) {
+        if let State::Job(job) = self.state {
+            // In a forked copy there is nothing to give back.
+            drop(self.shared.with(|engine| engine.abandon(job, false)));
+        }
+    }
+}
+
+impl<T> fmt::Debug for AsyncResult<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncResult").finish_non_exhaustive()
+    }
+}

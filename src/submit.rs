@@ -1,0 +1,342 @@
+//! A call becomes a job: its function located, its context and items encoded, all on the calling thread.
+
+use std::iter::Fuse;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::batch::Batch;
+use crate::batch::ChunkSize;
+use crate::batch::Items;
+use crate::batch::JobId;
+use crate::batch::Span;
+use crate::blob::Blob;
+use crate::blob::INLINE_MAX;
+use crate::codec;
+use crate::driver::Shared;
+use crate::error::PoolError;
+use crate::error::Side;
+use crate::error::TaskError;
+use crate::frame::ITEM_HEAD;
+use crate::frame::close_item;
+use crate::function::FunctionId;
+use crate::function::LocalFunction;
+use crate::jobs::Context;
+use crate::jobs::ContextBody;
+use crate::jobs::Job;
+
+/// A batch is sent on its way when it has this many bytes.
+const BATCH_BYTES: usize = 32 * 1024;
+/// A batch is sent on its way when it has this many items.
+const BATCH_ITEMS: usize = 4096;
+
+/// The options of one call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    /// `None`: as the call does by default.
+    pub(crate) chunk_size: Option<usize>,
+    pub(crate) fail_fast: bool,
+}
+
+/// A call that is ready to be fed.
+pub(crate) struct Prepared {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) chunk: ChunkSize,
+    pub(crate) fail_fast: bool,
+    function: FunctionId,
+    context: Option<Context>,
+}
+
+impl Prepared {
+    /// Checks the options, locates the function and encodes the context.
+    ///
+    /// # Errors
+    ///
+    /// What makes this call impossible, whatever its items are.
+    pub(crate) fn new<C: Serialize>(
+        shared: &Arc<Shared>,
+        options: Options,
+        default_chunk: ChunkSize,
+        function: LocalFunction,
+        context: Option<&C>,
+    ) -> Result<Self, TaskError> {
+        let chunk = match options.chunk_size {
+            None => default_chunk,
+            Some(0) => return Err(PoolError::ZeroChunkSize.into()),
+            Some(items) => ChunkSize::Fixed(u32::try_from(items).unwrap_or(u32::MAX)),
+        };
+        function.definition().map_err(|message| TaskError::FunctionNotFound { message })?;
+        let function = function.id();
+        let context = match context {
+            Some(context) => Some(encode_context(shared, function, context)?),
+            None => None,
+        };
+        Ok(Self { shared: Arc::clone(shared), chunk, fail_fast: options.fail_fast, function, context })
+    }
+
+    /// Begins the job. A `feeding` job may be fed even when the pool is closed meanwhile.
+    pub(crate) fn open(self, feeding: bool) -> Result<(JobId, Encoder), TaskError> {
+        let context_id = self.context.as_ref().map_or(0, |context| context.id);
+        let job = Job { feeding, fail_fast: self.fail_fast, context: self.context, ..Job::default() };
+        let id = self.shared.with(|engine| engine.open(self.chunk, job))??;
+        Ok((id, Encoder::new(id, self.function, context_id)))
+    }
+}
+
+fn encode_context<C: Serialize>(shared: &Shared, function: FunctionId, context: &C) -> Result<Context, TaskError> {
+    let failed = |message| TaskError::Encode { side: Side::Context, message };
+    let mut bytes = Vec::new();
+    codec::encode(context, &mut bytes).map_err(failed)?;
+    let body = match bytes.len() {
+        0..=INLINE_MAX => ContextBody::Inline(bytes.into()),
+        _ => ContextBody::Blob(Blob::write(&bytes).map_err(|error| failed(error.to_string()))?),
+    };
+    let id = shared.with(|engine| engine.new_context_id())?;
+    Ok(Context { id, function, body })
+}
+
+/// Encoded items, or the reason why one could not be encoded.
+pub(crate) type Work = Result<Span, (u64, TaskError)>;
+
+/// Turns the items of one job into batches.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    job: JobId,
+    function: FunctionId,
+    context: u64,
+    /// Position of the next item.
+    next_index: u64,
+    /// What all items so far had in bytes.
+    total_bytes: u64,
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+    work: Vec<Work>,
+}
+
+impl Encoder {
+    fn new(job: JobId, function: FunctionId, context: u64) -> Self {
+        Self {
+            job,
+            function,
+            context,
+            next_index: 0,
+            total_bytes: 0,
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            work: Vec::new(),
+        }
+    }
+
+    /// How many items have been pushed.
+    pub(crate) fn pushed(&self) -> u64 {
+        self.next_index
+    }
+
+    /// How long an item was on average, in bytes.
+    pub(crate) fn bytes_per_item(&self) -> u64 {
+        self.total_bytes / self.next_index.max(1)
+    }
+
+    /// Whether a batch is full and should be sent on its way.
+    pub(crate) fn is_due(&self) -> bool {
+        !self.work.is_empty()
+    }
+
+    /// Adds one item. One that does not serialize is settled with the error in its place.
+    pub(crate) fn push<A: Serialize>(&mut self, item: &A) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; ITEM_HEAD]);
+        if let Err(message) = codec::encode(item, &mut self.bytes) {
+            self.bytes.truncate(start);
+            self.push_error(TaskError::Encode { side: Side::Argument, message });
+            return;
+        }
+        self.total_bytes += (self.bytes.len() - start) as u64;
+        if self.bytes.len() > INLINE_MAX {
+            self.part_with(start);
+            return;
+        }
+        self.close_item(start);
+        if self.bytes.len() >= BATCH_BYTES || self.ends.len() >= BATCH_ITEMS {
+            self.close_batch();
+        }
+    }
+
+    /// Settles the next position with an error.
+    pub(crate) fn push_error(&mut self, error: TaskError) {
+        self.close_batch();
+        self.work.push(Err((self.next_index, error)));
+        self.next_index += 1;
+    }
+
+    /// Everything that was pushed since the last call.
+    pub(crate) fn take(&mut self) -> Vec<Work> {
+        self.close_batch();
+        std::mem::take(&mut self.work)
+    }
+
+    /// The item that begins at `start` does not fit behind those before it: it begins a batch, or becomes a blob.
+    fn part_with(&mut self, start: usize) {
+        let item = self.bytes.split_off(start);
+        self.close_batch();
+        if item.len() <= INLINE_MAX {
+            self.bytes = item;
+            self.close_item(0);
+            return;
+        }
+        match Blob::write(&item[ITEM_HEAD..]) {
+            Ok(blob) => {
+                self.next_index += 1;
+                self.finish(self.next_index - 1, Items::Blob(blob));
+            }
+            Err(error) => {
+                let message = format!("{} bytes do not fit an anonymous file: {error}", item.len() - ITEM_HEAD);
+                self.push_error(TaskError::Encode { side: Side::Argument, message });
+            }
+        }
+    }
+
+    fn close_item(&mut self, start: usize) {
+        close_item(&mut self.bytes, start);
+        self.ends.push(u32::try_from(self.bytes.len()).expect("a batch is cut at INLINE_MAX"));
+        self.next_index += 1;
+    }
+
+    fn close_batch(&mut self) {
+        if self.ends.is_empty() {
+            return;
+        }
+        let first_index = self.next_index - self.ends.len() as u64;
+        let items = Items::Inline { bytes: std::mem::take(&mut self.bytes), ends: std::mem::take(&mut self.ends) };
+        self.finish(first_index, items);
+    }
+
+    fn finish(&mut self, first_index: u64, items: Items) {
+        let batch = Batch { job: self.job, function: self.function, context: self.context, first_index, items };
+        self.work.push(Ok(Span::whole(batch)));
+    }
+}
+
+/// The caller's iterator, asked with care.
+#[derive(Debug)]
+pub(crate) struct Input<I: Iterator> {
+    items: Fuse<I>,
+    over: bool,
+}
+
+/// What the input gave.
+pub(crate) enum Drawn<A> {
+    Item(A),
+    End,
+    /// It panicked: this is the last we hear of it.
+    Panicked(TaskError),
+}
+
+impl<I: Iterator> Input<I> {
+    pub(crate) fn new(items: I) -> Self {
+        Self { items: items.fuse(), over: false }
+    }
+
+    /// Whether nothing more will be drawn.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Draws nothing more, whatever is left.
+    pub(crate) fn give_up(&mut self) {
+        self.over = true;
+    }
+
+    pub(crate) fn size_hint(&self) -> (usize, Option<usize>) {
+        if self.over { (0, Some(0)) } else { self.items.size_hint() }
+    }
+
+    pub(crate) fn draw(&mut self) -> Drawn<I::Item> {
+        if self.over {
+            return Drawn::End;
+        }
+        // The iterator is not asked again after a panic.
+        match catch_unwind(AssertUnwindSafe(|| self.items.next())) {
+            Ok(Some(item)) => Drawn::Item(item),
+            Ok(None) => {
+                self.over = true;
+                Drawn::End
+            }
+            Err(payload) => {
+                self.over = true;
+                Drawn::Panicked(TaskError::Input { message: codec::payload_text(payload) })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoder() -> Encoder {
+        Encoder::new(JobId(1), FunctionId(1), 0)
+    }
+
+    #[test]
+    fn small_items_share_a_batch() {
+        let mut encoder = encoder();
+        (0..10u8).for_each(|item| encoder.push(&item));
+        let work = encoder.take();
+        assert_eq!(work.len(), 1);
+        assert_eq!(work[0].as_ref().unwrap().indices(), 0..10);
+    }
+
+    #[test]
+    fn an_item_too_large_for_a_frame_travels_alone() {
+        let mut encoder = encoder();
+        encoder.push(&"small");
+        encoder.push(&"x".repeat(INLINE_MAX + 1));
+        encoder.push(&"small");
+        let indices: Vec<_> = encoder.take().into_iter().map(|work| work.unwrap().indices()).collect();
+        assert_eq!(indices, [0..1, 1..2, 2..3]);
+    }
+
+    #[test]
+    fn a_batch_never_outgrows_a_frame() {
+        let mut encoder = encoder();
+        for len in [1000, 31_000, 60_000, 20_000, 50_000, 59_000] {
+            encoder.push(&"x".repeat(len));
+        }
+        let mut next = 0;
+        for span in encoder.take().into_iter().map(Result::unwrap) {
+            assert!(span.bytes().unwrap().len() <= INLINE_MAX);
+            assert_eq!(span.index_of_first(), next);
+            next = span.indices().end;
+        }
+        assert_eq!(next, 6);
+    }
+
+    #[test]
+    fn an_item_that_does_not_serialize_costs_only_itself() {
+        struct Bad;
+        impl Serialize for Bad {
+            fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                Err(serde::ser::Error::custom("bad"))
+            }
+        }
+        let mut encoder = encoder();
+        encoder.push(&1u8);
+        encoder.push(&Bad);
+        encoder.push(&3u8);
+        let work = encoder.take();
+        assert_eq!(work[0].as_ref().unwrap().indices(), 0..1);
+        assert!(matches!(work[1], Err((1, TaskError::Encode { side: Side::Argument, .. }))));
+        assert_eq!(work[2].as_ref().unwrap().indices(), 2..3);
+    }
+
+    #[test]
+    fn an_input_that_panics_is_not_asked_again() {
+        let mut input = Input::new((0..3).map(|x| if x == 1 { panic!("one") } else { x }));
+        assert!(matches!(input.draw(), Drawn::Item(0)));
+        assert!(matches!(input.draw(), Drawn::Panicked(TaskError::Input { .. })));
+        assert!(matches!(input.draw(), Drawn::End));
+    }
+}

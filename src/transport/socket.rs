@@ -1,0 +1,116 @@
+//! The road over a socket: one datagram for each frame, blobs by SCM_RIGHTS.
+//!
+//! A pair of AF_UNIX SOCK_SEQPACKET sockets, apart from the control socket. The parent keeps **both** ends:
+//!
+//! - What the worker has not read, the parent can read from the worker's own end. The kernel hands each datagram to
+//!   exactly one reader, so each order is either read or recalled, and after a death it is known exactly which had
+//!   never arrived. (While the worker lives, it may read one between two that are recalled.)
+//! - The worker's end stays open when the worker dies, so there is no ECONNRESET, which this kind of socket reports
+//!   *before* the data that is already queued.
+//!
+//! The end of the road does not tell of the worker's death, then; the pidfd does. The worker, whose only copies of
+//! the parent's end are in the parent, sees the end of the road when the parent is gone.
+
+use std::io;
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+
+use start_methods::PrivateFd;
+use start_methods::Socket;
+
+use crate::frame::FRAME_MAX;
+use crate::transport::Attachment;
+use crate::transport::Received;
+use crate::transport::Sent;
+use crate::transport::Unread;
+
+/// The parent's side.
+#[derive(Debug)]
+pub(crate) struct Road {
+    ours: Socket,
+    theirs: Socket,
+}
+
+/// The worker's side.
+#[derive(Debug)]
+pub(crate) struct WorkerRoad(Socket);
+
+impl Road {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (ours, theirs) = Socket::pair()?;
+        Ok(Self { ours, theirs })
+    }
+
+    /// What the worker must be given at its birth.
+    pub(crate) fn worker_end(&self) -> BorrowedFd<'_> {
+        self.theirs.as_fd()
+    }
+
+    /// Readable when there are answers.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.ours.as_fd()
+    }
+
+    pub(crate) fn send(&self, head: &[u8], body: &[u8], attached: Attachment<'_>) -> io::Result<Sent> {
+        let parts = [IoSlice::new(head), IoSlice::new(body)];
+        match self.ours.try_send(&parts, attached.as_slice())? {
+            true => Ok(Sent::Taken),
+            false => Ok(Sent::Full),
+        }
+    }
+
+    /// The next answer, if one is there.
+    pub(crate) fn recv(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        match try_recv(&self.ours, buffer)? {
+            Some(received) => Ok(Some(received)),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes back every order that the worker has not read, oldest first.
+    pub(crate) fn recall(&self) -> io::Result<Vec<Unread>> {
+        let mut unread = Vec::new();
+        let mut buffer = vec![0; FRAME_MAX];
+        while let Some(Received { len, attached }) = try_recv(&self.theirs, &mut buffer)? {
+            unread.push(Unread { frame: buffer[..len].to_vec(), attached });
+        }
+        Ok(unread)
+    }
+}
+
+fn try_recv(socket: &Socket, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+    let mut fds = Vec::new();
+    match socket.try_recv(buffer, &mut fds)? {
+        start_methods::Received::Message(len) => Ok(Some(Received { len, attached: only(fds)? })),
+        start_methods::Received::Empty | start_methods::Received::Closed => Ok(None),
+    }
+}
+
+fn only(mut fds: Vec<PrivateFd>) -> io::Result<Option<PrivateFd>> {
+    let attached = fds.pop();
+    match fds.is_empty() {
+        true => Ok(attached),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "a frame with more than one descriptor")),
+    }
+}
+
+impl WorkerRoad {
+    pub(crate) fn from_fd(fd: PrivateFd) -> Self {
+        Self(Socket::from_fd(fd))
+    }
+
+    /// Waits for the next order; `None` when the parent is gone.
+    pub(crate) fn recv(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        let mut fds = Vec::new();
+        match self.0.recv(buffer, &mut fds)? {
+            start_methods::Received::Message(len) => Ok(Some(Received { len, attached: only(fds)? })),
+            start_methods::Received::Empty | start_methods::Received::Closed => Ok(None),
+        }
+    }
+
+    /// Waits until the parent's side has taken the answer.
+    pub(crate) fn send(&self, head: &[u8], body: &[u8], attached: Attachment<'_>) -> io::Result<()> {
+        self.0.send(&[IoSlice::new(head), IoSlice::new(body)], attached.as_slice())
+    }
+}

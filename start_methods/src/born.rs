@@ -1,0 +1,184 @@
+//! The life of a new process, whatever its start method: read the boot message, put the process
+//! in order, say hello, run the entry.
+//!
+//! ```text
+//!  exec ──▶ entry::init ──┐
+//!                         ├──▶ live: Boot ─▶ lifeline, group, name, limits ─▶ Hello ─▶ entry
+//!  fork ──▶ after_fork ───┘              └─▶ Refused
+//! ```
+//!
+//! # Invariants
+//!
+//! - Nothing of the user's runs before the hello is sent.
+//! - Whatever goes wrong before it is reported as a refusal, and ends the process; if there is
+//!   nobody left to tell (the parent is dead), it ends silently.
+
+use std::ffi::CString;
+use std::io;
+use std::io::IoSlice;
+use std::io::Write;
+use std::os::fd::IntoRawFd;
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+use nix::fcntl::FcntlArg;
+use nix::fcntl::OFlag;
+use nix::fcntl::fcntl;
+use nix::fcntl::open;
+use nix::sys::prctl;
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use nix::unistd::setpgid;
+
+use crate::boot::Birth;
+use crate::boot::Entry;
+use crate::boot::set_depth;
+use crate::entry::entry_at;
+use crate::fd::PrivateFd;
+use crate::fd::Registry;
+use crate::image;
+use crate::lifeline;
+use crate::message;
+use crate::message::BootMessage;
+use crate::message::Hello;
+use crate::message::MESSAGE_MAX;
+use crate::message::Refused;
+use crate::signals;
+use crate::socket::Received;
+use crate::socket::Socket;
+use crate::sys;
+
+/// The exit code of a process that refused to run.
+pub(crate) const EXIT_REFUSED: u8 = 112;
+
+/// From the boot message to the exit code.
+pub(crate) fn live(control: Socket) -> u8 {
+    let (entry, birth) = match come_up(control) {
+        Ok(born) => born,
+        Err((control, reason)) => {
+            refuse(&control, reason);
+            return EXIT_REFUSED;
+        }
+    };
+    let hello = message::encode(&Hello { build_id: image::build_id() });
+    if birth.control.send(&[IoSlice::new(&hello)], &[]).is_err() {
+        // There is nobody who could be told: the parent has closed its end.
+        return 0;
+    }
+    let code = entry(birth);
+    // What is left in the buffer would be lost: a forked child leaves by _exit.
+    let _result = io::stdout().flush();
+    code
+}
+
+/// Tells the parent why this process will not run.
+pub(crate) fn refuse(control: &Socket, reason: String) {
+    let message = message::encode(&Refused { reason });
+    // A full socket or a dead parent: it then sees the exit code only.
+    let _result = control.try_send(&[IoSlice::new(&message)], &[]);
+}
+
+/// Reads the boot message and does as it says.
+fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, String)> {
+    let mut buffer = vec![0; MESSAGE_MAX];
+    let mut fds = Vec::new();
+    let boot = match control.recv(&mut buffer, &mut fds) {
+        Ok(Received::Message(len)) => message::decode::<BootMessage>(&buffer[..len]),
+        // The parent died, or gave this child up, before it sent anything.
+        Ok(Received::Closed | Received::Empty) => sys::exit_now(0),
+        Err(error) => return Err((control, format!("reading the boot message failed: {error}"))),
+    };
+    let boot = match boot {
+        Ok(boot) => boot,
+        Err(error) => return Err((control, format!("the boot message is unusable: {error}"))),
+    };
+    match obey(&boot, &mut fds) {
+        Ok(entry) => {
+            let BootMessage { payload, method, .. } = boot;
+            Ok((entry, Birth { control, payload, fds, method }))
+        }
+        Err(reason) => Err((control, reason)),
+    }
+}
+
+/// Puts the process in order; leaves the user's descriptors in `fds`.
+fn obey(boot: &BootMessage, fds: &mut Vec<PrivateFd>) -> Result<Entry, String> {
+    let own_build = image::build_id();
+    if boot.pointer_width != usize::BITS || boot.build_id != own_build {
+        return Err(format!(
+            "the parent runs build {} and this process build {}: both must be the same program, \
+             from the same build",
+            hex(&boot.build_id),
+            hex(&own_build)
+        ));
+    }
+    if fds.is_empty() {
+        return Err("the boot message came without a lifeline".to_owned());
+    }
+    lifeline::arm(fds.remove(0)).map_err(|error| format!("arming the lifeline failed (is /proc mounted?): {error}"))?;
+    // Fails for one who leads its group already, which is what we want.
+    let _result = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    let name: Vec<u8> = boot.name.bytes().take_while(|byte| *byte != 0).collect();
+    let name = CString::new(name).expect("it ends before the first zero");
+    prctl::set_name(&name).map_err(|error| format!("naming the process failed: {error}"))?;
+    limit_core(boot.core_limit).map_err(|error| format!("limiting core dumps failed: {error}"))?;
+    set_depth(boot.depth);
+    let address = boot.entry.resolve_code().map_err(|error| format!("the entry was not found: {error}"))?;
+    Ok(entry_at(address))
+}
+
+/// A core dump of a child may show the parent's secrets, and thousands of children fill a disk.
+fn limit_core(soft: u64) -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, soft.min(hard), hard)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// In a child that has just been forked: becomes a process of its own.
+///
+/// `registry` is the parent's, held by the fork. All signals are blocked. Until the signals are
+/// reset, nothing here allocates or waits for a lock.
+pub(crate) fn after_fork(registry: &Registry, control: RawFd) -> u8 {
+    registry.close_all_in_child(control);
+    signals::reset_in_child();
+    // The parent's number lives on; its former owner is dead with the parent's epoch.
+    let control = match PrivateFd::adopt(sys::own(control)) {
+        Ok(control) => Socket::from_fd(control),
+        Err(_) => return EXIT_REFUSED,
+    };
+    let _result = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    if let Err(error) = stdin_from_null().and_then(|()| open_standard_streams()) {
+        refuse(&control, format!("opening /dev/null failed: {error}"));
+        return EXIT_REFUSED;
+    }
+    live(control)
+}
+
+/// Puts /dev/null in the place of standard input. Needs no free number but 0 itself.
+fn stdin_from_null() -> io::Result<()> {
+    sys::close(0);
+    open_null().map(|_number| ())
+}
+
+/// Makes sure that 0, 1 and 2 are open: what is opened next must not become an output stream.
+pub(crate) fn open_standard_streams() -> io::Result<()> {
+    for stream in 0..3 {
+        if fcntl(sys::borrow(stream), FcntlArg::F_GETFD) == Err(Errno::EBADF) {
+            // The lowest free number is taken, and those below are open.
+            open_null()?;
+        }
+    }
+    Ok(())
+}
+
+fn open_null() -> io::Result<RawFd> {
+    // O_CLOEXEC is not for the standard streams.
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
+    Ok(open("/dev/null", flags, Mode::empty())?.into_raw_fd())
+}

@@ -1,0 +1,192 @@
+//! Descriptors that are ours alone: never 0, 1 or 2, closed on exec, and closed in every child that
+//! this crate forks.
+//!
+//! CLOEXEC does nothing for a child that is forked and not executed. A sibling that keeps a copy of
+//! the parent's end of a socket hides the parent's death from its owner, so every descriptor of
+//! ours is written down in a registry, and the first act of a forked child is to close them all.
+//!
+//! # Invariants
+//!
+//! - A descriptor is in the registry for exactly as long as it is open: both change under one lock,
+//!   and a fork is done under the same lock.
+//! - An owner that was copied into a child by our fork knows that its descriptor is gone (its epoch
+//!   is over): it will never close, or use, a number that now means something else.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::IntoRawFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::sync::MutexGuard;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+
+use nix::fcntl::FcntlArg;
+use nix::fcntl::FdFlag;
+use nix::fcntl::fcntl;
+
+use crate::process;
+use crate::sys;
+
+/// The lowest number a descriptor of ours may have; below are the standard streams.
+pub(crate) const LOWEST: RawFd = 3;
+
+/// How many forks of this crate lie between the first process and this one, counted in the child.
+static EPOCH: AtomicU32 = AtomicU32::new(0);
+
+/// A descriptor that no child forked by this crate keeps.
+///
+/// It is numbered 3 or higher and is closed on exec. In a child that this crate forked, what was
+/// copied along with the parent's memory is dead: dropping it does nothing.
+pub struct PrivateFd {
+    number: RawFd,
+    epoch: u32,
+}
+
+impl PrivateFd {
+    /// Takes over `fd`, moving it to a number of at least 3 if need be.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptor table is full (only if `fd` has to be moved).
+    pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        Registry::lock().adopt(fd)
+    }
+
+    /// Whether this is more than the copy of an owner that a fork of ours has made.
+    pub(crate) fn is_open_here(&self) -> bool {
+        self.epoch == EPOCH.load(Ordering::Relaxed)
+    }
+
+    /// The number; a copy in a forked child has none.
+    fn number(&self) -> RawFd {
+        assert!(
+            self.is_open_here(),
+            "this descriptor belongs to the process that forked this one, and was closed here"
+        );
+        self.number
+    }
+}
+
+impl AsFd for PrivateFd {
+    /// # Panics
+    ///
+    /// In a child that this crate forked, for a descriptor of the parent's.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        sys::borrow(self.number())
+    }
+}
+
+impl AsRawFd for PrivateFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.number()
+    }
+}
+
+impl fmt::Debug for PrivateFd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PrivateFd").field(&self.number).finish()
+    }
+}
+
+impl Drop for PrivateFd {
+    fn drop(&mut self) {
+        if !self.is_open_here() {
+            return;
+        }
+        let mut registry = Registry::lock();
+        registry.remove(self.number);
+        // Under the lock: a fork in between would copy a descriptor that is in no registry.
+        sys::close(self.number);
+    }
+}
+
+/// The set of our open descriptors, one bit for each number.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    words: Vec<u64>,
+}
+
+impl Registry {
+    /// This process's registry. Nothing that waits may be done while it is held.
+    pub(crate) fn lock() -> MutexGuard<'static, Self> {
+        process::lock(&process::current().registry)
+    }
+
+    /// See [`PrivateFd::adopt`].
+    pub(crate) fn adopt(&mut self, fd: OwnedFd) -> io::Result<PrivateFd> {
+        let fd = if fd.as_raw_fd() < LOWEST {
+            // In one step: between a dup and an FD_CLOEXEC somebody else may execute a program.
+            sys::own(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(LOWEST))?)
+        } else {
+            fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+            fd
+        };
+        let number = fd.into_raw_fd();
+        self.insert(number);
+        Ok(PrivateFd { number, epoch: EPOCH.load(Ordering::Relaxed) })
+    }
+
+    /// [`adopt`](Self::adopt) for the two ends of something. When the second fails, both are closed.
+    pub(crate) fn adopt_pair(&mut self, (first, second): (OwnedFd, OwnedFd)) -> io::Result<(PrivateFd, PrivateFd)> {
+        // Not two calls of `adopt`: dropping the first PrivateFd would lock us a second time.
+        let first = if first.as_raw_fd() < LOWEST {
+            sys::own(fcntl(&first, FcntlArg::F_DUPFD_CLOEXEC(LOWEST))?)
+        } else {
+            first
+        };
+        let second = self.adopt(second)?;
+        match self.adopt(first) {
+            Ok(first) => Ok((first, second)),
+            Err(error) => {
+                self.remove(second.number);
+                sys::close(second.number);
+                std::mem::forget(second);
+                Err(error)
+            }
+        }
+    }
+
+    /// In a child that has just been forked, with the parent's registry: closes all but `kept`, and
+    /// ends the epoch of every owner that was copied. Neither allocates nor waits.
+    pub(crate) fn close_all_in_child(&self, kept: RawFd) {
+        for (index, word) in self.words.iter().enumerate() {
+            for bit in (0..u64::BITS).filter(|bit| word & (1 << bit) != 0) {
+                let number = number_of(index, bit);
+                if number != kept {
+                    sys::close(number);
+                }
+            }
+        }
+        EPOCH.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn insert(&mut self, number: RawFd) {
+        let (index, mask) = place_of(number);
+        if self.words.len() <= index {
+            self.words.resize(index + 1, 0);
+        }
+        self.words[index] |= mask;
+    }
+
+    fn remove(&mut self, number: RawFd) {
+        let (index, mask) = place_of(number);
+        // A copy made by somebody else's fork has a registry of its own, without this number.
+        if let Some(word) = self.words.get_mut(index) {
+            *word &= !mask;
+        }
+    }
+}
+
+fn place_of(number: RawFd) -> (usize, u64) {
+    let number = usize::try_from(number).expect("open descriptors are not negative");
+    (number / 64, 1 << (number % 64))
+}
+
+fn number_of(index: usize, bit: u32) -> RawFd {
+    let base = RawFd::try_from(index * 64).expect("it was made from a descriptor");
+    base + RawFd::try_from(bit).expect("less than 64")
+}

@@ -1,0 +1,163 @@
+//! Start method *forkserver*, seen from the parent: find or start the server, ask it for a child.
+//!
+//! ```text
+//!  Starter ──▶ Slot ──Request──▶ server ──fork──▶ child
+//!               ▲                  │                │
+//!               └──Reply + 3 fds───┘                │ Hello, and all the rest,
+//!                                                   ▼ over the child's own socket
+//! ```
+//!
+//! The template of a settled *fork* starter is the same server, made by a fork of the parent.
+//!
+//! # Invariants
+//!
+//! - One request is under way at a time, and each has a reply; a server that does not keep to that
+//!   is killed.
+//! - The server is reached by an inherited socketpair only: it has no name that others could find.
+
+mod client;
+pub(crate) mod server;
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use client::Broken;
+pub(crate) use client::Server;
+
+use crate::boot::Boot;
+use crate::boot::Parcel;
+use crate::child::Child;
+use crate::error::StartError;
+use crate::image;
+use crate::method::StartMethod;
+use crate::process;
+
+/// The place of a server, empty until there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    server: Mutex<Option<Server>>,
+}
+
+impl Slot {
+    /// A child from this slot's server, which is started when there is none, and replaced once
+    /// when it fails.
+    pub(crate) fn start(&self, boot: &Boot<'_>, executable: Option<&Path>) -> Result<Child, StartError> {
+        let parcel = boot.prepare(StartMethod::Forkserver)?;
+        let mut slot = process::lock(&self.server);
+        let broken = match fork_from(&mut slot, executable, &parcel) {
+            Ok(answer) => return answer,
+            Err(broken) => broken,
+        };
+        log::warn!("the fork server is replaced: {broken}");
+        match fork_from(&mut slot, executable, &parcel) {
+            Ok(answer) => answer,
+            Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
+        }
+    }
+
+    /// A child from a template, which nothing can replace. `None` if there is no template.
+    pub(crate) fn start_from_template(&self, boot: &Boot<'_>) -> Option<Result<Child, StartError>> {
+        let mut slot = process::lock(&self.server);
+        let server = slot.as_mut()?;
+        let parcel = match boot.prepare(StartMethod::Fork) {
+            Ok(parcel) => parcel,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(match server.fork(&parcel.lifeline) {
+            Ok(answer) => deliver(answer, &parcel),
+            Err(broken) => {
+                // It stays in its place, dead: a start must not silently fork today's state.
+                log::warn!("the template is given up: {broken}");
+                server.kill();
+                Err(StartError::TemplateDied)
+            }
+        })
+    }
+
+    /// Puts a server here, made by `make`, unless there is one.
+    pub(crate) fn fill(&self, make: impl FnOnce() -> Result<Server, StartError>) -> Result<(), StartError> {
+        let mut slot = process::lock(&self.server);
+        if slot.is_none() {
+            *slot = Some(make()?);
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> Option<u32> {
+        process::lock(&self.server).as_ref().and_then(Server::running)
+    }
+}
+
+/// One attempt; an error means that there is no server any more, and that another may do better.
+fn fork_from(
+    slot: &mut Option<Server>,
+    executable: Option<&Path>,
+    parcel: &Parcel<'_>,
+) -> Result<Result<Child, StartError>, Broken> {
+    let mut server = match slot.take() {
+        Some(server) => server,
+        None => match Server::launch(executable) {
+            Ok(server) => server,
+            Err(error) => return Broken::by_accident(error).map(Err),
+        },
+    };
+    // A broken one is dropped, which kills and reaps it; its children live on.
+    let answer = server.fork(&parcel.lifeline)?;
+    *slot = Some(server);
+    Ok(deliver(answer, parcel))
+}
+
+fn deliver(answer: Result<Child, StartError>, parcel: &Parcel<'_>) -> Result<Child, StartError> {
+    let child = answer?;
+    parcel.send(child.control())?;
+    Ok(child)
+}
+
+/// Has `f` run once in the fork server, before it serves: what it loads is shared by every child.
+///
+/// Several functions run in the order in which they were given. `f` must not leave threads behind:
+/// the server would then be unfit to fork. A fork server that is started later, because this one
+/// died or was [stopped](stop), runs them as well. Children of another start method do not.
+///
+/// # Errors
+///
+/// [`StartError::AlreadyRunning`] when it is too late; [`StartError::FunctionNotFound`] when `f` is
+/// code made at run time. If `f` panics, the first start fails with [`StartError::Preload`].
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::OnceLock;
+///
+/// static TABLE: OnceLock<Vec<u64>> = OnceLock::new();
+///
+/// fn load() {
+///     TABLE.get_or_init(|| (0..1_000_000).collect());
+/// }
+///
+/// start_methods::forkserver::preload(load)?;
+/// # Ok::<(), start_methods::StartError>(())
+/// ```
+pub fn preload(f: fn()) -> Result<(), StartError> {
+    let address = f as usize;
+    image::locate(address).ok_or(StartError::FunctionNotFound { address })?;
+    if let Some(pid) = pid() {
+        return Err(StartError::AlreadyRunning { pid });
+    }
+    process::lock(&process::current().preloads).push(f);
+    Ok(())
+}
+
+/// Ends this process's fork server and reaps it, if it runs; the next start makes a new one.
+///
+/// Its children live on, but how they end may be [`Exit::Unknown`](crate::Exit::Unknown).
+pub fn stop() {
+    let server = process::lock(&process::current().forkserver.server).take();
+    drop(server);
+}
+
+/// The process id of this process's fork server, if it runs.
+#[must_use]
+pub fn pid() -> Option<u32> {
+    process::current().forkserver.running()
+}

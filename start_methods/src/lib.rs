@@ -1,0 +1,92 @@
+//! Brings a child process into the world by one of three methods, with one signature.
+//!
+//! ```
+//! use std::io::IoSlice;
+//!
+//! use start_methods::{Birth, Boot, Received, StartMethod};
+//!
+//! fn greet(birth: Birth) -> u8 {
+//!     let name = String::from_utf8(birth.payload).unwrap();
+//!     birth.control.send(&[IoSlice::new(format!("hello, {name}").as_bytes())], &[]).unwrap();
+//!     0
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     start_methods::init(); // Children begin here, and go no further.
+//!     for method in StartMethod::ALL {
+//!         let child = start_methods::start(method, &Boot::new(greet).payload(b"world"))?;
+//!         child.wait_hello(std::time::Duration::from_secs(10))?;
+//!         let mut buffer = [0; 64];
+//!         let Received::Message(len) = child.control().recv(&mut buffer, &mut Vec::new())? else {
+//!             panic!("it ended without a word");
+//!         };
+//!         assert_eq!(&buffer[..len], b"hello, world");
+//!         assert!(child.wait()?.success());
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! | | fork | spawn | forkserver |
+//! |---|---|---|---|
+//! | the child begins | as a copy of the parent | in `main`, leaves it in [`init`] | as a copy of a server that began in `main` |
+//! | sees the parent's memory | yes, as of the start (or of [`Starter::settle`]) | no | no; that of [`forkserver::preload`] |
+//! | parent with other threads | refused | yes | yes |
+//! | parent of the process | this process (or the template) | this process | the server |
+//! | descriptors it inherits | the parent's, but none of ours | 0, 1, 2 | 0, 1, 2 |
+//! | price | grows with the parent's memory | an exec | a small fork |
+//!
+//! Whatever the method, a child has /dev/null as standard input, default signal dispositions (but
+//! for SIGPIPE and SIGTTOU, which are ignored), an empty signal mask, a process group and a name of
+//! its own, one descriptor of ours (its *control socket*), and a *lifeline*: the kernel kills it
+//! when the process that started it dies. It dumps no core.
+//!
+//! A child is killed when its [`Child`] is dropped. This crate never waits for children it has not
+//! started, installs no signal handler, and starts no thread.
+//!
+//! Linux only: kernel 5.4 or newer, 64 bits, /proc mounted.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("start_methods supports Linux only");
+
+mod boot;
+mod born;
+mod child;
+mod entry;
+mod error;
+mod exit;
+mod fd;
+mod fork;
+pub mod forkserver;
+pub mod image;
+mod lifeline;
+mod message;
+mod method;
+mod process;
+mod signals;
+mod socket;
+mod spawn;
+mod starter;
+mod sys;
+pub mod threads;
+mod wait;
+
+pub use boot::BOOT_FDS_MAX;
+pub use boot::Birth;
+pub use boot::Boot;
+pub use boot::DEPTH_MAX;
+pub use boot::Entry;
+pub use boot::PAYLOAD_MAX;
+pub use boot::depth;
+pub use child::Child;
+pub use entry::init;
+pub use entry::initialized;
+pub use error::StartError;
+pub use exit::Exit;
+pub use fd::PrivateFd;
+pub use method::ParseStartMethodError;
+pub use method::StartMethod;
+pub use socket::Received;
+pub use socket::Socket;
+pub use starter::Starter;
+pub use starter::start;

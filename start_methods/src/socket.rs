@@ -1,0 +1,236 @@
+//! One end of a control socket: whole messages, in order, with descriptors.
+//!
+//! SOCK_SEQPACKET, so that a descriptor always arrives with the message it was sent with, and no
+//! message is ever half read. The read side never believes the other: what the kernel had to cut,
+//! bytes or descriptors, is an error, and the descriptors that did arrive are closed.
+//!
+//! # Invariants
+//!
+//! - ECONNRESET ends nothing: it is reported once, *before* what the dead peer had sent, so it is
+//!   skipped and reading goes on to the end.
+//! - On every error path of a receive, the caller's vector of descriptors is what it was.
+//! - A descriptor that arrives is in the registry before any fork of ours can copy it.
+
+use std::io;
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
+use nix::sys::socket::AddressFamily;
+use nix::sys::socket::SockFlag;
+use nix::sys::socket::SockType;
+use nix::sys::socket::socketpair;
+
+use crate::fd::PrivateFd;
+use crate::fd::Registry;
+use crate::sys;
+
+/// One end of a connected pair of SOCK_SEQPACKET sockets.
+///
+/// Messages arrive whole, in order, and exactly with the descriptors they were sent with.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::IoSlice;
+///
+/// use start_methods::{Received, Socket};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let (here, there) = Socket::pair()?;
+/// here.send(&[IoSlice::new(b"hello")], &[])?;
+///
+/// let mut buffer = [0; 16];
+/// let Received::Message(len) = there.recv(&mut buffer, &mut Vec::new())? else { panic!() };
+/// assert_eq!(&buffer[..len], b"hello");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Socket {
+    fd: PrivateFd,
+}
+
+/// What a receive found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A message of so many bytes lies in the buffer.
+    Message(usize),
+    /// Nothing yet. Only the `try_` form says so.
+    Empty,
+    /// Everything has been read and the other end is closed, in every process that had it.
+    Closed,
+}
+
+impl Socket {
+    /// Two connected ends, both of them private (see [`PrivateFd`]).
+    ///
+    /// # Errors
+    ///
+    /// When the descriptor table of the process or of the system is full.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        // Held while they are made: a fork in between would copy them unregistered.
+        let mut registry = Registry::lock();
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let (first, second) = registry.adopt_pair(pair)?;
+        Ok((Self { fd: first }, Self { fd: second }))
+    }
+
+    /// A socket from its descriptor, for one that arrived in a message.
+    ///
+    /// What it is is not checked: if it is no such socket, sending and receiving fail.
+    #[must_use]
+    pub fn from_fd(fd: PrivateFd) -> Self {
+        Self { fd }
+    }
+
+    /// The descriptor, to be sent on to another process.
+    #[must_use]
+    pub fn into_fd(self) -> PrivateFd {
+        self.fd
+    }
+
+    /// Sends one message, the concatenation of `parts`, and waits while the socket is full.
+    ///
+    /// Never raises SIGPIPE. The descriptors are copied; the caller keeps its own.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a message without bytes (it could not be told from the end) and for more
+    /// than 16 descriptors; `BrokenPipe` when the other end is closed; EMSGSIZE when the message is larger
+    /// than the socket's buffer.
+    pub fn send(&self, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_with(parts, fds, libc::MSG_NOSIGNAL)
+    }
+
+    /// As [`send`](Self::send), but does not wait: `false` means that the socket is full.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    pub fn try_send(&self, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
+        match self.send_with(parts, fds, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the next message, and waits for it.
+    ///
+    /// Its bytes go to the front of `buffer`, its descriptors (at most 16) to the end of `fds`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` when the message was longer than `buffer` or had more than 16 descriptors, and
+    /// EMFILE when they did not fit into the descriptor table of this process; the message and those
+    /// of its descriptors that did arrive are gone. `InvalidData` also when it had no bytes at all,
+    /// of which the kernel lets us know only while the other end is open: an empty message that is
+    /// read after the sender has closed its end looks like the end, and is reported as such.
+    pub fn recv(&self, buffer: &mut [u8], fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
+        loop {
+            match self.try_recv(buffer, fds)? {
+                Received::Empty => self.wait_readable()?,
+                received => return Ok(received),
+            }
+        }
+    }
+
+    /// As [`recv`](Self::recv), but does not wait: [`Received::Empty`] when there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv).
+    pub fn try_recv(&self, buffer: &mut [u8], fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
+        let mut arrived_fds = Vec::new();
+        // Held across the call: a fork in between would copy what has arrived, unregistered.
+        let mut registry = Registry::lock();
+        let arrived = loop {
+            match sys::receive(self.fd.as_fd(), buffer, &mut arrived_fds) {
+                Ok(arrived) => break arrived,
+                Err(error) => match error.kind() {
+                    // ECONNRESET: the peer died with unread input. What it sent is still to come.
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset => {}
+                    io::ErrorKind::WouldBlock => return Ok(Received::Empty),
+                    _ => return Err(error),
+                },
+            }
+        };
+        if arrived.too_large {
+            return Err(invalid("a message was cut: it is too long, or has too many descriptors"));
+        }
+        if arrived.table_full {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        if arrived.len == 0 {
+            return self.nothing(!arrived_fds.is_empty());
+        }
+        let mut adopted = Vec::with_capacity(arrived_fds.len());
+        let mut failure = None;
+        for fd in arrived_fds {
+            match registry.adopt(fd) {
+                Ok(fd) => adopted.push(fd),
+                Err(error) => failure = Some(error),
+            }
+        }
+        // Before `adopted` can be dropped, which takes the lock again.
+        drop(registry);
+        match failure {
+            Some(error) => Err(error),
+            None => {
+                fds.append(&mut adopted);
+                Ok(Received::Message(arrived.len))
+            }
+        }
+    }
+
+    /// Zero bytes: the end, or a message that should not have been sent.
+    fn nothing(&self, with_descriptors: bool) -> io::Result<Received> {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO)?;
+        let hung_up = fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+        if with_descriptors || !hung_up {
+            return Err(invalid("a message without bytes"));
+        }
+        Ok(Received::Closed)
+    }
+
+    fn wait_readable(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn send_with(&self, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>], flags: libc::c_int) -> io::Result<()> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a message needs at least one byte: an empty one could not be told from the end",
+            ));
+        }
+        loop {
+            match sys::send(self.fd.as_fd(), parts, fds, flags) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn invalid(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}

@@ -1,0 +1,152 @@
+//! The front: a start method, ready to be used many times.
+//!
+//! # Invariants
+//!
+//! - Nothing is started before it is certain that a re-executed `main` would call `init()`.
+//! - A starter that was copied by a fork shares nothing with the original: its template, or its
+//!   server, is the other process's.
+
+use std::path::PathBuf;
+
+use crate::boot::Boot;
+use crate::child::Child;
+use crate::entry;
+use crate::error::StartError;
+use crate::fork;
+use crate::forkserver::Server;
+use crate::forkserver::Slot;
+use crate::method::StartMethod;
+use crate::process;
+use crate::process::PerProcess;
+use crate::spawn;
+use crate::sys;
+use crate::threads::ForeignThreads;
+
+/// Starts processes by one method.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, StartMethod, Starter};
+///
+/// fn seven(_: Birth) -> u8 {
+///     7
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     start_methods::init();
+///     let starter = Starter::new(StartMethod::Spawn)?;
+///     let child = starter.start(&Boot::new(seven))?;
+///     assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(7));
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Starter {
+    method: StartMethod,
+    foreign: ForeignThreads,
+    executable: Option<PathBuf>,
+    /// The template of a settled fork starter, or the server of a starter with its own executable.
+    own_server: PerProcess<Slot>,
+}
+
+impl Starter {
+    /// Makes ready to start processes by `method`. Starts none.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::NotInitialized`] for spawn and forkserver, when `main` has not called
+    /// [`init`](crate::init); [`StartError::System`] with EPERM for those two, when this program
+    /// runs with more rights than its caller's (set-user-id).
+    pub fn new(method: StartMethod) -> Result<Self, StartError> {
+        Self::with(method, ForeignThreads::Refuse)
+    }
+
+    pub(crate) fn forking_despite_threads() -> Result<Self, StartError> {
+        Self::with(StartMethod::Fork, ForeignThreads::Tolerate)
+    }
+
+    fn with(method: StartMethod, foreign: ForeignThreads) -> Result<Self, StartError> {
+        // Asked for fork too: a re-executed child must never get any further than this.
+        let initialized = entry::check_initialized();
+        if !initialized && method != StartMethod::Fork {
+            return Err(StartError::NotInitialized);
+        }
+        if method != StartMethod::Fork && sys::is_secure_execution() {
+            // Its children would not believe their environment, and run main instead.
+            let doing = "executing a set-user-id program as its own child";
+            return Err(StartError::System { doing, errno: libc::EPERM });
+        }
+        Ok(Self { method, foreign, executable: None, own_server: PerProcess::new() })
+    }
+
+    /// Executes the program at `path` instead of this one, which it must be a copy of: another
+    /// build refuses to run.
+    ///
+    /// For programs that cannot execute /proc/self/exe, because it is a loader or an emulator. With
+    /// forkserver, this starter gets a server of its own. Fork executes nothing.
+    #[must_use]
+    pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
+        self.executable = Some(path.into());
+        self
+    }
+
+    /// The method given to [`new`](Self::new).
+    #[must_use]
+    pub fn method(&self) -> StartMethod {
+        self.method
+    }
+
+    /// Starts a process. Returns as soon as it exists: whether it came up is told by
+    /// [`Child::wait_hello`].
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::ForeignThreads`] for fork; [`StartError::BootTooLarge`],
+    /// [`StartError::NestedTooDeep`] and [`StartError::FunctionNotFound`] for what `boot` asks;
+    /// [`StartError::Forkserver`], [`StartError::Preload`] and [`StartError::TemplateDied`] for the
+    /// server in between; [`StartError::System`] when the system says no.
+    pub fn start(&self, boot: &Boot<'_>) -> Result<Child, StartError> {
+        let executable = self.executable.as_deref();
+        match self.method {
+            StartMethod::Fork => match self.own_server.get().start_from_template(boot) {
+                Some(result) => result,
+                None => fork::start(boot, self.foreign),
+            },
+            StartMethod::Spawn => spawn::start(boot, StartMethod::Spawn, executable),
+            StartMethod::Forkserver if executable.is_some() => self.own_server.get().start(boot, executable),
+            StartMethod::Forkserver => process::current().forkserver.start(boot, None),
+        }
+    }
+
+    /// For fork: keeps the state of this moment. All later starts of this starter are forked from a
+    /// *template*, a copy of this process as it is now; foreign threads may be started after this.
+    ///
+    /// Does nothing the second time, and nothing for the other methods.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub fn settle(&self) -> Result<(), StartError> {
+        match self.method {
+            StartMethod::Fork => self.own_server.get().fill(|| Server::fork_template(self.foreign)),
+            StartMethod::Spawn | StartMethod::Forkserver => Ok(()),
+        }
+    }
+}
+
+const _: () = {
+    const fn is_shareable<T: Send + Sync>() {}
+    is_shareable::<Starter>();
+    is_shareable::<Child>();
+    is_shareable::<crate::socket::Socket>();
+};
+
+/// Starts one process by `method`: [`Starter::new`] and [`Starter::start`].
+///
+/// # Errors
+///
+/// As for both.
+pub fn start(method: StartMethod, boot: &Boot<'_>) -> Result<Child, StartError> {
+    Starter::new(method)?.start(boot)
+}

@@ -1,0 +1,387 @@
+//! The system calls that have no safe form in our dependencies, each made safe here or nowhere.
+//!
+//! Nothing in this file decides anything: one function, one call. The exceptions are [`fork`],
+//! which also sees to it that the child never returns, and the two that move descriptors, which
+//! own every descriptor from the moment the kernel has made it.
+//!
+//! # Invariants
+//!
+//! - A descriptor that came out of the kernel is owned before anything can fail.
+//! - The child of [`fork`] leaves by `_exit`, even when a destructor panics.
+
+#![expect(unsafe_code, reason = "fork, _exit, pidfds, close_range, SCM_RIGHTS and F_SETSIG have no safe form")]
+
+use std::ffi::c_int;
+use std::ffi::c_long;
+use std::io;
+use std::io::IoSlice;
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::ptr;
+
+use nix::unistd::ForkResult;
+use nix::unistd::Pid;
+
+use crate::error::StartError;
+use crate::starter::Starter;
+use crate::threads::Hold;
+
+/// How many descriptors one message may carry.
+pub(crate) const MESSAGE_FDS_MAX: usize = 16;
+
+/// The exit code of a child whose entry panicked: the one of a Rust program whose `main` did.
+pub(crate) const EXIT_PANICKED: u8 = 101;
+
+/// `CMSG_SPACE` for [`MESSAGE_FDS_MAX`] descriptors: a header of 16 bytes (8 for 32-bit size_t:
+/// then there is room to spare), and four bytes for each.
+const CONTROL_BYTES: usize = 16 + MESSAGE_FDS_MAX * size_of::<RawFd>();
+
+/// The kernel writes `cmsghdr`s here, which want the alignment of `size_t`.
+#[repr(C, align(8))]
+struct ControlBuffer([u8; CONTROL_BYTES]);
+
+impl Starter {
+    /// A starter that forks even while other threads run.
+    ///
+    /// # Safety
+    ///
+    /// The child has one thread, and every lock that another thread held at the moment of the fork
+    /// stays held in it: forked children may wait for ever on a lock another thread held. The
+    /// caller promises that neither the entry nor anything it calls needs such a lock (the heap of
+    /// glibc is the exception: it is usable after fork(2)).
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub unsafe fn fork_despite_threads() -> Result<Self, StartError> {
+        Self::forking_despite_threads()
+    }
+}
+
+/// A process id, for the calls that want it signed.
+pub(crate) fn pid_t(pid: u32) -> Pid {
+    Pid::from_raw(c_int::try_from(pid).expect("the kernel's process ids are positive C integers"))
+}
+
+/// Calls fork(2) and runs `child_main` in the child, which ends with the code it returns.
+///
+/// Returns in the parent only. The child never comes back up this call: its stack is a copy of the
+/// parent's, and a second return would run the rest of the parent's program twice.
+pub(crate) fn fork(_hold: &Hold, child_main: impl FnOnce() -> u8) -> io::Result<u32> {
+    /// The last fence against a return: whatever unwinds past it ends the process.
+    struct NeverReturn;
+    impl Drop for NeverReturn {
+        fn drop(&mut self) {
+            exit_now(EXIT_PANICKED);
+        }
+    }
+
+    // SAFETY: a `Hold` exists only while this process has no thread that could hold a lock (see
+    // `threads`), or when somebody promised in `fork_despite_threads` that it does not matter.
+    match unsafe { nix::unistd::fork() } {
+        Ok(ForkResult::Parent { child }) => Ok(child.as_raw().unsigned_abs()),
+        Ok(ForkResult::Child) => {
+            let _never_return = NeverReturn;
+            let code = catch_unwind(AssertUnwindSafe(child_main)).unwrap_or_else(|payload| {
+                // The payload's destructor is somebody's code and may panic again.
+                mem::forget(payload);
+                EXIT_PANICKED
+            });
+            exit_now(code)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Ends the process without exit handlers and without flushing: what is left behind after fork(2)
+/// in those buffers is the parent's, who will flush it itself.
+pub(crate) fn exit_now(code: u8) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// Whether the program was executed with more rights than its caller's (set-user-id and the like):
+/// then the environment is not to be trusted.
+pub(crate) fn is_secure_execution() -> bool {
+    // SAFETY: getauxval(3) reads a vector that the kernel gave us at exec; unknown keys give 0.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// pidfd_open(2), Linux 5.3.
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers; the result is checked below.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0 as c_long) };
+    let fd = checked(result)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// pidfd_send_signal(2), Linux 5.1.
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: c_int, flags: u32) -> io::Result<()> {
+    let no_siginfo = ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is what pidfd_send_signal(2) documents for "as kill(2) would".
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_siginfo, flags) };
+    checked(result).map(drop)
+}
+
+/// Reaps the child behind a pidfd, or (`None`) finds that it still runs. Linux 5.4.
+///
+/// The answer is the status word of wait(2). Not nix's `waitid`: that fails for a child that was
+/// ended by a real-time signal, after having reaped it.
+pub(crate) fn reap_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    reap(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), libc::WNOHANG)
+}
+
+/// Reaps a child by its process id, waiting for its end.
+///
+/// Only for a child that is our own, not yet reaped, and dying: then the id is still its own.
+pub(crate) fn reap_pid(pid: u32) -> io::Result<Option<i32>> {
+    reap(libc::P_PID, pid, 0)
+}
+
+fn reap(kind: libc::idtype_t, id: u32, flags: c_int) -> io::Result<Option<i32>> {
+    // SAFETY: siginfo_t is plain data for which all zeroes is a value.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    loop {
+        // SAFETY: `info` is ours and writable for the whole call.
+        let result = unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | flags) };
+        match checked(result.into()) {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // SAFETY: waitid(2) filled the SIGCHLD fields, or left them zero when nothing was reaped.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    Ok(Some(match info.si_code {
+        libc::CLD_EXITED => (status & 0xff) << 8,
+        libc::CLD_DUMPED => (status & 0x7f) | 0x80,
+        _ => status & 0x7f,
+    }))
+}
+
+/// `struct pidfd_info` in its first version, which every kernel that has the call accepts.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const _: () = assert!(size_of::<PidfdInfo>() == 64, "PIDFD_INFO_SIZE_VER0");
+
+/// The status word of a process that somebody has reaped: `PIDFD_GET_INFO` (Linux 6.15 for the
+/// exit code). `None` as long as nobody has.
+pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    const PIDFD_GET_INFO: libc::Ioctl = 0xc040_ff0b;
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request number carries the size of `info` (0x40), which is ours and writable.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    checked(result.into())?;
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
+}
+
+/// close_range(2) from `first` to the end, Linux 5.9.
+///
+/// Only for a process that has just been executed: whatever it owns, nobody in it knows yet.
+pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
+    let (first, last, flags) = (first.unsigned_abs(), u32::MAX, 0u32);
+    // SAFETY: called first in `main`, before any descriptor at or above `first` has an owner.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    checked(result).map(drop)
+}
+
+/// Closes a descriptor that has no owner in this process (any more). Errors mean it was not open.
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: the callers close what a fork has copied and nobody in this process refers to, or
+    // what they own by number.
+    let _result = unsafe { libc::close(fd) };
+}
+
+/// Takes a descriptor that is known by number only.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the callers hand over the number they own: fd 3 of a re-executed child, or the
+    // control socket that a forked child has kept while its former owner was forgotten.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Looks at a descriptor that is known by number only.
+pub(crate) fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: the callers keep the descriptor open for as long as they use this: it is either one
+    // of 0, 1, 2, 3 of a process that has just been executed, or lies in a `PrivateFd`.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Whether this is an AF_UNIX SOCK_SEQPACKET socket, as every control socket is.
+pub(crate) fn is_unix_seqpacket(fd: BorrowedFd<'_>) -> bool {
+    let option = |name| {
+        let mut value: c_int = 0;
+        let mut len = libc::socklen_t::try_from(size_of::<c_int>()).expect("four fits");
+        let place = (&raw mut value).cast();
+        // SAFETY: `value` and `len` are ours; the kernel writes at most `len` bytes.
+        let result = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, place, &raw mut len) };
+        (result == 0).then_some(value)
+    };
+    option(libc::SO_DOMAIN) == Some(libc::AF_UNIX) && option(libc::SO_TYPE) == Some(libc::SOCK_SEQPACKET)
+}
+
+/// What a signal does in this process: nothing but the two dispositions that need no handler.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Disposition {
+    Default,
+    Ignore,
+}
+
+/// sigaction(2), for any signal number, the real-time ones included. Numbers that cannot be
+/// changed (SIGKILL, SIGSTOP, the two of the C library) are left alone.
+pub(crate) fn set_disposition(signal: c_int, disposition: Disposition) {
+    // SAFETY: sigaction is plain data; all zeroes is "default, no flags, empty mask".
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = match disposition {
+        Disposition::Default => libc::SIG_DFL,
+        Disposition::Ignore => libc::SIG_IGN,
+    };
+    // SAFETY: `action` installs no handler, so no code of ours can run at a bad moment.
+    let _result = unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
+}
+
+/// Asks for `signal` to be sent to this process when something happens on `fd` (with `O_ASYNC`).
+pub(crate) fn own_signal_of(fd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    // libc has no name for it; the number is the same on every architecture of Linux.
+    const F_SETSIG: c_int = 10;
+    let pid = c_int::try_from(std::process::id()).expect("process ids are positive C integers");
+    // SAFETY: F_SETOWN takes an integer.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETOWN, pid) };
+    checked(result.into())?;
+    // SAFETY: F_SETSIG takes an integer.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, signal) };
+    checked(result.into()).map(drop)
+}
+
+/// sendmsg(2) with descriptors. Not nix's: this one does not allocate.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    parts: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+    flags: c_int,
+) -> io::Result<usize> {
+    if fds.len() > MESSAGE_FDS_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a message carries at most {MESSAGE_FDS_MAX} descriptors"),
+        ));
+    }
+    let mut control = ControlBuffer([0; CONTROL_BYTES]);
+    // SAFETY: msghdr is plain data; all zeroes is an empty message.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = parts.as_ptr().cast_mut().cast();
+    message.msg_iovlen = parts.len() as _;
+    if !fds.is_empty() {
+        put_descriptors(&mut message, &mut control, fds);
+    }
+    // SAFETY: the parts and the control buffer outlive the call; IoSlice is laid out as iovec.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+fn put_descriptors(message: &mut libc::msghdr, control: &mut ControlBuffer, fds: &[BorrowedFd<'_>]) {
+    let bytes = u32::try_from(size_of_val(fds)).expect("at most sixteen descriptors");
+    message.msg_control = (&raw mut control.0).cast();
+    // SAFETY: CMSG_SPACE is arithmetic.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(bytes) } as _;
+    // SAFETY: the message has a control buffer, which is larger than one header.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: CMSG_LEN is arithmetic.
+    let len = unsafe { libc::CMSG_LEN(bytes) };
+    // SAFETY: all zeroes is a header; every field that counts is set below.
+    let mut filled: libc::cmsghdr = unsafe { mem::zeroed() };
+    filled.cmsg_level = libc::SOL_SOCKET;
+    filled.cmsg_type = libc::SCM_RIGHTS;
+    filled.cmsg_len = len as _;
+    // SAFETY: `header` points into our aligned buffer.
+    unsafe { header.write(filled) };
+    // SAFETY: `header` points into our buffer, so the data behind it does too.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: BorrowedFd is laid out as RawFd, and CMSG_SPACE(bytes) fits the buffer: at most
+    // MESSAGE_FDS_MAX were let in.
+    unsafe { ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), data, bytes as usize) };
+}
+
+/// What recvmsg(2) said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived {
+    pub(crate) len: usize,
+    /// There was more of it than anybody sends: bytes or descriptors beyond the room for them.
+    pub(crate) too_large: bool,
+    /// Descriptors were lost though there was room for them: the descriptor table of this process is full.
+    pub(crate) table_full: bool,
+}
+
+/// recvmsg(2) with descriptors, without waiting. Not nix's: that one loses the descriptors of a
+/// truncated message.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<Arrived> {
+    let mut control = ControlBuffer([0; CONTROL_BYTES]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is plain data; all zeroes is an empty message.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control.0).cast();
+    message.msg_controllen = CONTROL_BYTES as _;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: both buffers are ours and writable for the lengths given.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    take_descriptors(&message, fds);
+    let descriptors_cut = message.msg_flags & libc::MSG_CTRUNC != 0;
+    let table_full = descriptors_cut && fds.len() < MESSAGE_FDS_MAX;
+    let too_large = message.msg_flags & libc::MSG_TRUNC != 0 || (descriptors_cut && !table_full);
+    Ok(Arrived { len, too_large, table_full })
+}
+
+fn take_descriptors(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
+    // SAFETY: the kernel has filled the control buffer and its length.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !header.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give whole headers inside the buffer, or null.
+        let head = unsafe { header.read() };
+        if head.cmsg_level == libc::SOL_SOCKET && head.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: CMSG_LEN is arithmetic.
+            let empty = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = (head.cmsg_len as usize).saturating_sub(empty) / size_of::<RawFd>();
+            // SAFETY: `header` is inside the buffer.
+            let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
+            for index in 0..count {
+                // SAFETY: the kernel wrote `count` descriptors behind this header.
+                let place = unsafe { data.add(index) };
+                // SAFETY: as above; the data need not be aligned for us.
+                let fd = unsafe { place.read_unaligned() };
+                // SAFETY: the kernel has installed it for us, and nobody else knows it.
+                fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+        // SAFETY: `header` came from this message.
+        header = unsafe { libc::CMSG_NXTHDR(message, header) };
+    }
+}
+
+fn checked(result: c_long) -> io::Result<c_int> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(c_int::try_from(result).expect("these calls return 0 or a descriptor"))
+}

@@ -1,0 +1,160 @@
+//! The parent dies, and takes everything it has started with it.
+
+use std::io::BufRead;
+use std::io::BufReader;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::WaitStatus;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use nix::unistd::getpid;
+use start_methods::Birth;
+use start_methods::Boot;
+use start_methods::StartMethod;
+use start_methods::Starter;
+use start_methods::forkserver;
+
+use crate::Case;
+use crate::audit::children;
+use crate::each;
+use crate::helper::SOON;
+use crate::helper::busy;
+use crate::helper::hear;
+use crate::helper::inner;
+use crate::helper::say;
+use crate::helper::status_line;
+use crate::helper::until_told;
+
+pub(crate) const CASES: &[Case] = &[
+    each("a_killed_parent_takes_all_along", |method| kill_parent(method, "victim")),
+    each("a_settled_parent_takes_all_along", |method| kill_parent(method, "settled_victim")),
+    each("a_parent_that_dies_at_any_moment_leaves_nobody", a_parent_that_dies_at_any_moment),
+    each("a_parent_that_exits_takes_all_along", a_parent_that_exits_takes_all_along),
+];
+
+pub(crate) const INNER: &[Case] = &[
+    each("victim", victim),
+    each("settled_victim", settled_victim),
+    each("restless_victim", restless_victim),
+    each("exiting_victim", exiting_victim),
+];
+
+fn victim(method: StartMethod) {
+    be_a_victim(&Starter::new(method).unwrap());
+}
+
+fn settled_victim(method: StartMethod) {
+    let starter = Starter::new(method).unwrap();
+    starter.settle().unwrap();
+    be_a_victim(&starter);
+}
+
+/// Starts a child that is busy, one that is stopped, one that waits, and one with a grandchild of
+/// its own; names them all, and waits for its end.
+fn be_a_victim(starter: &Starter) {
+    fn have_a_child(birth: Birth) -> u8 {
+        let grandchild = start_methods::start(birth.method, &Boot::new(busy)).unwrap();
+        grandchild.wait_hello(SOON).unwrap();
+        say(&birth.control, &grandchild.pid().to_string());
+        busy(birth)
+    }
+    let start = |entry| {
+        let child = starter.start(&Boot::new(entry)).unwrap();
+        child.wait_hello(SOON).unwrap();
+        child
+    };
+    let [running, stopped, waiting] = [busy, busy, until_told].map(start);
+    let family = start(have_a_child);
+    let grandchild = hear(family.control());
+    stopped.signal(Signal::SIGSTOP).unwrap();
+    while !status_line(stopped.pid(), "State").starts_with('T') {
+        std::thread::yield_now();
+    }
+    let pids = [&running, &stopped, &waiting, &family].map(|child| child.pid().to_string());
+    let server = forkserver::pid().map(|pid| pid.to_string());
+    let all = [&pids[..], &[grandchild], server.as_slice()].concat();
+    println!("{}", all.join(" "));
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn kill_parent(method: StartMethod, inner_case: &str) {
+    // So that the orphans are ours, and their end can be seen.
+    set_child_subreaper(true).unwrap();
+    let mut victim = inner(&format!("{inner_case}::{method}")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(victim.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let pids: Vec<i32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert!(pids.len() >= 5, "{line}");
+
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+
+    all_orphans_end();
+    for pid in pids {
+        let gone = nix::sys::signal::kill(Pid::from_raw(pid), None);
+        assert_eq!(gone, Err(nix::Error::ESRCH), "process {pid} is still there");
+    }
+}
+
+/// Reaps every orphan that comes to us, one after the other, in bounded time.
+fn all_orphans_end() {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let orphans = children();
+        let Some(first) = orphans.split_whitespace().next() else {
+            return;
+        };
+        let pid = Pid::from_raw(first.parse().unwrap());
+        if waitpid(pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) {
+            assert!(Instant::now() < deadline, "these live on: {orphans}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Starts and drops children as fast as it can.
+fn restless_victim(method: StartMethod) {
+    let starter = Starter::new(method).unwrap();
+    println!("{}", getpid());
+    loop {
+        let children = [0; 3].map(|_| starter.start(&Boot::new(busy)).unwrap());
+        drop(children);
+    }
+}
+
+fn a_parent_that_dies_at_any_moment(method: StartMethod) {
+    set_child_subreaper(true).unwrap();
+    for delay in 0..30_u64 {
+        let mut victim = inner(&format!("restless_victim::{method}")).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(victim.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        // The moment is the point: it moves through a birth in steps of a fraction of one.
+        std::thread::sleep(Duration::from_micros(delay * 211));
+
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+
+        all_orphans_end();
+    }
+}
+
+/// Ends without a destructor being run.
+fn exiting_victim(method: StartMethod) {
+    let starter = Starter::new(method).unwrap();
+    let child = starter.start(&Boot::new(busy)).unwrap();
+    child.wait_hello(SOON).unwrap();
+    std::process::exit(0);
+}
+
+fn a_parent_that_exits_takes_all_along(method: StartMethod) {
+    set_child_subreaper(true).unwrap();
+    crate::helper::succeed(inner(&format!("exiting_victim::{method}")));
+    all_orphans_end();
+}

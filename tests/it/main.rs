@@ -1,0 +1,95 @@
+//! The contract of the pool: every case is written once and asked of every start method.
+//!
+//! ```text
+//!  runner ──▶ warden (one per trial, the subreaper) ──▶ case (main thread, alone) ──▶ pool, workers
+//!                                                             └──▶ victim (a parent that is to die)
+//! ```
+//!
+//! All of them are this binary. The runner makes the product of cases and methods; a trial starts a warden, the
+//! warden starts the case in a session of its own and holds it to its deadline. So a hang is a failure with a dump and
+//! not a stuck run, `fork` sees no foreign threads, and what a case leaves behind can be counted exactly.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod audit;
+mod harness;
+mod processes;
+mod stage;
+mod sys;
+mod warden;
+
+mod apply;
+mod callbacks;
+mod compare;
+mod context;
+mod deaths;
+mod errors;
+mod exhaustion;
+mod hygiene;
+mod imap;
+mod initializer;
+mod lifecycle;
+mod limits;
+mod map;
+mod misdeeds;
+mod parent;
+mod payloads;
+mod python;
+mod races;
+mod recycle;
+mod results;
+mod servers;
+mod starmap;
+mod starts;
+mod terminate;
+mod values;
+mod waits;
+
+use std::process::ExitCode;
+
+use harness::Module;
+use harness::Role;
+
+const MODULES: &[Module] = &[
+    ("apply", apply::CASES),
+    ("callbacks", callbacks::CASES),
+    ("compare", compare::CASES),
+    ("context", context::CASES),
+    ("deaths", deaths::CASES),
+    ("errors", errors::CASES),
+    ("exhaustion", exhaustion::CASES),
+    ("hygiene", hygiene::CASES),
+    ("imap", imap::CASES),
+    ("initializer", initializer::CASES),
+    ("lifecycle", lifecycle::CASES),
+    ("limits", limits::CASES),
+    ("map", map::CASES),
+    ("misdeeds", misdeeds::CASES),
+    ("parent", parent::CASES),
+    ("payloads", payloads::CASES),
+    ("python", python::CASES),
+    ("races", races::CASES),
+    ("recycle", recycle::CASES),
+    ("results", results::CASES),
+    ("servers", servers::CASES),
+    ("starmap", starmap::CASES),
+    ("starts", starts::CASES),
+    ("terminate", terminate::CASES),
+    ("values", values::CASES),
+    ("waits", waits::CASES),
+];
+
+fn main() -> ExitCode {
+    let role = harness::role();
+    // A worker's first run ends inside `init`, whatever role it inherited; one victim is there to forget the call.
+    if !matches!(&role, Role::Forgetful(_)) {
+        procpool::init();
+    }
+    match role {
+        Role::Runner => harness::run(MODULES),
+        Role::Warden(case) => warden::watch(&case),
+        Role::Case(case) => harness::run_case(MODULES, &case),
+        Role::Victim(name) => parent::play_victim(&name),
+        Role::Forgetful(method) => limits::forget_init(&method),
+    }
+}

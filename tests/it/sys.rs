@@ -1,0 +1,121 @@
+//! The system calls of the tests that have no safe wrapper. All `unsafe` of this binary but one opt-in is here.
+
+#![expect(unsafe_code, reason = "fork, _exit, pidfd_open and signal dispositions have no safe wrapper")]
+
+use std::env;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::ProtFlags;
+use nix::sys::signal::SigHandler;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::ForkResult;
+
+/// A descriptor that becomes readable when the process has ended.
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = RawFd::try_from(Errno::result(fd)?).expect("a descriptor is an int");
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits until `fd` is readable or at its end; false when `timeout` has passed first.
+pub(crate) fn readable_within(fd: &impl AsFd, timeout: Duration) -> io::Result<bool> {
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    loop {
+        match nix::poll::poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Forks this process, runs `body` in the copy, and gives the code that the copy ended with.
+///
+/// The copy inherits whatever locks other threads held; `body` should do little.
+pub(crate) fn in_a_forked_copy(body: impl FnOnce() -> u8) -> i32 {
+    // SAFETY: glibc keeps malloc usable across fork; other locks are what the cases that call this are about.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        ForkResult::Child => {
+            let body = std::panic::AssertUnwindSafe(body);
+            let code = std::panic::catch_unwind(body).unwrap_or(101);
+            end_now(i32::from(code))
+        }
+        ForkResult::Parent { child } => match nix::sys::wait::waitpid(child, None).expect("our own child") {
+            WaitStatus::Exited(_, code) => code,
+            other => panic!("the forked copy ended by {other:?}"),
+        },
+    }
+}
+
+/// Ends the process without any clean-up.
+pub(crate) fn end_now(code: i32) -> ! {
+    // SAFETY: _exit does not return, and ends the process whatever its state is.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes descriptor 0 behind the back of its owner.
+pub(crate) fn close_stdin() {
+    // SAFETY: nothing in this binary reads its standard input.
+    drop(unsafe { OwnedFd::from_raw_fd(0) });
+}
+
+/// Maps a page that other processes could share, and forgets it.
+pub(crate) fn leak_shared_mapping() {
+    let one_page = std::num::NonZeroUsize::new(4096).expect("not zero");
+    // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing of ours.
+    let mapping = unsafe { nix::sys::mman::mmap_anonymous(None, one_page, ProtFlags::PROT_READ, MapFlags::MAP_SHARED) };
+    mapping.expect("a page");
+}
+
+/// Ignores `signal` in this process from now on.
+pub(crate) fn ignore(signal: Signal) {
+    // SAFETY: SIG_IGN runs no code of ours in a handler.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.expect("a signal that can be ignored");
+}
+
+/// Raises `signal` until it has its default effect: the first one may only put the default back.
+pub(crate) fn die_of(signal: Signal) -> ! {
+    loop {
+        nix::sys::signal::raise(signal).expect("a valid signal");
+    }
+}
+
+/// Sets an environment variable of this process.
+pub(crate) fn set_env(name: &str, value: &str) {
+    // SAFETY: cases call this in their main thread before they have made any pool, so no other thread reads
+    // the environment.
+    unsafe { env::set_var(name, value) };
+}
+
+/// Lets a pool fork although other threads exist.
+pub(crate) fn fork_despite_threads(builder: procpool::PoolBuilder) -> procpool::PoolBuilder {
+    // SAFETY: the one thread of the case that calls this is parked on a channel and holds no lock.
+    unsafe { builder.fork_despite_threads() }
+}
+
+/// In a task: writes into a descriptor that is not ours to write to, and never waits.
+pub(crate) fn write_anyway(fd: RawFd, bytes: &[u8]) {
+    // SAFETY: the bytes outlive the call. A descriptor that does not exist, or takes nothing, gives an error.
+    unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+}
+
+/// A function pointer as a just-in-time compiler would hand it out: to memory that belongs to no loaded image. It is
+/// never called; it only must be a valid pointer value.
+pub(crate) fn function_outside_any_image() -> fn(u8) -> u8 {
+    let code: &'static mut [u8; 64] = Box::leak(Box::new([0xc3; 64]));
+    // SAFETY: any address that is not null is a value of this type; nobody calls it, which is the point of the test.
+    unsafe { std::mem::transmute::<*mut u8, fn(u8) -> u8>(code.as_mut_ptr()) }
+}
