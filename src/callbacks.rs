@@ -23,6 +23,7 @@ use start_methods::threads::Announced;
 use start_methods::threads::Resident;
 
 use crate::codec::payload_text;
+use crate::condvar;
 use crate::jobs::Callback;
 use crate::jobs::Log;
 
@@ -118,15 +119,10 @@ impl Callbacks {
             return;
         }
         while !queue.gone {
-            match deadline {
-                None => self.changed.wait(&mut queue),
-                Some(deadline) => {
-                    if self.changed.wait_until(&mut queue, deadline).timed_out() {
-                        drop(queue);
-                        log::warn!("a callback is still running; its thread is left behind");
-                        return;
-                    }
-                }
+            if condvar::sleep(&self.changed, &mut queue, deadline) {
+                drop(queue);
+                log::warn!("a callback is still running; its thread is left behind");
+                return;
             }
         }
         drop(queue);

@@ -40,6 +40,7 @@ use start_methods::threads::Resident;
 use crate::batch::JobId;
 use crate::callbacks::Callbacks;
 use crate::callbacks::Due;
+use crate::condvar;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::PoolError;
@@ -264,10 +265,7 @@ impl Shared {
         let condvar = Arc::new(Condvar::new());
         driven.followers.push(Arc::clone(&condvar));
         driven.engine.watchers(job).push(Arc::clone(&condvar));
-        match deadline {
-            Some(deadline) => drop(condvar.wait_until(&mut driven, deadline)),
-            None => condvar.wait(&mut driven),
-        }
+        condvar::sleep(&condvar, &mut driven, deadline);
         driven.followers.retain(|follower| !Arc::ptr_eq(follower, &condvar));
         driven.engine.watchers(job).retain(|watcher| !Arc::ptr_eq(watcher, &condvar));
         driven
@@ -443,15 +441,9 @@ impl Shared {
         }
         // A waker that drops the pool may run on any thread, and this one cannot wait for itself.
         let here = self.background_thread.lock().as_ref().is_some_and(|thread| thread.thread().id() == current().id());
-        while !driven.background_gone && !here {
-            match deadline {
-                None => self.departure.wait(&mut driven),
-                Some(deadline) => {
-                    if self.departure.wait_until(&mut driven, deadline).timed_out() {
-                        break;
-                    }
-                }
-            }
+        let mut late = false;
+        while !driven.background_gone && !here && !late {
+            late = condvar::sleep(&self.departure, &mut driven, deadline);
         }
         let gone = driven.background_gone;
         drop(driven);

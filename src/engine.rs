@@ -191,17 +191,18 @@ impl Engine {
 
     /// More items for a job: encoded ones as a span, or one that could not be encoded as its error.
     pub(crate) fn submit(&mut self, id: JobId, work: Result<Span, (u64, TaskError)>) -> Result<(), PoolError> {
+        let refusal = self.refusal();
         let job = self.jobs.get_mut(&id).expect("items are submitted to an open job");
-        match &self.phase {
-            Phase::Ended(error) => return Err(error.clone()),
-            Phase::Closed if !job.feeding => return Err(PoolError::Closed),
-            Phase::Running | Phase::Closed => {}
+        match refusal {
+            // A call that was accepted before the close is served to its end.
+            Some(PoolError::Closed) if job.feeding => {}
+            Some(error) => return Err(error),
+            None => {}
         }
         match work {
             Ok(span) if job.cancelled => {
                 job.submitted += u64::from(span.len());
-                span.indices().for_each(|index| job.settle(index, Outcome::Error(Box::new(TaskError::Skipped))));
-                self.progress(id);
+                self.skip(&span);
             }
             Ok(span) => {
                 job.submitted += u64::from(span.len());

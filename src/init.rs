@@ -43,15 +43,6 @@ pub fn init() {
 #[macro_export]
 macro_rules! test_init {
     () => {
-        const _: () = {
-            extern "C" fn init_before_main() {
-                $crate::init();
-            }
-
-            #[used]
-            #[allow(unsafe_code, reason = "a section is named; nothing unsafe is done")]
-            #[unsafe(link_section = ".init_array")]
-            static INIT: extern "C" fn() = init_before_main;
-        };
+        $crate::__start_methods::test_init!();
     };
 }

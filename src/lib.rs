@@ -66,6 +66,7 @@ mod builder;
 mod call;
 mod callbacks;
 mod codec;
+mod condvar;
 mod config;
 mod driver;
 mod engine;
@@ -117,3 +118,7 @@ pub use task::Fallible;
 pub use task::Initialized;
 pub use task::Outcome;
 pub use task::Plain;
+
+/// For [`test_init!`] alone.
+#[doc(hidden)]
+pub use start_methods as __start_methods;

@@ -155,8 +155,7 @@ impl Schedule {
             return;
         }
         self.enqueue(span, End::Back);
-        self.assign(now);
-        self.balance(now);
+        self.go_on(now);
     }
 
     /// Nothing more of `job` is handed out; what was queued is [`dropped`](Self::take_dropped).
@@ -215,8 +214,7 @@ impl Schedule {
         if member.stage == Stage::Starting {
             member.stage = Stage::Ready;
         }
-        self.assign(now);
-        self.balance(now);
+        self.go_on(now);
     }
 
     /// Whether the worker holds nothing that was sent before this frame.
@@ -242,8 +240,7 @@ impl Schedule {
 
     /// After a run of [`settled`](Self::settled): gives the worker more, and others what is due.
     pub(crate) fn after_settled(&mut self, now: Instant) {
-        self.assign(now);
-        self.balance(now);
+        self.go_on(now);
     }
 
     /// The road did not take the last frame decided for the worker, nor will it take what was decided after it: all
@@ -274,8 +271,7 @@ impl Schedule {
         if let Some(member) = self.workers.get_mut(&worker) {
             member.road_full = false;
         }
-        self.assign(now);
-        self.balance(now);
+        self.go_on(now);
     }
 
     /// These frames were taken back before the worker had read them. They need not be the last ones: the worker may
@@ -288,8 +284,7 @@ impl Schedule {
             member.road_full = false;
         }
         self.put_back(returned);
-        self.assign(now);
-        self.balance(now);
+        self.go_on(now);
     }
 
     /// The worker is gone, its answers are all in, and these frames never reached it. Returns the item that it was
@@ -310,8 +305,7 @@ impl Schedule {
         if member.stage == Stage::Starting && self.phase != Phase::Ended {
             self.count_start_failure(ending, now);
         }
-        self.assign(now);
-        self.balance(now);
+        self.go_on(now);
         lost
     }
 
@@ -375,6 +369,12 @@ impl Schedule {
 
     // ---- decisions -----------------------------------------------------------------------------------------------
 
+    /// Work may have come, or a worker to do it.
+    fn go_on(&mut self, now: Instant) {
+        self.assign(now);
+        self.balance(now);
+    }
+
     /// Hands queued work to workers: first one frame to everybody who has none, then ahead.
     fn assign(&mut self, now: Instant) {
         if self.phase == Phase::Ended || self.rotation.is_empty() {
@@ -382,7 +382,7 @@ impl Schedule {
         }
         let ready: Vec<WorkerId> =
             self.workers.iter().filter(|(_, w)| w.stage == Stage::Ready && !w.road_full).map(|(&id, _)| id).collect();
-        let mut busy = self.workers.values().filter(|w| !w.load.is_empty()).count();
+        let mut busy = self.busy();
         for &worker in &ready {
             if busy < self.processes && self.workers[&worker].load.is_empty() && self.hand_over(worker, now) {
                 busy += 1;
@@ -458,6 +458,11 @@ impl Schedule {
         }
     }
 
+    /// Workers that hold work.
+    fn busy(&self) -> usize {
+        self.workers.values().filter(|w| !w.load.is_empty()).count()
+    }
+
     /// Workers that stay, and starts that are on their way.
     fn alive(&self) -> usize {
         self.workers.values().filter(|w| w.stage != Stage::Retiring).count() + self.starts_pending
@@ -486,10 +491,11 @@ impl Schedule {
     }
 
     /// The worker from which unread frames should come back, and since when it has been silent.
+    ///
+    /// Nobody, unless another may take them up at once: a replacement that waits for its predecessor to end may not.
     fn recall_candidate(&self) -> Option<(WorkerId, Instant)> {
-        let somebody_idle =
-            self.rotation.is_empty() && self.workers.values().any(|w| w.stage == Stage::Ready && w.load.is_empty());
-        if !somebody_idle {
+        let somebody_idle = self.workers.values().any(|w| w.stage == Stage::Ready && w.load.is_empty());
+        if !self.rotation.is_empty() || !somebody_idle || self.busy() >= self.processes {
             return None;
         }
         self.workers

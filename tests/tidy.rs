@@ -28,7 +28,7 @@ const HOUSES: &[House] = &[POOL, START_METHODS];
 const POOL: House = House {
     src: "src",
     floors: &[
-        &["error", "explain", "blob", "task", "restarts"],
+        &["error", "explain", "blob", "task", "restarts", "condvar"],
         &["codec", "forkserver", "init"],
         &["function"],
         &["batch", "message"],
@@ -46,7 +46,7 @@ const POOL: House = House {
         &["builder"],
     ],
     doors: &[],
-    unsafe_files: &["src/builder.rs", "src/function.rs", "src/init.rs", "src/watch.rs"],
+    unsafe_files: &["src/builder.rs", "src/function.rs", "src/watch.rs"],
 };
 
 const START_METHODS: House = House {

@@ -114,7 +114,8 @@ impl Engine {
         }
     }
 
-    fn skip(&mut self, span: &Span) {
+    /// Work that nobody will run, because its job was cancelled.
+    pub(super) fn skip(&mut self, span: &Span) {
         let id = span.batch.job;
         let Some(job) = self.jobs.get_mut(&id) else { return };
         span.indices().for_each(|index| job.settle(index, Outcome::Error(Box::new(TaskError::Skipped))));

@@ -364,6 +364,7 @@ impl World {
 
     /// Takes back what is unread, one by one, while the worker reads on.
     fn recall(&mut self, id: WorkerId) {
+        assert!(self.busy() < self.processes, "work comes back only if another may take it up");
         let mut numbers = Vec::new();
         while let Some((number, _)) = self.workers.get_mut(&id).unwrap().unread.pop_front() {
             numbers.push(number);
@@ -379,13 +380,16 @@ impl World {
         self.schedule.recalled(id, &numbers, self.now);
     }
 
+    fn busy(&self) -> usize {
+        self.workers.values().filter(|w| w.reading.is_some() || !w.unread.is_empty()).count()
+    }
+
     fn check(&self) {
         for item in self.jobs.values().flat_map(|job| &job.items) {
             assert!(item.started <= 1, "no item begins twice");
             assert!(item.outcomes <= 1, "no item has two outcomes");
         }
-        let busy = self.workers.values().filter(|w| w.reading.is_some() || !w.unread.is_empty()).count();
-        assert!(busy <= self.processes, "busy workers never exceed the pool's size");
+        assert!(self.busy() <= self.processes, "busy workers never exceed the pool's size");
         let staying = self.workers.values().filter(|worker| !worker.stop_sent).count();
         assert!(staying + self.starts <= self.processes, "never more workers stay than were asked for");
         for worker in self.workers.values() {
