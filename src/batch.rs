@@ -94,11 +94,50 @@ impl Span {
 
     /// The bytes of these items as they stand in a frame; `None` for a blob.
     pub(crate) fn bytes(&self) -> Option<&[u8]> {
-        let Items::Inline { bytes, ends } = &self.batch.items else { return None };
-        let end_of = |item: u32| match item {
-            0 => 0,
-            item => ends[item as usize - 1] as usize,
+        let Items::Inline { bytes, .. } = &self.batch.items else { return None };
+        Some(&bytes[self.place_of(self.start)..self.place_of(self.end)])
+    }
+
+    /// Its one item, if that is a blob.
+    pub(crate) fn blob(&self) -> Option<&Blob> {
+        match &self.batch.items {
+            Items::Blob(blob) => Some(blob),
+            Items::Inline { .. } => None,
+        }
+    }
+
+    /// Where an item of the batch begins in its bytes; a blob has none.
+    fn place_of(&self, item: u32) -> usize {
+        match (&self.batch.items, item) {
+            (Items::Blob(_), _) | (_, 0) => 0,
+            (Items::Inline { ends, .. }, item) => ends[item as usize - 1] as usize,
+        }
+    }
+
+    /// As many of the first items as have no more than `room` bytes.
+    pub(crate) fn fitting(&self, room: usize) -> Span {
+        let Items::Inline { ends, .. } = &self.batch.items else { return Span { end: self.start, ..self.clone() } };
+        let limit = self.place_of(self.start) + room;
+        let ends = &ends[self.start as usize..self.end as usize];
+        let items = match ends.last() {
+            Some(&last) if last as usize <= limit => ends.len(),
+            _ => ends.partition_point(|&end| end as usize <= limit),
         };
-        Some(&bytes[end_of(self.start)..end_of(self.end)])
+        let items = u32::try_from(items).expect("no more than the span has");
+        Span { end: self.start + items, ..self.clone() }
+    }
+
+    /// Drops the first `items`; says how many bytes they had.
+    pub(crate) fn cut_front(&mut self, items: u32) -> u64 {
+        let before = self.place_of(self.start);
+        self.start += items;
+        (self.place_of(self.start) - before) as u64
+    }
+
+    /// Drops the last `items`; says how many bytes they had.
+    pub(crate) fn cut_back(&mut self, items: u32) -> u64 {
+        let before = self.place_of(self.end);
+        self.end -= items;
+        (before - self.place_of(self.end)) as u64
     }
 }

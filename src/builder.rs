@@ -1,28 +1,36 @@
 //! How a pool is made.
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 
 use serde::Deserialize;
 use serde::Serialize;
+use start_methods::Boot;
+use start_methods::Resource;
 use start_methods::StartMethod;
 use start_methods::Starter;
 
-use crate::blob::Blob;
 use crate::codec;
 use crate::config::Config;
 use crate::config::InitializerArgs;
 use crate::config::InitializerCall;
+use crate::config::rings_work;
 use crate::driver::Shared;
 use crate::error::PoolError;
 use crate::function::LocalFunction;
+use crate::output::Output;
+use crate::output::no_room;
 use crate::pool::Pool;
 use crate::task::Args;
 use crate::task::Initialized;
+use crate::worker;
 
 /// Arguments of an initializer that are longer than this travel beside the worker's birth message.
-const INITIALIZER_INLINE_MAX: usize = 16 * 1024;
+const INITIALIZER_INLINE_MAX: u64 = 16 * 1024;
 
 /// The settings of a pool to be; made by [`Pool::builder`].
 ///
@@ -58,6 +66,10 @@ pub struct PoolBuilder {
     name: String,
     executable: Option<PathBuf>,
     fork_despite_threads: bool,
+    /// The model of every worker.
+    boot: Boot<'static>,
+    /// Something was asked for of which only a new process can tell whether it is to be had.
+    doubtful: bool,
 }
 
 impl Pool {
@@ -80,6 +92,8 @@ impl Pool {
             name: "procpool".to_owned(),
             executable: None,
             fork_despite_threads: false,
+            boot: Boot::new(worker::main),
+            doubtful: false,
         }
     }
 }
@@ -140,13 +154,157 @@ impl PoolBuilder {
         self
     }
 
+    /// Sets a variable in the environment of every worker.
+    ///
+    /// It is set before the initializer and any task, in replacements as well, and nowhere in this process or in a fork
+    /// server. With [`StartMethod::Spawn`] the worker's program is executed with it, so that what reads its
+    /// environment before `main` (the dynamic linker, an allocator) sees it too; with the other two it does not.
+    ///
+    /// What is not set or removed is inherited: with fork and spawn from this process, with forkserver from the server,
+    /// which has the environment that this process had when the server was started.
+    ///
+    /// [`build`](Self::build) fails when no variable can have that name or value, or when all of them together are too
+    /// large ([`StartError::Environment`], [`StartError::BootTooLarge`]).
+    ///
+    /// [`StartError::Environment`]: crate::StartError::Environment
+    /// [`StartError::BootTooLarge`]: crate::StartError::BootTooLarge
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::Pool;
+    ///
+    /// fn variable(name: String) -> Option<String> {
+    ///     std::env::var(name).ok()
+    /// }
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(1).env("LANG", "C").env_remove("LC_ALL").build()?;
+    ///     let values = pool.map(["LANG".to_owned(), "LC_ALL".to_owned()], variable)?;
+    ///     assert_eq!(values, [Some("C".to_owned()), None]);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.boot = self.boot.env(name, value);
+        self
+    }
+
+    /// Removes a variable from the environment of every worker, whether inherited or [set](Self::env) before.
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.boot = self.boot.env_remove(name);
+        self
+    }
+
+    /// Empties the environment of every worker; what is [set](Self::env) after this is all there is.
+    pub fn env_clear(mut self) -> Self {
+        self.boot = self.boot.env_clear();
+        self
+    }
+
+    /// The directory in which every worker begins.
+    ///
+    /// A relative path is resolved at once, against the directory of this process; where this process goes later makes
+    /// no difference, not for replacements either. Without this, a worker begins where this process is at its start,
+    /// or with forkserver where it was at the start of the server.
+    ///
+    /// [`build`](Self::build) fails when a worker cannot enter it ([`StartError::Directory`]). To know that, it starts
+    /// one process more than the workers and waits until that one has come up. A directory that vanishes later is a
+    /// start that fails: as soon as no worker is left, the pool is [`PoolError::Broken`], which says the same.
+    ///
+    /// [`StartError::Directory`]: crate::StartError::Directory
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::path::PathBuf;
+    ///
+    /// use procpool::{Pool, PoolError, StartError};
+    ///
+    /// fn is_file(path: PathBuf) -> bool {
+    ///     path.is_file()
+    /// }
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(1).current_dir("/etc").build()?;
+    ///     assert!(pool.apply((PathBuf::from("passwd"),), is_file)?);
+    ///
+    ///     let error = Pool::builder().current_dir("/no/such/place").build().unwrap_err();
+    ///     assert!(matches!(error, PoolError::Start(StartError::Directory { .. })));
+    ///     println!("{error}"); // cannot start a worker: [...] cannot enter the directory "/no/such/place": [...]
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
+        self.boot = self.boot.current_dir(path);
+        self.doubtful = true;
+        self
+    }
+
+    /// Limits what every worker may use of something, for as long as it lives: setrlimit(2).
+    ///
+    /// `soft` is what counts, [`Limit::UNLIMITED`] is no limit. `hard` is how far a task may raise the soft limit
+    /// again, `None` leaves that as it is. Each worker has its own count, and so has each replacement. What the kernel
+    /// does to a worker at its limit is an outcome of the item that it runs, and of no other:
+    ///
+    /// - [`Limit::AddressSpace`]: allocations fail. With `try_reserve` a task can tell; otherwise the worker aborts,
+    ///   which is [`TaskError::WorkerDied`] with SIGABRT. Leave room for the program itself and, with fork, for the
+    ///   memory of this process: under a limit that is too low for any worker the pool breaks.
+    /// - [`Limit::CpuTime`]: the worker dies of SIGXCPU. Its seconds are those of all its tasks together, so think of
+    ///   [`max_tasks_per_child`](Self::max_tasks_per_child).
+    /// - [`Limit::OpenFiles`]: nothing more can be opened; large values, which need a descriptor on their way, do not
+    ///   reach the worker, and cost it.
+    /// - [`Limit::CoreSize`]: 0 without this, so that workers dump no core.
+    ///
+    /// [`build`](Self::build) fails when a worker may not have the limit ([`StartError::Limit`]): a soft one above the
+    /// hard one, or a hard one above what it would have by itself. To know that, it starts one process more than the
+    /// workers and waits until that one has come up.
+    ///
+    /// [`Limit::UNLIMITED`]: crate::Limit::UNLIMITED
+    /// [`Limit::AddressSpace`]: crate::Limit::AddressSpace
+    /// [`Limit::CpuTime`]: crate::Limit::CpuTime
+    /// [`Limit::OpenFiles`]: crate::Limit::OpenFiles
+    /// [`Limit::CoreSize`]: crate::Limit::CoreSize
+    /// [`TaskError::WorkerDied`]: crate::TaskError::WorkerDied
+    /// [`StartError::Limit`]: crate::StartError::Limit
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::{Limit, Pool, TaskError};
+    ///
+    /// fn allocate(bytes: usize) -> anyhow::Result<usize> {
+    ///     let mut memory = Vec::<u8>::new();
+    ///     memory.try_reserve(bytes)?;
+    ///     Ok(memory.capacity())
+    /// }
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(2).rlimit(Limit::AddressSpace, 1 << 30, None).build()?;
+    ///     let results = pool.map_results([1 << 20, 4 << 30], allocate)?;
+    ///     assert!(results[0].is_ok());
+    ///     assert!(matches!(results[1], Err(TaskError::Failed(_))));
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias = "setrlimit")]
+    pub fn rlimit(mut self, limit: Resource, soft: u64, hard: Option<u64>) -> Self {
+        self.boot = self.boot.rlimit(limit, soft, hard);
+        self.doubtful = true;
+        self
+    }
+
     /// Forks even while this process has other threads. For [`StartMethod::Fork`] only.
     ///
     /// # Safety
     ///
     /// A forked worker has one thread and a copy of every lock. A lock that another thread held at that moment is
     /// held in the worker for ever: the caller promises that no task, and nothing that a task calls, waits for one.
-    /// Memory that another thread was changing is copied as it was.
+    /// Memory that another thread was changing is copied as it was. With [`env`](Self::env) and its neighbours, the lock
+    /// of the environment is one for which every worker waits at its birth.
     #[expect(unsafe_code, reason = "declares an unsafe promise; contains no unsafe operation")]
     pub unsafe fn fork_despite_threads(mut self) -> Self {
         self.fork_despite_threads = true;
@@ -158,7 +316,8 @@ impl PoolBuilder {
     /// # Errors
     ///
     /// A setting that makes no sense; [`PoolError::NotInitialized`]; [`PoolError::Start`] when a worker process cannot
-    /// be started, or a fork is refused because of foreign threads. Nothing is left behind.
+    /// be started, cannot have the environment, directory or limits that were asked for, or a fork is refused because
+    /// of foreign threads. Nothing is left behind.
     pub fn build(self) -> Result<Pool, PoolError> {
         let processes = self.processes.unwrap_or_else(available_processors);
         if processes == 0 {
@@ -175,8 +334,13 @@ impl PoolBuilder {
             max_tasks_per_child: self.max_tasks_per_child.map(|items| items as u64),
             initializer,
             name: self.name,
+            boot: self.boot,
             started: AtomicU64::new(0),
+            with_rings: AtomicBool::new(rings_work()),
         };
+        if self.doubtful {
+            config.try_settings(&starter)?;
+        }
         let system = |doing| {
             move |error: std::io::Error| PoolError::System { doing, errno: error.raw_os_error().unwrap_or_default() }
         };
@@ -214,11 +378,11 @@ fn available_processors() -> usize {
 
 fn encode_initializer<T: Serialize>(args: &T, function: LocalFunction) -> Result<InitializerCall, String> {
     let definition = function.definition()?;
-    let mut bytes = Vec::new();
-    codec::encode(args, &mut bytes).map_err(|error| format!("its arguments do not serialize: {error}"))?;
-    let args = match bytes.len() {
-        0..=INITIALIZER_INLINE_MAX => InitializerArgs::Inline(bytes),
-        _ => InitializerArgs::Blob(Blob::write(&bytes).map_err(|error| error.to_string())?),
+    let mut output = Output::default();
+    codec::encode(args, &mut output).map_err(|error| format!("its arguments do not serialize: {error}"))?;
+    let args = match output.len() {
+        0..=INITIALIZER_INLINE_MAX => InitializerArgs::Inline(output.into_bytes()),
+        _ => InitializerArgs::Blob(output.take_blob().map_err(|error| no_room(&error))?),
     };
     Ok(InitializerCall { definition, args })
 }

@@ -79,16 +79,14 @@ impl<C: Data> Request<'_, C> {
 
     fn map<A: Data, V: Data>(&self, items: impl Iterator<Item = A>) -> Result<Vec<V>, TaskError> {
         let stop = if self.options.fail_fast { Stop::AtError } else { Stop::Never };
-        let results = map::run(self.prepare(ChunkSize::Adaptive)?, items, stop)?;
-        // In the order of the input, so this is the error of the lowest index.
-        results.into_iter().collect()
+        map::values(self.prepare(ChunkSize::Adaptive)?, items, stop)
     }
 
     fn map_results<A: Data, V: Data>(
         &self,
         items: impl Iterator<Item = A>,
     ) -> Result<Vec<Result<V, TaskError>>, TaskError> {
-        map::run(self.prepare(ChunkSize::Adaptive)?, items, Stop::Never)
+        map::results(self.prepare(ChunkSize::Adaptive)?, items)
     }
 }
 

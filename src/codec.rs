@@ -1,6 +1,11 @@
 //! Values to bytes and back: the only file that names the serializer (postcard, by way of serde), but for
 //! [`explain`], which is asked why a value did not go through.
 //!
+//! Values are walked by recursion, and no bytes may make that overflow the stack. Every level of a value that has an
+//! end has bytes of its own (an option's tag, a sequence's length, the number of a variant), so the two flavors in
+//! here, through which all bytes go, see every level at its depth, and end the walk with an error where the
+//! [`Room`] ends.
+//!
 //! The user's `Serialize` and `Deserialize` run in here, and may panic. [`encode`] and [`decode`] turn that into an
 //! error like any other, because one bad value must not take a job, let alone the parent, with it.
 
@@ -8,26 +13,49 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 
-use postcard::ser_flavors::Flavor;
+use postcard::de_flavors;
+use postcard::de_flavors::Slice;
+use postcard::ser_flavors;
+use serde::Deserialize;
 use serde::Serialize;
-use serde::de::Deserialize;
 
+use crate::error::TOO_DEEP;
 use crate::explain;
+use crate::output::Full;
+use crate::output::Output;
+use crate::output::no_room;
+use crate::stack::Room;
 
-/// Appends to a vector, so that items are encoded where they will stay.
-struct Append<'a>(&'a mut Vec<u8>);
+/// Appends to an output, so that values are encoded where they will stay.
+struct Append<'a> {
+    output: &'a mut Output,
+    room: Room,
+}
 
-impl Flavor for Append<'_> {
+impl Append<'_> {
+    /// Postcard makes another error of this one; it is known again by the room.
+    #[inline]
+    fn check(&mut self) -> postcard::Result<()> {
+        if self.room.is_left() { Ok(()) } else { Err(postcard::Error::SerializeBufferFull) }
+    }
+}
+
+impl ser_flavors::Flavor for Append<'_> {
     type Output = ();
 
+    #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
+        self.check()?;
+        self.output.push(byte).map_err(|Full| postcard::Error::SerializeBufferFull)
     }
 
+    #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
+        // No level begins with so many: it would be a length that no memory has. It is a number with a point, or text.
+        if bytes.len() < 8 {
+            self.check()?;
+        }
+        self.output.extend(bytes).map_err(|Full| postcard::Error::SerializeBufferFull)
     }
 
     fn finalize(self) -> postcard::Result<()> {
@@ -35,44 +63,114 @@ impl Flavor for Append<'_> {
     }
 }
 
-/// Appends the bytes of `value`; after an error `bytes` is as it was. A panic passes through.
-pub(crate) fn append<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<(), String> {
-    let start = bytes.len();
-    postcard::serialize_with_flavor(value, Append(bytes)).map_err(|error| {
+/// Takes from a slice.
+struct Take<'de> {
+    slice: Slice<'de>,
+    room: Room,
+}
+
+impl<'de> de_flavors::Flavor<'de> for Take<'de> {
+    type Remainder = (&'de [u8], Room);
+    type Source = &'de [u8];
+
+    /// Levels begin with this. It is known by the room that the error is not what it says.
+    #[inline]
+    fn pop(&mut self) -> postcard::Result<u8> {
+        if self.room.is_left() { self.slice.pop() } else { Err(postcard::Error::DeserializeUnexpectedEnd) }
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.slice.size_hint()
+    }
+
+    #[inline]
+    fn try_take_n(&mut self, count: usize) -> postcard::Result<&'de [u8]> {
+        self.slice.try_take_n(count)
+    }
+
+    fn finalize(self) -> postcard::Result<(&'de [u8], Room)> {
+        Ok((self.slice.finalize()?, self.room))
+    }
+}
+
+/// Why a walk through a value came to no good end.
+enum Stopped {
+    TooDeep,
+    ByPostcard(postcard::Error),
+}
+
+/// By itself, because only of an argument is it known that nothing else points to the output: of long sequences of small
+/// numbers, a quarter of the time.
+#[inline(never)]
+fn write<T: Serialize + ?Sized>(value: &T, output: &mut Output) -> Result<(), Stopped> {
+    let mut serializer = postcard::Serializer { output: Append { output, room: Room::from_here() } };
+    let result = value.serialize(&mut serializer);
+    // A value may have made something else of the error that stopped it.
+    if serializer.output.room.is_used_up() {
+        return Err(Stopped::TooDeep);
+    }
+    result.map_err(Stopped::ByPostcard)
+}
+
+/// The value, and the bytes that are left.
+fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8]), Stopped> {
+    let take = Take { slice: Slice::new(bytes), room: Room::from_here() };
+    let mut deserializer = postcard::Deserializer::from_flavor(take);
+    let result = T::deserialize(&mut deserializer);
+    let (rest, room) = deserializer.finalize().map_err(Stopped::ByPostcard)?;
+    if room.is_used_up() {
+        return Err(Stopped::TooDeep);
+    }
+    Ok((result.map_err(Stopped::ByPostcard)?, rest))
+}
+
+/// What to tell; the value is asked if it has stopped the walk itself.
+fn in_words(stopped: Stopped, ask: impl FnOnce() -> Option<String>) -> String {
+    use postcard::Error;
+    match stopped {
+        Stopped::TooDeep => TOO_DEEP.to_owned(),
+        Stopped::ByPostcard(error) => {
+            // Any other error is the format's own: the value has said nothing that could be asked for.
+            let custom = matches!(error, Error::SerdeSerCustom | Error::SerdeDeCustom).then(ask).flatten();
+            custom.unwrap_or_else(|| explain::in_words(&error))
+        }
+    }
+}
+
+/// Appends the bytes of `value`; after an error `output` is as it was. A panic passes through.
+pub(crate) fn append<T: Serialize + ?Sized>(value: &T, output: &mut Output) -> Result<(), String> {
+    output.begin();
+    write(value, output).map_err(|stopped| {
         // First, because asking for the reason runs the user's code again, and may panic.
-        bytes.truncate(start);
-        // Any other error is the format's own: the value has said nothing that could be asked for.
-        let custom = match error {
-            postcard::Error::SerdeSerCustom => explain::why_not_encoded(value),
-            _ => None,
-        };
-        custom.unwrap_or_else(|| explain::in_words(&error))
+        match output.roll_back() {
+            Some(error) => no_room(&error),
+            None => in_words(stopped, || explain::why_not_encoded(value)),
+        }
     })
 }
 
-/// Appends the bytes of `value`; after an error, or a panic in `Serialize`, `bytes` is as it was.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<(), String> {
-    let start = bytes.len();
-    // The vector is cut back below, so nobody sees what the panic left half done.
-    let result = catch_unwind(AssertUnwindSafe(|| append(value, bytes)));
+/// The bytes of a message of ours, however long.
+pub(crate) fn to_vec<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
+    postcard::to_stdvec(message).map_err(|error| explain::in_words(&error))
+}
+
+/// Appends the bytes of `value`; after an error, or a panic in `Serialize`, `output` is as it was.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, output: &mut Output) -> Result<(), String> {
+    // It is rolled back below, so nobody sees what the panic left half done.
+    let result = catch_unwind(AssertUnwindSafe(|| append(value, output)));
     result.unwrap_or_else(|payload| {
-        bytes.truncate(start);
+        output.roll_back();
         Err(format!("panic in Serialize: {}", payload_text(payload)))
     })
 }
 
 /// The value of exactly these bytes. A panic passes through.
 pub(crate) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
-    match postcard::take_from_bytes(bytes) {
+    match read(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(format!("{} bytes too many", rest.len())),
-        Err(error) => {
-            let custom = match error {
-                postcard::Error::SerdeDeCustom => explain::why_not_decoded::<T>(bytes),
-                _ => None,
-            };
-            Err(custom.unwrap_or_else(|| explain::in_words(&error)))
-        }
+        Err(stopped) => Err(in_words(stopped, || explain::why_not_decoded::<T>(bytes))),
     }
 }
 
@@ -97,9 +195,14 @@ pub(crate) fn payload_text(payload: Box<dyn Any + Send>) -> String {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::collections::BTreeMap;
+    use std::collections::HashMap;
+    use std::fmt::Debug;
     use std::num::NonZero;
+    use std::thread;
 
     use serde::Serializer;
+    use serde::de::DeserializeOwned;
     use serde::ser::Error as _;
 
     use super::*;
@@ -112,11 +215,17 @@ mod tests {
         }
     }
 
+    fn holding(bytes: &[u8]) -> Output {
+        let mut output = Output::default();
+        output.extend(bytes).unwrap();
+        output
+    }
+
     #[test]
     fn a_value_comes_back_from_its_bytes() {
-        let mut bytes = vec![9];
-        encode(&(7u64, "seven".to_owned()), &mut bytes).unwrap();
-        assert_eq!(decode::<(u64, String)>(&bytes[1..]).unwrap(), (7, "seven".to_owned()));
+        let mut output = holding(&[9]);
+        encode(&(7u64, "seven".to_owned()), &mut output).unwrap();
+        assert_eq!(decode::<(u64, String)>(&output.bytes()[1..]).unwrap(), (7, "seven".to_owned()));
     }
 
     #[test]
@@ -126,10 +235,10 @@ mod tests {
 
     #[test]
     fn a_panic_in_serialize_leaves_the_buffer_as_it_was() {
-        let mut bytes = vec![1, 2, 3];
-        let error = encode(&(1u64, Bad), &mut bytes).unwrap_err();
+        let mut output = holding(&[1, 2, 3]);
+        let error = encode(&(1u64, Bad), &mut output).unwrap_err();
         assert_eq!(error, "panic in Serialize: not today");
-        assert_eq!(bytes, [1, 2, 3]);
+        assert_eq!(output.bytes(), &[1, 2, 3]);
     }
 
     /// Fails when it is written for the first time, and panics from then on.
@@ -144,10 +253,10 @@ mod tests {
 
     #[test]
     fn a_panic_of_a_value_that_is_asked_why_is_like_any_other() {
-        let mut bytes = vec![1, 2, 3];
-        let error = encode(&(1u64, Worse(Cell::new(false))), &mut bytes).unwrap_err();
+        let mut output = holding(&[1, 2, 3]);
+        let error = encode(&(1u64, Worse(Cell::new(false))), &mut output).unwrap_err();
         assert_eq!(error, "panic in Serialize: not again");
-        assert_eq!(bytes, [1, 2, 3]);
+        assert_eq!(output.bytes(), &[1, 2, 3]);
     }
 
     struct Refusing;
@@ -160,13 +269,27 @@ mod tests {
 
     #[test]
     fn the_words_of_a_value_are_the_message() {
-        let mut bytes = vec![1, 2, 3];
-        assert_eq!(append(&(1u64, Refusing), &mut bytes), Err("will not be written".to_owned()));
-        assert_eq!(encode(&(1u64, Refusing), &mut bytes), Err("will not be written".to_owned()));
-        assert_eq!(bytes, [1, 2, 3]);
+        let mut output = holding(&[1, 2, 3]);
+        assert_eq!(append(&(1u64, Refusing), &mut output), Err("will not be written".to_owned()));
+        assert_eq!(encode(&(1u64, Refusing), &mut output), Err("will not be written".to_owned()));
+        assert_eq!(output.bytes(), &[1, 2, 3]);
         let zero = "invalid value: integer `0`, expected a nonzero u8";
         assert_eq!(parse::<NonZero<u8>>(&[0]), Err(zero.to_owned()));
         assert_eq!(decode::<NonZero<u8>>(&[0]), Err(zero.to_owned()));
+    }
+
+    /// Large enough to be half in a file when it fails.
+    #[test]
+    fn a_large_value_that_fails_leaves_the_buffer_as_it_was() {
+        let mut output = holding(&[1, 2, 3]);
+        let large = vec![7u64; 100_000];
+        assert_eq!(append(&(&large, Refusing), &mut output), Err("will not be written".to_owned()));
+        assert_eq!(encode(&(&large, Bad), &mut output), Err("panic in Serialize: not today".to_owned()));
+        assert_eq!((output.len(), &output.bytes()[..]), (0, &[1, 2, 3][..]));
+        encode(&large, &mut output).unwrap();
+        let blob = output.take_blob().unwrap();
+        assert_eq!(decode::<Vec<u64>>(&blob.read().unwrap()), Ok(large));
+        assert_eq!(output.bytes(), &[1, 2, 3]);
     }
 
     #[test]
@@ -174,5 +297,132 @@ mod tests {
         let error = decode::<(u8, String)>(&[1]).unwrap_err();
         assert!(error.starts_with("the bytes end too early"), "{error}");
         assert!(error.contains("Hit the end of buffer"), "{error}");
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct List {
+        value: u8,
+        next: Option<Box<List>>,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Chain(Option<Box<Chain>>);
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Tree(Vec<Tree>);
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    enum Term {
+        Zero,
+        Not(Box<Term>),
+        Both(u8, Box<Term>),
+        Call { of: Vec<Term> },
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Sorted(BTreeMap<u8, Sorted>);
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Hashed(HashMap<u8, Hashed>);
+
+    const DEEP: usize = 1_000_000;
+    const STACKS: [usize; 3] = [64 << 10, 128 << 10, 2 << 20];
+
+    fn on_a_stack_of<R: Send + 'static>(size: usize, f: impl FnOnce() -> R + Send + 'static) -> R {
+        thread::Builder::new().stack_size(size).spawn(f).unwrap().join().unwrap()
+    }
+
+    /// Bytes with this at every level but the last, which has nothing but zeros.
+    fn nested(level: &[u8], depth: usize) -> Vec<u8> {
+        let last = if level.first() == Some(&0) { level.len() } else { 1 };
+        let mut bytes = level.repeat(depth);
+        bytes.resize(bytes.len() + last, 0);
+        bytes
+    }
+
+    /// Far too deep is an error; what is only just not is a value with which the usual can be done, and then dropped.
+    fn assert_no_depth_overflows<T>(level: &'static [u8])
+    where
+        T: Clone + Debug + PartialEq + Serialize + DeserializeOwned,
+    {
+        for stack in STACKS {
+            on_a_stack_of(stack, move || {
+                assert_eq!(decode::<T>(&nested(level, DEEP)).err().as_deref(), Some(TOO_DEEP));
+                let (mut good, mut bad) = (1, DEEP);
+                while good + 1 < bad {
+                    let middle = usize::midpoint(good, bad);
+                    match decode::<T>(&nested(level, middle)) {
+                        Ok(_) => good = middle,
+                        Err(_) => bad = middle,
+                    }
+                }
+                assert!(good > stack / (16 << 10), "no more than {good} levels on a stack of {stack}");
+                let value = decode::<T>(&nested(level, good)).unwrap();
+                assert!(value.clone() == value);
+                let mut output = Output::default();
+                append(&value, &mut output).unwrap();
+                assert!(output.fits_a_frame(), "these levels are small");
+                assert_eq!(output.into_bytes(), nested(level, good));
+            });
+        }
+    }
+
+    #[test]
+    fn no_list_overflows_the_stack() {
+        assert_no_depth_overflows::<List>(&[0, 1]);
+    }
+
+    #[test]
+    fn no_chain_of_options_overflows_the_stack() {
+        assert_no_depth_overflows::<Chain>(&[1]);
+    }
+
+    #[test]
+    fn no_tree_overflows_the_stack() {
+        assert_no_depth_overflows::<Tree>(&[1]);
+    }
+
+    #[test]
+    fn no_enum_overflows_the_stack() {
+        assert_no_depth_overflows::<Term>(&[1]);
+        assert_no_depth_overflows::<Term>(&[2, 7]);
+        assert_no_depth_overflows::<Term>(&[3, 1]);
+    }
+
+    #[test]
+    fn no_map_overflows_the_stack() {
+        assert_no_depth_overflows::<Sorted>(&[1, 7]);
+        assert_no_depth_overflows::<Hashed>(&[1, 7]);
+    }
+
+    #[test]
+    fn writing_what_is_nested_too_deeply_is_an_error() {
+        for stack in STACKS {
+            on_a_stack_of(stack, || {
+                let mut tree = (0..DEEP).fold(Tree(Vec::new()), |inner, _| Tree(vec![inner]));
+                let mut output = holding(&[1, 2, 3]);
+                assert_eq!(append(&tree, &mut output).err().as_deref(), Some(TOO_DEEP));
+                assert_eq!(output.bytes(), &[1, 2, 3]);
+                // Its own drop is the recursion that this is about.
+                while let Some(inner) = tree.0.pop() {
+                    tree = inner;
+                }
+            });
+        }
+    }
+
+    /// Takes any error for an empty value.
+    struct Careless(Option<Chain>);
+
+    impl<'de> Deserialize<'de> for Careless {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Careless, D::Error> {
+            Ok(Careless(Chain::deserialize(deserializer).ok()))
+        }
+    }
+
+    #[test]
+    fn nobody_can_hide_that_a_value_was_too_deep() {
+        assert!(decode::<Careless>(&nested(&[1], 3)).unwrap().0.is_some());
+        assert_eq!(decode::<Careless>(&nested(&[1], DEEP)).err().as_deref(), Some(TOO_DEEP));
     }
 }

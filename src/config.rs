@@ -1,22 +1,37 @@
 //! What a pool was asked to be: plain, validated, and all that is needed to start one more worker.
 
+use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use start_methods::Birth;
 use start_methods::Boot;
 use start_methods::Child;
+use start_methods::PrivateFd;
 use start_methods::StartMethod;
 use start_methods::Starter;
 
+use crate::bell::Bell;
 use crate::blob::Blob;
 use crate::error::PoolError;
 use crate::function::Definition;
+use crate::load::Grain;
 use crate::message;
 use crate::message::Initializer;
+use crate::message::RoadKind;
 use crate::message::Setup;
 use crate::transport::Road;
-use crate::worker;
+use crate::transport::ring;
+use crate::transport::socket;
+
+/// How long a process that only tries the settings may take to its hello: as long as a worker may.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The environment variable that chooses the road to workers: `socket` does without shared memory.
+const ROAD: &str = "PROCPOOL_ROAD";
 
 /// The initializer of every worker, encoded.
 #[derive(Debug)]
@@ -41,8 +56,12 @@ pub(crate) struct Config {
     pub(crate) initializer: Option<InitializerCall>,
     /// What workers' names begin with.
     pub(crate) name: String,
+    /// The model of every worker: its entry and its environment, directory and limits.
+    pub(crate) boot: Boot<'static>,
     /// How many workers have been started.
     pub(crate) started: AtomicU64,
+    /// Whether workers are reached through shared memory.
+    pub(crate) with_rings: AtomicBool,
 }
 
 impl Config {
@@ -52,11 +71,15 @@ impl Config {
     ///
     /// The system refused the process or a descriptor.
     pub(crate) fn start_worker(&self, starter: &Starter) -> Result<(Child, Road), PoolError> {
-        let road = Road::new().map_err(|error| PoolError::System {
-            doing: "making the socket pair of a worker",
+        let (road, given) = self.new_road().map_err(|error| PoolError::System {
+            doing: "making the road to a worker",
             errno: error.raw_os_error().unwrap_or_default(),
         })?;
-        let mut fds = vec![road.worker_end()];
+        let (kind, mut fds) = match (&road, &given) {
+            (Road::Ring(_, bell), Some(memory)) => (RoadKind::Ring, vec![memory.as_fd(), bell.as_fd()]),
+            (Road::Ring(..), None) => unreachable!("rings come with their memory"),
+            (Road::Socket(socket), _) => (RoadKind::Socket, vec![socket.worker_end()]),
+        };
         let initializer = self.initializer.as_ref().map(|call| Initializer {
             definition: call.definition.clone(),
             args: match &call.args {
@@ -67,10 +90,66 @@ impl Config {
                 }
             },
         });
-        let payload = message::encode(&Setup { initializer });
+        let payload = message::encode(&Setup { road: kind, initializer });
         let name = format!("{}-{}", self.name, self.started.fetch_add(1, Ordering::Relaxed));
-        let boot = Boot::new(worker::main).name(&name).payload(&payload).fds(&fds);
+        let boot = self.boot.clone().name(&name).payload(&payload).fds(&fds);
         let child = starter.start(&boot)?;
         Ok((child, road))
     }
+
+    /// Rings, or a socket where they are not to be had.
+    fn new_road(&self) -> io::Result<(Road, Option<PrivateFd>)> {
+        if self.with_rings.load(Ordering::Relaxed) {
+            let (rings, memory) = ring::parent::Road::new()?;
+            return Ok((Road::Ring(Box::new(rings), Bell::new()?), Some(memory)));
+        }
+        Ok((Road::Socket(socket::Road::new()?), None))
+    }
+
+    /// A worker could not use rings: no later one is given any.
+    pub(crate) fn without_rings(&self) {
+        self.with_rings.store(false, Ordering::Relaxed);
+    }
+
+    /// What can be taken back from workers.
+    pub(crate) fn grain(&self) -> Grain {
+        if self.with_rings.load(Ordering::Relaxed) { Grain::Item } else { Grain::Frame }
+    }
+
+    /// Starts a process with the directory and the limits of a worker, which only tells whether it can have them.
+    ///
+    /// Workers are not waited for when a pool is built; without this, a directory that does not exist would be told by
+    /// the first result, as a pool that broke.
+    ///
+    /// # Errors
+    ///
+    /// It cannot have them, or cannot be started.
+    pub(crate) fn try_settings(&self, starter: &Starter) -> Result<(), PoolError> {
+        let boot = self.boot.clone().entry(wait_for_the_end).name(&self.name);
+        Ok(starter.start(&boot)?.wait_hello(HELLO_TIMEOUT)?)
+    }
+}
+
+/// Whether this process can make rings, and has not been told to do without.
+pub(crate) fn rings_work() -> bool {
+    if std::env::var_os(ROAD).is_some_and(|road| road == "socket") {
+        return false;
+    }
+    match ring::parent::Road::new() {
+        Ok(_) => true,
+        // Too many open files is no reason: it will be as true of sockets.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => true,
+        Err(error) => {
+            log::info!("workers are reached by sockets, because shared memory is not to be had: {error}");
+            false
+        }
+    }
+}
+
+/// The entry of a process that was started for its hello: it is killed when the parent has heard that.
+///
+/// Returning would flush the standard output, of which a forked process may have a copy that is not empty.
+fn wait_for_the_end(birth: Birth) -> u8 {
+    let _end = birth.control.recv(&mut [0; 1], &mut Vec::new());
+    0
 }

@@ -13,7 +13,7 @@
 //!   woken when its job makes progress, or when the seat falls empty and is its to take.
 //! - The **background thread** drives when nobody waits: for results that nobody asks for yet, for callbacks and
 //!   wakers, for deaths. It never takes the seat from a thread that waits. Taking over at once would cost every short
-//!   call two context switches, so it looks for a while first ([`LOOK_BUSY`], [`LOOK_IDLE`]) unless somebody has to be
+//!   call two context switches, so it looks for a while first unless somebody has to be
 //!   told; and while it sits it sleeps in poll(2) on the epoll set *beside* a bell of its own, so that a waiter that
 //!   displaces it does not compete with it for events.
 //! - While nobody sits, events wait in the kernel; nothing is lost by that.
@@ -22,6 +22,9 @@
 //! lock wakes whoever may sleep on it: the follower by its condition variable, the driver by the doorbell. So no
 //! wake-up is lost.
 
+mod background;
+
+use std::hint::spin_loop;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -34,8 +37,6 @@ use parking_lot::Mutex;
 use parking_lot::MutexGuard;
 use start_methods::Child;
 use start_methods::Starter;
-use start_methods::threads::Announced;
-use start_methods::threads::Resident;
 
 use crate::batch::JobId;
 use crate::callbacks::Callbacks;
@@ -43,16 +44,26 @@ use crate::callbacks::Due;
 use crate::condvar;
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::engine::Ringers;
 use crate::error::PoolError;
 use crate::jobs::Callback;
 use crate::jobs::Log;
+use crate::origin::Origin;
 use crate::transport::Road;
+use crate::transport::ring::parent::Lookout;
+use crate::watch::Source;
 use crate::watch::Watch;
 
-/// How long the seat may be empty, with jobs unfinished, before the background thread takes it.
-const LOOK_BUSY: Duration = Duration::from_millis(1);
-/// How long the seat may be empty, with nothing to do, before the background thread takes it.
-const LOOK_IDLE: Duration = Duration::from_millis(10);
+/// How long answers from rings may keep the epoll set from being asked.
+const TURN_EVERY: Duration = Duration::from_millis(1);
+/// How long a driver looks for answers before it sleeps, at least and at most. In between it learns: longer when an
+/// answer came in that time or soon after, shorter when none did.
+const SPIN_MIN: Duration = Duration::from_micros(5);
+const SPIN_MAX: Duration = Duration::from_micros(50);
+/// Looks at the rings between two looks at the clock.
+const LOOKS: u32 = 32;
+/// How long a driver sleeps at most while workers are busy. They ring, so this is for bells that a task has closed.
+const RECHECK: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seat {
@@ -69,6 +80,10 @@ pub(crate) struct Driven {
     asleep_until: Option<Option<Instant>>,
     /// Counts the times that somebody has driven, so that the background thread sees whether anybody has.
     drives: u64,
+    /// When the epoll set was last asked: answers in rings come without it, and must not keep all else waiting.
+    turned_at: Instant,
+    /// How long the next driver looks for answers before it sleeps.
+    spin: Duration,
     /// The background thread sleeps until it is told that the seat is empty.
     background_sleeps: bool,
     /// Threads that wait for the seat or for their job.
@@ -86,7 +101,7 @@ pub(crate) struct Shared {
     /// Gone when the pool is joined.
     starter: Mutex<Option<Arc<Starter>>>,
     /// The process that made the pool.
-    pid: u32,
+    origin: Origin,
     driven: Mutex<Driven>,
     /// The background thread waits here while it does not sit.
     background: Condvar,
@@ -98,17 +113,19 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: Config, starter: Starter) -> io::Result<Self> {
         let watch = Arc::new(Watch::new()?);
-        let engine = Engine::new(watch, config.processes, config.max_tasks_per_child);
+        let engine = Engine::new(watch, config.processes, config.max_tasks_per_child, config.grain());
         Ok(Self {
             config,
             callbacks: Arc::new(Callbacks::new()),
             starter: Mutex::new(Some(Arc::new(starter))),
-            pid: std::process::id(),
+            origin: Origin::here(),
             driven: Mutex::new(Driven {
                 engine,
                 seat: Seat::Empty,
                 asleep_until: None,
                 drives: 0,
+                turned_at: Instant::now(),
+                spin: SPIN_MAX,
                 background_sleeps: false,
                 followers: Vec::new(),
                 leaving: false,
@@ -122,7 +139,7 @@ impl Shared {
 
     /// Whether this process is the one that made the pool. In any other, the lock may be held for ever.
     pub(crate) fn is_ours(&self) -> bool {
-        self.pid == std::process::id()
+        self.origin.is_here()
     }
 
     /// Starts the first workers, on this thread, and freezes what later ones will be forked from.
@@ -156,6 +173,32 @@ impl Shared {
             return Err(PoolError::ForkedCopy);
         }
         let mut driven = self.driven.lock();
+        let result = f(&mut driven.engine);
+        self.alert(&mut driven);
+        drop(self.settle_effects(driven));
+        Ok(result)
+    }
+
+    /// Does something to the engine that gives it more to do, and takes in what has come meanwhile: for callers that
+    /// will be back soon, and need no driver beside them.
+    ///
+    /// # Errors
+    ///
+    /// This is a forked copy of the pool.
+    pub(crate) fn feed<R>(&self, f: impl FnOnce(&mut Engine) -> R) -> Result<R, PoolError> {
+        if !self.is_ours() {
+            return Err(PoolError::ForkedCopy);
+        }
+        let mut driven = self.driven.lock();
+        if driven.seat == Seat::Background {
+            driven.engine.watch().nudge.ring();
+            driven.seat = Seat::Empty;
+            driven.asleep_until = None;
+        }
+        driven.drives += 1;
+        if driven.seat == Seat::Empty && driven.engine.is_watched() {
+            self.look(&mut driven, &mut Vec::new());
+        }
         let result = f(&mut driven.engine);
         self.alert(&mut driven);
         drop(self.settle_effects(driven));
@@ -219,15 +262,13 @@ impl Shared {
             watch.nudge.ring();
         }
         driven.seat = Seat::Foreground;
+        driven.asleep_until = None;
         let mut sources = Vec::new();
         let result = loop {
-            let timer = driven.engine.next_timer();
-            let until = [timer, deadline].into_iter().flatten().min();
-            driven.asleep_until = Some(until);
-            let slept = MutexGuard::unlocked(&mut driven, || watch.wait(&mut sources, until));
-            driven.asleep_until = None;
-            slept.expect("an epoll set of our own can be waited for");
-            driven.engine.turn(&sources);
+            if !self.look(&mut driven, &mut sources) && !self.spin(&mut driven) {
+                self.sleep(&mut driven, &watch, &mut sources, deadline);
+                driven.engine.turn(&sources);
+            }
             self.alert(&mut driven);
             driven = self.settle_effects(driven);
             let result = check(&mut driven.engine);
@@ -240,6 +281,70 @@ impl Shared {
         driven.drives += 1;
         self.offer_seat(&mut driven);
         (driven, result)
+    }
+
+    /// Takes in what lies in the rings, and now and then what the epoll set has; says whether there was anything.
+    fn look(&self, driven: &mut Driven, sources: &mut Vec<Source>) -> bool {
+        let found = driven.engine.poll();
+        if found && driven.turned_at.elapsed() >= TURN_EVERY {
+            let now = Instant::now();
+            driven.turned_at = now;
+            driven.engine.watch().wait(sources, Some(now)).expect("an epoll set of our own can be asked");
+            driven.engine.turn(sources);
+        }
+        found
+    }
+
+    /// Looks for answers in the rings for a while, without the lock. Says whether there may be some.
+    fn spin(&self, driven: &mut MutexGuard<'_, Driven>) -> bool {
+        let lookouts = driven.engine.lookouts();
+        if lookouts.is_empty() {
+            return false;
+        }
+        let limit = driven.spin;
+        let found = MutexGuard::unlocked(driven, || {
+            let began = Instant::now();
+            while began.elapsed() < limit {
+                for _ in 0..LOOKS {
+                    if lookouts.iter().any(Lookout::has_news) {
+                        return true;
+                    }
+                    spin_loop();
+                }
+            }
+            false
+        });
+        if found {
+            driven.spin = (limit * 2).min(SPIN_MAX);
+        }
+        found
+    }
+
+    /// Sleeps until something has happened or is due. Not if there are answers already.
+    fn sleep(
+        &self,
+        driven: &mut MutexGuard<'_, Driven>,
+        watch: &Watch,
+        sources: &mut Vec<Source>,
+        deadline: Option<Instant>,
+    ) {
+        let now = Instant::now();
+        driven.turned_at = now;
+        let ringers = driven.engine.ask_to_ring();
+        let until = match ringers {
+            Ringers::None => [driven.engine.next_timer(), deadline].into_iter().flatten().min(),
+            Ringers::Some => [driven.engine.next_timer(), deadline, Some(now + RECHECK)].into_iter().flatten().min(),
+            Ringers::Late => Some(now),
+        };
+        driven.asleep_until = Some(until);
+        let slept = MutexGuard::unlocked(driven, || watch.wait(sources, until));
+        driven.asleep_until = None;
+        slept.expect("an epoll set of our own can be waited for");
+        if ringers == Ringers::Some {
+            // A short sleep is one that looking on would have spared, and the next driver looks longer.
+            let was_short = now.elapsed() < SPIN_MAX;
+            driven.spin = if was_short { driven.spin * 2 } else { driven.spin / 2 }.clamp(SPIN_MIN, SPIN_MAX);
+        }
     }
 
     /// If the seat is empty, tells the next who may take it: a follower, or else the background thread.
@@ -279,7 +384,9 @@ impl Shared {
         }
         if let Some(until) = driven.asleep_until {
             let timer = driven.engine.next_timer();
-            if timer.is_some_and(|timer| until.is_none_or(|until| timer < until)) {
+            let oversleeps = timer.is_some_and(|timer| until.is_none_or(|until| timer < until));
+            // Workers that have been given something since it fell asleep have not been asked to ring.
+            if oversleeps || driven.engine.ask_to_ring() == Ringers::Late {
                 driven.engine.watch().ring();
             }
         }
@@ -297,11 +404,16 @@ impl Shared {
     /// Does what must not be done under the lock and is quickly done, until there is nothing left of it.
     fn settle_effects<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {
         while !driven.engine.effects.is_settled() {
+            if std::mem::take(&mut driven.engine.effects.without_rings) {
+                self.config.without_rings();
+            }
             let calls = std::mem::take(&mut driven.engine.effects.calls);
             let unwanted = std::mem::take(&mut driven.engine.effects.unwanted);
+            let spent = std::mem::take(&mut driven.engine.effects.spent);
             MutexGuard::unlocked(&mut driven, || {
                 calls.into_iter().for_each(|due| self.callbacks.push(due));
                 drop(unwanted);
+                drop(spent);
             });
         }
         driven
@@ -338,91 +450,6 @@ impl Shared {
         // Gone when the pool was joined, or dropped, while this start was on its way.
         let starter = starter.ok_or(PoolError::Terminated)?;
         self.config.start_worker(&starter)
-    }
-
-    // ---- the background thread ------------------------------------------------------------------------------------
-
-    /// Starts the background thread and the callback thread.
-    pub(crate) fn start_threads(self: &Arc<Self>) -> io::Result<()> {
-        self.callbacks.start()?;
-        let shared = Arc::clone(self);
-        let builder = std::thread::Builder::new().name("procpool-drive".to_owned());
-        self.driven.lock().background_gone = false;
-        let announced = Announced::new();
-        let thread = builder.spawn(move || shared.drive_in_background(&announced.enter())).inspect_err(|_| {
-            self.driven.lock().background_gone = true;
-            self.callbacks.finish(None);
-        })?;
-        *self.background_thread.lock() = Some(thread);
-        Ok(())
-    }
-
-    fn drive_in_background(&self, resident: &Resident) {
-        let mut driven = self.driven.lock();
-        while !driven.leaving {
-            driven = self.start_due(driven);
-            if driven.leaving {
-                break;
-            }
-            if driven.seat != Seat::Empty {
-                driven.background_sleeps = true;
-                resident.park(|| self.background.wait(&mut driven));
-                driven.background_sleeps = false;
-                continue;
-            }
-            let drives = driven.drives;
-            let look = match (driven.engine.attended(), driven.engine.unfinished()) {
-                (0, 0) => Some(LOOK_IDLE),
-                (0, _) => Some(LOOK_BUSY),
-                // Somebody must be told.
-                (_, _) => None,
-            };
-            if let Some(look) = look {
-                resident.park(|| self.background.wait_for(&mut driven, look));
-                // A wait cut short is for a reason, and then the reasons are looked at again.
-                let called = driven.engine.attended() > 0 || driven.engine.effects.starts > 0;
-                if drives != driven.drives || driven.leaving || called {
-                    continue;
-                }
-            }
-            if driven.seat == Seat::Empty {
-                driven = self.sit_in_background(resident, driven);
-            }
-        }
-        driven.background_gone = true;
-        self.departure.notify_all();
-    }
-
-    /// Takes the seat, and drives until somebody displaces this thread or it must leave.
-    fn sit_in_background<'a>(
-        &'a self,
-        resident: &Resident,
-        mut driven: MutexGuard<'a, Driven>,
-    ) -> MutexGuard<'a, Driven> {
-        let watch = driven.engine.watch();
-        driven.seat = Seat::Background;
-        let mut sources = Vec::new();
-        loop {
-            let until = driven.engine.next_timer();
-            driven.asleep_until = Some(until);
-            resident.park(|| MutexGuard::unlocked(&mut driven, || watch.wait_or_nudge(until)));
-            watch.nudge.quiet();
-            if driven.seat != Seat::Background {
-                return driven;
-            }
-            driven.asleep_until = None;
-            if driven.leaving {
-                driven.seat = Seat::Empty;
-                return driven;
-            }
-            watch.wait(&mut sources, Some(Instant::now())).expect("an epoll set of our own can be waited for");
-            driven.engine.turn(&sources);
-            driven = self.settle_effects(driven);
-            driven = self.start_due(driven);
-            if driven.seat != Seat::Background {
-                return driven;
-            }
-        }
     }
 
     // ---- the end ----------------------------------------------------------------------------------------------------

@@ -17,9 +17,11 @@
 //! what the worker had never read is taken back, *before* the schedule is asked which item was running.
 
 mod act;
+mod answers;
 mod hear;
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,18 +34,22 @@ use start_methods::Child;
 use crate::batch::ChunkSize;
 use crate::batch::JobId;
 use crate::batch::Span;
+use crate::blob::Blob;
 use crate::callbacks::Due;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::frame::FRAME_MAX;
+use crate::jobs::ContextBody;
 use crate::jobs::Job;
 use crate::jobs::Jobs;
 use crate::jobs::Outcome;
+use crate::load::Grain;
 use crate::member::Greeting;
 use crate::member::Member;
 use crate::schedule::Schedule;
 use crate::schedule::WorkerId;
 use crate::transport::Road;
+use crate::transport::ring::parent::Arrivals;
 use crate::watch::Source;
 use crate::watch::Watch;
 
@@ -70,6 +76,10 @@ pub(crate) struct Effects {
     pub(crate) calls: Vec<Due>,
     /// Processes that nobody wants: dropping one waits for its end.
     pub(crate) unwanted: Vec<Child>,
+    /// A worker cannot use rings: no later one shall be given any.
+    pub(crate) without_rings: bool,
+    /// Large values that nobody needs any more: the kernel takes its time for taking back their memory.
+    pub(crate) spent: Vec<Blob>,
 }
 
 impl Effects {
@@ -79,8 +89,17 @@ impl Effects {
 
     /// Whether there is nothing for just any thread to do.
     pub(crate) fn is_settled(&self) -> bool {
-        self.calls.is_empty() && self.unwanted.is_empty()
+        self.calls.is_empty() && self.unwanted.is_empty() && self.spent.is_empty() && !self.without_rings
     }
+}
+
+/// Who will ring when a driver sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ringers {
+    None,
+    Some,
+    /// Too late to sleep: there are answers already.
+    Late,
 }
 
 /// All of a pool's state.
@@ -100,15 +119,18 @@ pub(crate) struct Engine {
     /// Threads that wait for the end of workers without driving.
     watchers: Vec<Arc<Condvar>>,
     buffer: Vec<u8>,
+    arrivals: Arrivals,
+    /// Processors that this process may use.
+    processors: usize,
 }
 
 impl Engine {
-    pub(crate) fn new(watch: Arc<Watch>, processes: usize, tasks_max: Option<u64>) -> Self {
+    pub(crate) fn new(watch: Arc<Watch>, processes: usize, tasks_max: Option<u64>, grain: Grain) -> Self {
         Self {
             watch: Some(watch),
             phase: Phase::Running,
             effects: Effects::default(),
-            schedule: Schedule::new(processes, tasks_max),
+            schedule: Schedule::new(processes, tasks_max, grain),
             jobs: Jobs::default(),
             members: BTreeMap::new(),
             next_id: 1,
@@ -117,6 +139,8 @@ impl Engine {
             last_start_error: None,
             watchers: Vec::new(),
             buffer: vec![0; FRAME_MAX],
+            arrivals: Arrivals::default(),
+            processors: std::thread::available_parallelism().map_or(1, NonZero::get),
         }
     }
 
@@ -229,18 +253,19 @@ impl Engine {
         self.tell_if_at_rest();
     }
 
-    /// Nobody holds the job any more. If `cancel`, what has not been handed out is not run either.
-    pub(crate) fn abandon(&mut self, id: JobId, cancel: bool) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+    /// Nobody holds the job any more. If `cancel`, what has not been handed out is not run either. What is left of the
+    /// job, if anything, may be large, and is to be dropped outside the lock.
+    pub(crate) fn abandon(&mut self, id: JobId, cancel: bool) -> Option<Job> {
+        let job = self.jobs.get_mut(&id)?;
         job.abandoned = true;
         if job.is_finished() {
-            self.jobs.remove(&id);
-            return;
+            return self.jobs.remove(&id);
         }
         self.seal(id);
         if cancel {
             self.cancel(id);
         }
+        None
     }
 
     pub(crate) fn job(&mut self, id: JobId) -> &mut Job {
@@ -302,6 +327,9 @@ impl Engine {
         }
         self.schedule.remove(id);
         if let Some(context) = context {
+            if let ContextBody::Blob(blob) = context.body {
+                self.effects.spent.push(blob);
+            }
             let workers: Vec<WorkerId> = self.members.keys().copied().collect();
             for worker in workers {
                 let member = self.members.get_mut(&worker).expect("the key was there");
@@ -330,13 +358,16 @@ impl Engine {
             self.start_failed(PoolError::System { doing: "watching a new worker", errno });
             return;
         }
-        self.schedule.started(worker);
+        self.schedule.started(worker, Instant::now());
         self.members.insert(worker, member);
         self.carry_out();
     }
 
     fn watch_member(&self, worker: WorkerId, member: &Member) -> std::io::Result<()> {
-        self.watch().add(member.road.fd(), Source::Road(worker))?;
+        match &member.road {
+            Road::Ring(_, bell) => self.watch().add_edge(bell.as_fd(), Source::Road(worker))?,
+            Road::Socket(road) => self.watch().add(road.fd(), Source::Road(worker))?,
+        }
         self.watch().add(member.child.control().as_fd(), Source::Control(worker))?;
         self.watch().add(member.child.pidfd(), Source::End(worker))?;
         match member.child.status_fd() {

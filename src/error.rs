@@ -50,6 +50,10 @@ impl fmt::Display for Panic {
     }
 }
 
+/// The message of a value that would have overflowed the stack of the thread that was to read or write it.
+pub(crate) const TOO_DEEP: &str = "it is nested too deeply for the stack of the thread that reads or writes it; use a \
+                                   thread with a larger stack, or a type that is flatter";
+
 /// Which value could not be turned into bytes, or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -145,6 +149,9 @@ impl fmt::Display for TaskError {
             TaskError::Encode { side, message } => {
                 write!(f, "{side} does not serialize: {message}")
             }
+            TaskError::Decode { side, message } if message == TOO_DEEP => {
+                write!(f, "{side} does not deserialize: {message}")
+            }
             TaskError::Decode { side, message } => write!(
                 f,
                 "{side} does not deserialize: {message}; its Serialize and Deserialize must agree on a \
@@ -198,6 +205,11 @@ pub enum PoolError {
     /// The worker broke the protocol and was killed.
     Protocol {
         /// What it did.
+        message: String,
+    },
+    /// A worker could not use the memory that it shares with this process, and left; later workers get a socket.
+    NoSharedMemory {
+        /// What the worker's system said.
         message: String,
     },
     /// A worker ended while it was starting, before it had said that it was ready.
@@ -254,6 +266,9 @@ impl fmt::Display for PoolError {
             PoolError::Start(error) => write!(f, "cannot start a worker: {error}"),
             PoolError::Initializer { message } => write!(f, "the initializer failed in a worker: {message}"),
             PoolError::Protocol { message } => write!(f, "a worker broke the protocol and was killed: {message}"),
+            PoolError::NoSharedMemory { message } => {
+                write!(f, "a worker cannot use shared memory, so later ones will do without: {message}")
+            }
             PoolError::DiedStarting { pid, status } => {
                 write!(f, "worker {pid} ended before it was ready: ")?;
                 match status {

@@ -11,8 +11,8 @@
 //!
 //! What a user's code says travels through postcard as a *success* that holds a [`Why`], since its errors hold none.
 //!
-//! The user's code runs again in here, and may panic; the panic passes through. A value that is nested too deep says
-//! nothing, because this needs several times the stack that postcard needs, and its overflow would end the process.
+//! The user's code runs again in here, and may panic; the panic passes through. A value for which the stack does not
+//! suffice says nothing: this needs several times what postcard needs.
 
 use std::fmt;
 use std::fmt::Display;
@@ -27,13 +27,11 @@ use serde::de::IntoDeserializer;
 use serde::de::Visitor;
 use serde::ser;
 
-/// How many (de)serializers may be at work inside each other. With about 1 KiB of stack for each, when nothing is
-/// optimized, this is an eighth of what a thread has by default.
-const NESTED_MAX: u32 = 256;
+use crate::stack::Room;
 
 /// What the type of `value` says about why it is not written; `None` if it says nothing, or is written this time.
 pub(crate) fn why_not_encoded<T: Serialize + ?Sized>(value: &T) -> Option<String> {
-    value.serialize(Nowhere(Room(NESTED_MAX))).err()?.into_custom()
+    value.serialize(Nowhere(Room::from_here())).err()?.into_custom()
 }
 
 /// What `T` says about why it is not read from `bytes`; `None` if it says nothing, or is read this time.
@@ -114,14 +112,9 @@ impl de::Error for Why {
     }
 }
 
-/// How much deeper it may go.
-#[derive(Clone, Copy)]
-struct Room(u32);
-
-impl Room {
-    fn inside(self) -> Result<Room, Why> {
-        self.0.checked_sub(1).map(Room).ok_or_else(|| Why::of_format("nested too deep to be explained"))
-    }
+/// The same room for one level deeper. It is a copy, so what it has learnt goes down, and not up.
+fn inside(mut room: Room) -> Result<Room, Why> {
+    if room.is_left() { Ok(room) } else { Err(Why::of_format("nested too deep to be explained")) }
 }
 
 /// A serializer, with all of its parts and results, that writes nothing and fails where postcard does: what a type
@@ -130,7 +123,7 @@ struct Nowhere(Room);
 
 impl Nowhere {
     fn write_inside<T: Serialize + ?Sized>(&self, value: &T) -> Result<Nowhere, Why> {
-        value.serialize(Nowhere(self.0.inside()?))
+        value.serialize(Nowhere(inside(self.0)?))
     }
 
     fn with_length(self, length: Option<usize>) -> Result<Nowhere, Why> {
@@ -256,7 +249,7 @@ accept_parts! {
 }
 
 fn read_again<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Why> {
-    T::deserialize(ToUser(&mut postcard::Deserializer::from_bytes(bytes), Room(NESTED_MAX)))
+    T::deserialize(ToUser(&mut postcard::Deserializer::from_bytes(bytes), Room::from_here()))
 }
 
 /// What postcard shows to a user's code, with an error that keeps its words: a deserializer, or access to some parts.
@@ -273,7 +266,7 @@ fn opened<T, E: Display>(result: Result<Result<T, Why>, E>) -> Result<T, Why> {
 macro_rules! forward_to_postcard {
     ($($method:ident($($name:ident: $type:ty),*))*) => {$(
         fn $method<V: Visitor<'de>>(self, $($name: $type,)* visitor: V) -> Result<V::Value, Why> {
-            let room = self.1.inside()?;
+            let room = inside(self.1)?;
             opened(self.0.$method($($name,)* ToPostcard(visitor, room)))
         }
     )*};
@@ -871,16 +864,29 @@ mod tests {
         (0..depth).fold(innermost, |inner, _| Nest { slot: None, inner: Some(Box::new(inner)) })
     }
 
-    /// Both depths fit the stack when postcard walks them; the second pass must not try the deeper one.
+    /// The second pass needs more stack than the first, and must not try what it cannot do.
     #[test]
     fn a_value_that_is_nested_too_deep_says_nothing() {
+        fn on_a_stack_of<R: Send + 'static>(size: usize, f: impl FnOnce() -> R + Send + 'static) -> R {
+            std::thread::Builder::new().stack_size(size).spawn(f).unwrap().join().unwrap()
+        }
         assert_kept_in!(slot => nest(slot(), 100));
-        let depth = 1500;
-        assert_eq!(postcard::to_stdvec(&nest(Refusing, depth)), Err(postcard::Error::SerdeSerCustom));
-        assert_eq!(why_not_encoded(&nest(Refusing, depth)), None);
-        let bytes = postcard::to_stdvec(&nest(7u8, depth)).unwrap();
-        assert_eq!(postcard::from_bytes::<Nest<Refusing>>(&bytes).err(), Some(postcard::Error::SerdeDeCustom));
-        assert_eq!(why_not_decoded::<Nest<Refusing>>(&bytes), None);
+        let depth = 20_000;
+        on_a_stack_of(256 << 20, move || {
+            let (refusing, bytes) = (nest(Refusing, depth), postcard::to_stdvec(&nest(7u8, depth)).unwrap());
+            assert_eq!(postcard::to_stdvec(&refusing), Err(postcard::Error::SerdeSerCustom));
+            assert_eq!(postcard::from_bytes::<Nest<Refusing>>(&bytes).err(), Some(postcard::Error::SerdeDeCustom));
+            std::thread::scope(|scope| {
+                let small = std::thread::Builder::new().stack_size(128 << 10);
+                let asked = small.spawn_scoped(scope, || {
+                    // Optimized, this writing takes no stack, and so has an answer.
+                    let told = why_not_encoded(&refusing);
+                    assert!(told.is_none() || !cfg!(debug_assertions), "{told:?}");
+                    assert_eq!(why_not_decoded::<Nest<Refusing>>(&bytes), None);
+                });
+                asked.unwrap().join().unwrap();
+            });
+        });
     }
 
     #[test]

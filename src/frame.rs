@@ -6,6 +6,7 @@
 //!        Forget   kind  context u64
 //!        Run      kind  function u32   context u64   number u32   items x (length u32, bytes), or one attached
 //!        Stop     kind
+//!        Select   kind  function u32   context u64
 //! up     Answer   kind  sequence u32   bytes, or attached
 //! ```
 //!
@@ -28,6 +29,7 @@ const CONTEXT: u8 = 2;
 const FORGET: u8 = 3;
 const RUN: u8 = 4;
 const STOP: u8 = 5;
+const SELECT: u8 = 6;
 
 const VALUE: u8 = 16;
 const FAILED: u8 = 17;
@@ -36,7 +38,6 @@ const ARGUMENT_NOT_DECODED: u8 = 19;
 const CONTEXT_NOT_DECODED: u8 = 20;
 const RESULT_NOT_ENCODED: u8 = 21;
 const FUNCTION_NOT_FOUND: u8 = 22;
-const LAST_WORDS: u8 = 23;
 
 const ATTACHED: u8 = 0x80;
 
@@ -57,6 +58,8 @@ pub(crate) enum Order<'a> {
     Run { function: FunctionId, context: u64, number: u32, body: Body<'a> },
     /// Leave.
     Stop,
+    /// From now on items that come by themselves are for this function. Only on roads where they do.
+    Select { function: FunctionId, context: u64 },
 }
 
 /// Bytes that stand in the frame, or beside it.
@@ -75,8 +78,6 @@ pub(crate) enum AnswerKind {
     Panicked,
     /// The bytes are the reason.
     FunctionNotFound,
-    /// Not an answer: the report of a panic that is about to abort the worker.
-    LastWords,
 }
 
 /// One worker's answer for its next item.
@@ -88,7 +89,7 @@ pub(crate) struct Answer<'a> {
 }
 
 impl AnswerKind {
-    fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             AnswerKind::Verdict(Verdict::Value) => VALUE,
             AnswerKind::Verdict(Verdict::Failed) => FAILED,
@@ -97,11 +98,10 @@ impl AnswerKind {
             AnswerKind::Verdict(Verdict::NotEncoded) => RESULT_NOT_ENCODED,
             AnswerKind::Panicked => PANICKED,
             AnswerKind::FunctionNotFound => FUNCTION_NOT_FOUND,
-            AnswerKind::LastWords => LAST_WORDS,
         }
     }
 
-    fn from_code(code: u8) -> Option<Self> {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
         Some(match code {
             VALUE => AnswerKind::Verdict(Verdict::Value),
             FAILED => AnswerKind::Verdict(Verdict::Failed),
@@ -110,7 +110,6 @@ impl AnswerKind {
             CONTEXT_NOT_DECODED => AnswerKind::Verdict(Verdict::NotDecoded(Side::Context)),
             RESULT_NOT_ENCODED => AnswerKind::Verdict(Verdict::NotEncoded),
             FUNCTION_NOT_FOUND => AnswerKind::FunctionNotFound,
-            LAST_WORDS => AnswerKind::LastWords,
             _ => return None,
         })
     }
@@ -161,6 +160,14 @@ impl Head {
 
     pub(crate) fn stop() -> Self {
         Self::new(STOP)
+    }
+
+    pub(crate) fn select(function: FunctionId, context: u64) -> Self {
+        Self::new(SELECT).with(&function.0.to_le_bytes()).with(&context.to_le_bytes())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     pub(crate) fn answer(kind: AnswerKind, sequence: u32, attached: bool) -> Self {
@@ -221,6 +228,10 @@ pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
         RUN => {
             let (function, context, number) = (FunctionId(reader.u32()?), reader.u64()?, reader.u32()?);
             Ok(Order::Run { function, context, number, body: reader.body(attached)? })
+        }
+        SELECT if !attached => {
+            let (function, context) = (FunctionId(reader.u32()?), reader.u64()?);
+            reader.end().map(|()| Order::Select { function, context })
         }
         STOP if !attached => reader.end().map(|()| Order::Stop),
         _ => Err(NotAFrame("of no known kind")),
@@ -309,7 +320,7 @@ mod tests {
 
     #[test]
     fn answers_come_back_from_their_bytes() {
-        for code in VALUE..=LAST_WORDS {
+        for code in VALUE..=FUNCTION_NOT_FOUND {
             let kind = AnswerKind::from_code(code).unwrap();
             let bytes = frame(Head::answer(kind, 5, false), b"xy");
             assert_eq!(parse_answer(&bytes), Ok(Answer { kind, sequence: 5, body: Body::Inline(b"xy") }));

@@ -25,6 +25,7 @@ use start_methods::image::ImageRef;
 
 use crate::codec;
 use crate::error::Side;
+use crate::output::Output;
 use crate::task::Args;
 use crate::task::Data;
 use crate::task::Initialized;
@@ -68,7 +69,7 @@ struct Glue {
     magic: u64,
     signature: fn() -> u64,
     open: fn(&[u8]) -> Opened,
-    call: unsafe fn(usize, &dyn Any, &[u8], &mut Vec<u8>) -> Verdict,
+    call: unsafe fn(usize, &dyn Any, &[u8], &mut Output) -> Verdict,
 }
 
 /// How a function pointer is called, and with what. One type for each shape of call.
@@ -174,7 +175,7 @@ where
     /// # Safety
     ///
     /// `address` must have come from `S::address` of a pointer of this very build.
-    unsafe fn call(address: usize, context: &dyn Any, input: &[u8], out: &mut Vec<u8>) -> Verdict {
+    unsafe fn call(address: usize, context: &dyn Any, input: &[u8], out: &mut Output) -> Verdict {
         // SAFETY: the caller promises that the number is the address of such a function, in this process.
         let f = unsafe { pointer_from_address::<S::Pointer>(address) };
         let context = context.downcast_ref::<S::Context>().expect("the context was opened by this very glue");
@@ -202,7 +203,7 @@ impl<T: Args + Deserialize<'static>, O: Initialized> InitializerGlue<T, O> {
     /// # Safety
     ///
     /// `address` must have come from `T::address` of a pointer of this very build.
-    unsafe fn call(address: usize, _: &dyn Any, input: &[u8], out: &mut Vec<u8>) -> Verdict {
+    unsafe fn call(address: usize, _: &dyn Any, input: &[u8], out: &mut Output) -> Verdict {
         // SAFETY: the caller promises that the number is the address of such a function, in this process.
         let f = unsafe { pointer_from_address::<T::Fp<O>>(address) };
         // Leaked on purpose, once per worker: this is what makes `("db.sqlite",)` a valid argument, a `&'static str`.
@@ -217,8 +218,8 @@ impl<T: Args + Deserialize<'static>, O: Initialized> InitializerGlue<T, O> {
     }
 }
 
-fn text(out: &mut Vec<u8>, text: &str, verdict: Verdict) -> Verdict {
-    out.extend_from_slice(text.as_bytes());
+fn text(out: &mut Output, text: &str, verdict: Verdict) -> Verdict {
+    out.say(text.as_bytes());
     verdict
 }
 
@@ -293,20 +294,29 @@ impl LocalFunction {
     }
 
     /// A small number for this function, the same for all pools of this process, for ever.
-    pub(crate) fn id(&self) -> FunctionId {
+    ///
+    /// # Errors
+    ///
+    /// Another process could not find it; see [`definition`](Self::definition).
+    pub(crate) fn id(&self) -> Result<FunctionId, String> {
         let key = (std::ptr::from_ref(self.glue) as usize, self.address);
         let position = |known: &[LocalFunction]| {
             known.iter().position(|f| (std::ptr::from_ref(f.glue) as usize, f.address) == key)
         };
         let found = position(&FUNCTIONS.read());
-        let index = found.unwrap_or_else(|| {
-            let mut functions = FUNCTIONS.write();
-            position(&functions).unwrap_or_else(|| {
-                functions.push(*self);
-                functions.len() - 1
-            })
-        });
-        FunctionId(u32::try_from(index).expect("a program has fewer than 2^32 functions"))
+        let index = match found {
+            Some(index) => index,
+            None => {
+                // Asked once: it stays where it is.
+                self.definition()?;
+                let mut functions = FUNCTIONS.write();
+                position(&functions).unwrap_or_else(|| {
+                    functions.push(*self);
+                    functions.len() - 1
+                })
+            }
+        };
+        Ok(FunctionId(u32::try_from(index).expect("a program has fewer than 2^32 functions")))
     }
 
     /// The function with this number.
@@ -359,8 +369,8 @@ impl ResolvedFunction {
         (self.glue.open)(context)
     }
 
-    /// Decodes one item, runs the function, and leaves the bytes of the answer in `out`. A panic passes through.
-    pub(crate) fn call(&self, context: &dyn Any, input: &[u8], out: &mut Vec<u8>) -> Verdict {
+    /// Decodes one item, runs the function, and leaves the bytes of the answer behind what is in `out`. A panic passes through.
+    pub(crate) fn call(&self, context: &dyn Any, input: &[u8], out: &mut Output) -> Verdict {
         // SAFETY: the definition came from the parent, which made it from a pointer of the type that the signature
         // stands for; signature, build and image were checked in `find`.
         unsafe { (self.glue.call)(self.address, context, input, out) }
@@ -379,20 +389,20 @@ mod tests {
     #[test]
     fn a_function_is_found_and_called_through_bytes() {
         let function = resolved::<Map<u32, u64>>(|x| u64::from(x) * 2);
-        let mut out = Vec::new();
+        let mut out = Output::default();
         assert_eq!(function.call(&(), &[21], &mut out), Verdict::Value);
-        assert_eq!(codec::decode::<u64>(&out), Ok(42));
+        assert_eq!(codec::decode::<u64>(out.bytes()), Ok(42));
     }
 
     #[test]
     fn a_context_is_passed_by_reference() {
         let function = resolved::<StarWith<String, (u8, u8), String>>(|s, a, b| format!("{s}{a}{b}"));
-        let mut bytes = Vec::new();
-        codec::encode("x", &mut bytes).unwrap();
-        let context = function.open(&bytes).unwrap();
-        let mut out = Vec::new();
+        let mut encoded = Output::default();
+        codec::encode("x", &mut encoded).unwrap();
+        let context = function.open(encoded.bytes()).unwrap();
+        let mut out = Output::default();
         assert_eq!(function.call(context.as_ref(), &[1, 2], &mut out), Verdict::Value);
-        assert_eq!(codec::decode::<String>(&out), Ok("x12".to_owned()));
+        assert_eq!(codec::decode::<String>(out.bytes()), Ok("x12".to_owned()));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! in ordered mode those that are done but wait for an earlier one.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,7 +206,7 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
         let pushed = encoder.pushed() - self.drawn;
         let work = encoder.take();
         let sealed = self.input.is_over();
-        let result = self.shared.with(|engine| {
+        let result = self.shared.feed(|engine| {
             for work in work {
                 engine.submit(job, work)?;
             }
@@ -268,9 +269,11 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
 
     fn take(&mut self, log: Option<Log>) {
         let Some(log) = log else { return };
-        for (index, outcome) in &log.entries {
-            self.settle(*index, read_outcome(&log, outcome));
-        }
+        let settled = log.try_each(|index, outcome| {
+            self.settle(index, read_outcome(outcome));
+            Ok::<(), Infallible>(())
+        });
+        let Ok(()) = settled;
         if let Some(error) = &log.rest {
             let (drawn, missing) = (self.drawn, self.under_way);
             self.under_way = 0;

@@ -1,13 +1,12 @@
 //! The unfinished jobs, and what has come back for each.
 //!
-//! Outcomes are kept as they arrive, in a [`Log`]: bytes and errors by index, in order of arrival. Nothing is decoded
+//! Outcomes are kept as they arrive, in a [`Log`]: runs of values, and errors, in order of arrival. Nothing is decoded
 //! here: whoever consumes the log does that, on its own thread. A job is *finished* when it takes no more items and
 //! every item has an outcome; then, and only then, its log is complete.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::hash::Hasher;
-use std::ops::Range;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -16,30 +15,112 @@ use parking_lot::Condvar;
 use crate::batch::JobId;
 use crate::blob::Blob;
 use crate::error::TaskError;
+use crate::frame::ItemReader;
 use crate::function::FunctionId;
 
-/// What became of one item.
+/// What became of one item, when that is no small value.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Its bytes in the log.
-    Value(Range<usize>),
     /// Its bytes, too many for a frame.
     Blob(Blob),
     Error(Box<TaskError>),
 }
 
+/// What became of one item.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OutcomeRef<'a> {
+    Value(&'a [u8]),
+    Blob(&'a Blob),
+    Error(&'a TaskError),
+}
+
+/// Outcomes that stand side by side.
+#[derive(Debug)]
+enum Entry {
+    /// Values of items with consecutive positions, from this place in the log's bytes on, each behind its length.
+    Values {
+        first: u64,
+        items: u32,
+        start: usize,
+    },
+    One {
+        index: u64,
+        outcome: Outcome,
+    },
+}
+
+impl Entry {
+    fn first(&self) -> u64 {
+        match self {
+            Entry::Values { first, .. } => *first,
+            Entry::One { index, .. } => *index,
+        }
+    }
+}
+
 /// Outcomes by order of arrival.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    pub(crate) entries: Vec<(u64, Outcome)>,
-    pub(crate) bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    bytes: Vec<u8>,
     /// What became of all items that have no entry, once the pool has ended.
     pub(crate) rest: Option<TaskError>,
 }
 
 impl Log {
+    /// The log of something that never began.
+    pub(crate) fn refused(error: TaskError) -> Self {
+        Self { rest: Some(error), ..Self::default() }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.rest.is_none()
+    }
+
+    /// Shows each outcome with its item's position, in order of arrival, until one is answered with an error.
+    pub(crate) fn try_each<E>(&self, f: impl FnMut(u64, OutcomeRef<'_>) -> Result<(), E>) -> Result<(), E> {
+        self.try_each_of(self.entries.iter(), f)
+    }
+
+    /// As [`try_each`](Self::try_each), in the order of the items.
+    pub(crate) fn try_each_in_order<E>(&self, f: impl FnMut(u64, OutcomeRef<'_>) -> Result<(), E>) -> Result<(), E> {
+        let mut entries: Vec<&Entry> = self.entries.iter().collect();
+        entries.sort_unstable_by_key(|entry| entry.first());
+        self.try_each_of(entries, f)
+    }
+
+    fn try_each_of<'a, E>(
+        &self,
+        entries: impl IntoIterator<Item = &'a Entry>,
+        mut f: impl FnMut(u64, OutcomeRef<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for entry in entries {
+            match entry {
+                Entry::Values { first, items, start } => {
+                    let values = ItemReader(&self.bytes[*start..]).zip(*first..*first + u64::from(*items));
+                    for (value, index) in values {
+                        f(index, OutcomeRef::Value(value.expect("lengths were checked when the values came")))?;
+                    }
+                }
+                Entry::One { index, outcome: Outcome::Blob(blob) } => f(*index, OutcomeRef::Blob(blob))?,
+                Entry::One { index, outcome: Outcome::Error(error) } => f(*index, OutcomeRef::Error(error))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Values of consecutive items, each behind its length, in as many parts as they come.
+    fn append(&mut self, first: u64, items: u32, parts: [&[u8]; 2]) {
+        let start = self.bytes.len();
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        match self.entries.last_mut() {
+            Some(Entry::Values { first: before, items: count, .. })
+                if *before + u64::from(*count) == first && count.checked_add(items).is_some() =>
+            {
+                *count += items;
+            }
+            _ => self.entries.push(Entry::Values { first, items, start }),
+        }
     }
 }
 
@@ -107,18 +188,32 @@ impl Job {
         self.abandoned && self.callbacks.is_empty()
     }
 
+    /// Values of consecutive items, each behind its length.
+    pub(crate) fn settle_values(&mut self, first: u64, items: u32, bytes: &[u8]) {
+        if !self.is_forgotten() {
+            self.log.append(first, items, [bytes, &[]]);
+        }
+        self.count(items);
+    }
+
+    /// The value of one item.
     pub(crate) fn settle_value(&mut self, index: u64, bytes: &[u8]) {
-        let bytes = if self.is_forgotten() { &[] } else { bytes };
-        let start = self.log.bytes.len();
-        self.log.bytes.extend_from_slice(bytes);
-        self.settle(index, Outcome::Value(start..start + bytes.len()));
+        if !self.is_forgotten() {
+            let len = u32::try_from(bytes.len()).expect("what came in a frame fits one");
+            self.log.append(index, 1, [&len.to_le_bytes(), bytes]);
+        }
+        self.count(1);
     }
 
     pub(crate) fn settle(&mut self, index: u64, outcome: Outcome) {
         if !self.is_forgotten() {
-            self.log.entries.push((index, outcome));
+            self.log.entries.push(Entry::One { index, outcome });
         }
-        self.settled += 1;
+        self.count(1);
+    }
+
+    fn count(&mut self, items: u32) {
+        self.settled += u64::from(items);
         assert!(self.settled <= self.submitted, "an item has one outcome");
     }
 }

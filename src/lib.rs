@@ -50,7 +50,8 @@
 //! Arguments and results travel through serde in a format that does not describe itself (postcard), so types that use
 //! `skip_serializing_if`, `untagged`, `flatten` or `deserialize_any` do not survive. A task may return any serializable
 //! value, a `Result` with a serializable error among them, which passes through as it is; or an `anyhow::Result`, whose
-//! error arrives as [`TaskError::Failed`] with the whole chain of causes as text.
+//! error arrives as [`TaskError::Failed`] with the whole chain of causes as text. A value that is nested too deeply for
+//! the stack of a thread that reads or writes it is an error of its item, never an overflow.
 //!
 //! # Errors
 //!
@@ -61,6 +62,7 @@
 #![warn(unnameable_types)]
 
 mod batch;
+mod bell;
 mod blob;
 mod builder;
 mod call;
@@ -82,12 +84,15 @@ mod load;
 mod map;
 mod member;
 mod message;
+mod origin;
+mod output;
 mod panics;
 mod pool;
 mod queue;
 mod restarts;
 mod results;
 mod schedule;
+mod stack;
 mod submit;
 mod task;
 mod transport;
@@ -110,6 +115,8 @@ pub use pool::Pool;
 pub use results::AsyncResult;
 pub use start_methods::Exit;
 pub use start_methods::ParseStartMethodError;
+#[doc(inline)]
+pub use start_methods::Resource as Limit;
 pub use start_methods::StartError;
 pub use start_methods::StartMethod;
 pub use task::Args;

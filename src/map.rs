@@ -1,5 +1,6 @@
 //! `map`: the caller feeds the job and collects its results, on its own thread, until all are there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::batch::JobId;
@@ -57,21 +58,42 @@ impl Drop for Hold {
     }
 }
 
-/// Runs the job over `items`; the outcome of each by its position.
+/// Runs the job over `items`; all values, in order.
 ///
 /// # Errors
 ///
-/// The call was refused as a whole; or, with [`Stop::AtError`], the first error.
-pub(crate) fn run<A: Data, T: Data>(
+/// The call was refused as a whole; the error of the lowest position; or, with [`Stop::AtError`], the first error.
+pub(crate) fn values<A: Data, T: Data>(
     prepared: Prepared,
     items: impl Iterator<Item = A>,
     stop: Stop,
+) -> Result<Vec<T>, TaskError> {
+    run(prepared, items, stop)?.values()
+}
+
+/// Runs the job over `items`; the outcome of each, in order.
+///
+/// # Errors
+///
+/// The call was refused as a whole.
+pub(crate) fn results<A: Data, T: Data>(
+    prepared: Prepared,
+    items: impl Iterator<Item = A>,
 ) -> Result<Vec<Result<T, TaskError>>, TaskError> {
+    Ok(run(prepared, items, Stop::Never)?.results())
+}
+
+fn run<A: Data, T: Data>(
+    prepared: Prepared,
+    items: impl Iterator<Item = A>,
+    stop: Stop,
+) -> Result<Collected<T>, TaskError> {
     let shared = Arc::clone(&prepared.shared);
     let (job, mut encoder) = prepared.open(true)?;
     let hold = Hold { shared, job, kept: false };
     let mut input = Input::new(items);
-    let mut results = Collected { slots: Vec::with_capacity(input.size_hint().0.min(1 << 20)), settled: 0 };
+    let expected = input.size_hint().0.min(1 << 20);
+    let mut results = Collected { values: Vec::with_capacity(expected), errors: Vec::new(), settled: 0 };
     loop {
         let log = match !input.is_over() && encoder.pushed() - results.settled < ahead_max(&encoder) {
             true => feed(&hold, &mut encoder, &mut input)?,
@@ -84,7 +106,7 @@ pub(crate) fn run<A: Data, T: Data>(
             results.take(&log, stop)?;
         }
         if input.is_over() && results.settled == encoder.pushed() {
-            return Ok(results.slots.into_iter().map(|slot| slot.expect("every item is settled")).collect());
+            return Ok(results);
         }
     }
 }
@@ -114,7 +136,7 @@ fn feed<I: Iterator<Item: Data>>(
     }
     let work = encoder.take();
     hold.shared
-        .with(|engine| {
+        .feed(|engine| {
             for work in work {
                 if engine.submit(hold.job, work).is_err() {
                     // The pool has ended, and the job with it: its log tells what became of every item.
@@ -130,8 +152,10 @@ fn feed<I: Iterator<Item: Data>>(
         .map_err(TaskError::from)
 }
 
+/// Results by position, as they come.
 struct Collected<T> {
-    slots: Vec<Option<Result<T, TaskError>>>,
+    values: Vec<Option<T>>,
+    errors: Vec<(usize, TaskError)>,
     settled: u64,
 }
 
@@ -141,19 +165,37 @@ impl<T: Data> Collected<T> {
             // The pool ended under the call.
             return Err(error.clone());
         }
-        for (index, outcome) in &log.entries {
-            let result = read_outcome(log, outcome);
-            if let (Err(error), Stop::AtError) = (&result, stop) {
-                return Err(error.clone());
+        log.try_each(|index, outcome| {
+            let slot = usize::try_from(index).expect("a position in a vector");
+            if self.values.len() <= slot {
+                self.values.resize_with(slot + 1, || None);
             }
-            let slot = usize::try_from(*index).expect("a position in a vector");
-            if self.slots.len() <= slot {
-                self.slots.resize_with(slot + 1, || None);
+            match read_outcome(outcome) {
+                Ok(value) => self.values[slot] = Some(value),
+                Err(error) if stop == Stop::AtError => return Err(error),
+                Err(error) => self.errors.push((slot, error)),
             }
-            self.slots[slot] = Some(result);
             self.settled += 1;
+            Ok(())
+        })
+    }
+
+    /// All values, or the error of the lowest position.
+    fn values(self) -> Result<Vec<T>, TaskError> {
+        match self.errors.into_iter().min_by_key(|(slot, _)| *slot) {
+            Some((_, error)) => Err(error),
+            None => Ok(self.values.into_iter().map(|value| value.expect("every item is settled")).collect()),
         }
-        Ok(())
+    }
+
+    /// A value or an error for every position.
+    fn results(self) -> Vec<Result<T, TaskError>> {
+        let mut errors: BTreeMap<usize, TaskError> = self.errors.into_iter().collect();
+        let result = |(slot, value)| match value {
+            Some(value) => Ok(value),
+            None => Err(errors.remove(&slot).expect("every item is settled")),
+        };
+        self.values.into_iter().enumerate().map(result).collect()
     }
 }
 

@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::io;
+use std::io::IoSlice;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::RawFd;
 use std::time::Instant;
 
 use start_methods::Child;
@@ -14,27 +18,43 @@ use crate::batch::Span;
 use crate::blob::Blob;
 use crate::error::Panic;
 use crate::error::PoolError;
+use crate::frame;
 use crate::frame::Head;
+use crate::frame::Order;
 use crate::function::FunctionId;
 use crate::function::LocalFunction;
 use crate::jobs::Context;
 use crate::jobs::ContextBody;
 use crate::load::FrameNumber;
+use crate::load::Unbegun;
 use crate::message;
+use crate::transport::Attached;
+use crate::transport::Note;
 use crate::transport::Road;
 use crate::transport::Sent;
+use crate::transport::ring;
 
-/// An order that is not work, waiting for room on the road.
+/// What a worker had not begun, as the schedule is told.
 #[derive(Debug)]
-struct Note {
-    frame: Vec<u8>,
-    attached: Option<Attached>,
+pub(crate) enum TakenBack {
+    Frames(Vec<FrameNumber>),
+    Last(u64),
 }
 
-#[derive(Debug)]
-enum Attached {
-    Blob(Blob),
-    Fd(PrivateFd),
+impl TakenBack {
+    pub(crate) fn as_unbegun(&self) -> Unbegun<'_> {
+        match self {
+            TakenBack::Frames(numbers) => Unbegun::Frames(numbers),
+            TakenBack::Last(items) => Unbegun::Last(*items),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            TakenBack::Frames(numbers) => numbers.is_empty(),
+            TakenBack::Last(items) => *items == 0,
+        }
+    }
 }
 
 /// Whether the worker has said that it is ours, and ready.
@@ -57,10 +77,16 @@ pub(crate) struct Member {
     pub(crate) answers: u32,
     /// Why we killed it, or why it could not start.
     pub(crate) doom: Option<PoolError>,
+    /// What is on its road makes no sense, so nothing there counts any more.
+    pub(crate) is_babbling: bool,
     /// The panic that was about to abort it.
     pub(crate) last_words: Option<Box<Panic>>,
     /// Its end has been seen, and its status must be known by then.
     pub(crate) status_due: Option<Instant>,
+    /// It has closed its control socket, or written nonsense to it: it gets nothing more to run.
+    pub(crate) dismissed: bool,
+    /// Messages of its that made no sense.
+    pub(crate) nonsense: u32,
     /// SIGKILL follows at this time.
     pub(crate) kill_at: Option<Instant>,
     /// Its road is watched for room.
@@ -70,6 +96,12 @@ pub(crate) struct Member {
     functions: HashSet<FunctionId>,
     contexts: HashSet<u64>,
     notes: VecDeque<Note>,
+    /// Numbers what travels beside the rings, on the control socket.
+    attachments_sent: u32,
+    /// What has come beside the rings and was not asked for yet.
+    attachments: VecDeque<(u32, PrivateFd)>,
+    /// Some of that found no room in our descriptor table.
+    attachment_lost: bool,
 }
 
 impl Member {
@@ -80,22 +112,28 @@ impl Member {
             greeting: Greeting::Awaited(hello_due),
             answers: 0,
             doom: None,
+            is_babbling: false,
             last_words: None,
             status_due: None,
+            dismissed: false,
+            nonsense: 0,
             kill_at: None,
             wants_room: false,
             introducing: false,
             functions: HashSet::new(),
             contexts: HashSet::new(),
             notes: VecDeque::new(),
+            attachments_sent: 0,
+            attachments: VecDeque::new(),
+            attachment_lost: false,
         }
     }
 
     /// Puts work on the road, behind whatever the worker must be told first. `alone`: the worker holds nothing else.
     ///
-    /// A frame that brings something new travels alone: nothing before it, and nothing after it until it is answered.
-    /// Otherwise a recall could take the news away from under a frame that needs it, since the worker may read on
-    /// while the parent recalls.
+    /// Over a socket, a frame that brings something new travels alone: nothing before it, and nothing after it until it
+    /// is answered. Otherwise a recall could take the news away from under a frame that needs it, since the worker may
+    /// read on while the parent recalls.
     pub(crate) fn send(
         &mut self,
         span: &Span,
@@ -105,7 +143,7 @@ impl Member {
     ) -> io::Result<Sent> {
         let new = !self.functions.contains(&span.batch.function)
             || context.is_some_and(|context| !self.contexts.contains(&context.id));
-        if !alone && (new || self.introducing) {
+        if matches!(self.road, Road::Socket(_)) && !alone && (new || self.introducing) {
             return Ok(Sent::Later);
         }
         self.define(span.batch.function);
@@ -116,13 +154,33 @@ impl Member {
         if self.flush()? == Sent::Full {
             return Ok(Sent::Full);
         }
-        let head = Head::run(span, number.0);
-        match &span.batch.items {
-            Items::Inline { .. } => {
-                self.road.send(head.as_bytes(), span.bytes().expect("inline items have bytes"), None)
+        match (&mut self.road, &span.batch.items) {
+            (Road::Ring(rings, _), Items::Inline { .. }) => match rings.send_items(span) {
+                items if items == span.len() => Ok(Sent::Taken),
+                items => Ok(Sent::Part(items)),
+            },
+            (Road::Ring(..), Items::Blob(blob)) => self.send_beside(span, blob),
+            (Road::Socket(road), Items::Inline { .. }) => {
+                let head = Head::run(span, number.0);
+                road.send(head.as_bytes(), span.bytes().expect("inline items have bytes"), None)
             }
-            Items::Blob(blob) => self.road.send(head.as_bytes(), &[], Some(blob.as_fd())),
+            (Road::Socket(road), Items::Blob(blob)) => {
+                road.send(Head::run(span, number.0).as_bytes(), &[], Some(blob.as_fd()))
+            }
         }
+    }
+
+    /// Sends one item whose bytes do not fit the rings.
+    fn send_beside(&mut self, span: &Span, blob: &Blob) -> io::Result<Sent> {
+        let Road::Ring(rings, _) = &mut self.road else { unreachable!("asked of rings only") };
+        if !rings.has_room_beside(span) {
+            return Ok(Sent::Full);
+        }
+        let Some(number) = attach(&self.child, &mut self.attachments_sent, blob.as_fd())? else {
+            return stuck_unless_busy(rings);
+        };
+        rings.send_attached_item(span, number);
+        Ok(Sent::Taken)
     }
 
     /// The worker has given an answer, so it has read whatever came before.
@@ -145,32 +203,111 @@ impl Member {
         self.flush()
     }
 
-    /// Sends an order again that was recalled and is not work.
-    pub(crate) fn note_again(&mut self, frame: Vec<u8>, attached: Option<PrivateFd>) {
-        self.note(frame, attached.map(Attached::Fd));
+    /// Takes back what the worker has not begun. What is not work is told again, behind what waits.
+    pub(crate) fn take_back(&mut self) -> Result<TakenBack, String> {
+        match &mut self.road {
+            Road::Ring(rings, _) => {
+                let unbegun = rings.recall().map_err(|broken| broken.0.to_owned())?;
+                // In front: it was on the road before what waits for the road.
+                for note in unbegun.notes.into_iter().rev() {
+                    self.notes.push_front(note);
+                }
+                Ok(TakenBack::Last(unbegun.items))
+            }
+            Road::Socket(road) => {
+                let unread = road.recall().map_err(|error| format!("its road broke: {error}"))?;
+                let mut numbers = Vec::new();
+                for note in unread {
+                    match run_number(&note.frame) {
+                        Some(number) => numbers.push(number),
+                        None => self.notes.push_back(note),
+                    }
+                }
+                Ok(TakenBack::Frames(numbers))
+            }
+        }
     }
 
     /// Sends what waits for room, as far as there is any.
     pub(crate) fn flush(&mut self) -> io::Result<Sent> {
-        while let Some(note) = self.notes.front() {
-            let attached = note.attached.as_ref().map(|attached| match attached {
-                Attached::Blob(blob) => blob.as_fd(),
-                Attached::Fd(fd) => fd.as_fd(),
-            });
-            if self.road.send(&note.frame, &[], attached)? == Sent::Full {
+        while let Some(note) = self.notes.pop_front() {
+            let attached = note.attached.as_ref().map(AsFd::as_fd);
+            let refused = match &mut self.road {
+                Road::Socket(road) => match road.send(&note.frame, &[], attached)? {
+                    Sent::Full => Some(note),
+                    _ => None,
+                },
+                Road::Ring(rings, _) if !rings.has_room_for(&note) => Some(note),
+                Road::Ring(rings, _) => {
+                    let number = match attached {
+                        None => None,
+                        Some(fd) => match attach(&self.child, &mut self.attachments_sent, fd)? {
+                            Some(number) => Some(number),
+                            None => {
+                                self.notes.push_front(note);
+                                return stuck_unless_busy(rings);
+                            }
+                        },
+                    };
+                    rings.send_note(note, number);
+                    None
+                }
+            };
+            if let Some(note) = refused {
+                self.notes.push_front(note);
                 return Ok(Sent::Full);
             }
-            self.notes.pop_front();
         }
         Ok(Sent::Taken)
+    }
+
+    /// Whether the process can still be at our work: whether it has its end of the road. One that has executed another
+    /// program has not.
+    pub(crate) fn is_at_work(&self) -> bool {
+        let pid = self.child.pid();
+        match &self.road {
+            Road::Ring(..) => {
+                std::fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(ring::MEMORY_NAME))
+            }
+            Road::Socket(road) => {
+                let of = |fd: RawFd| std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
+                let road = of(road.worker_end().as_raw_fd());
+                std::fs::read_dir(format!("/proc/{pid}/fd"))
+                    .is_ok_and(|mut fds| fds.any(|fd| fd.is_ok_and(|fd| std::fs::read_link(fd.path()).ok() == road)))
+            }
+        }
+    }
+
+    /// Something has come on the control socket that belongs to an answer in the rings.
+    pub(crate) fn attached(&mut self, number: u32, fd: Option<PrivateFd>) {
+        match fd {
+            Some(fd) => self.attachments.push_back((number, fd)),
+            None => self.attachment_lost = true,
+        }
+    }
+
+    /// How much has come and was not asked for.
+    pub(crate) fn attachments(&self) -> usize {
+        self.attachments.len()
+    }
+
+    /// What belongs to this answer, if it has come.
+    pub(crate) fn take_attachment(&mut self, number: u32) -> Option<PrivateFd> {
+        let position = self.attachments.iter().position(|(found, _)| *found == number)?;
+        // Those before it belong to answers that did not come: a worker that numbers wrongly gains nothing.
+        self.attachments.drain(..=position).next_back().map(|(_, fd)| fd)
+    }
+
+    /// Whether an attachment was lost since the last call, and with it the bytes of an answer.
+    pub(crate) fn take_loss(&mut self) -> bool {
+        std::mem::take(&mut self.attachment_lost)
     }
 
     fn define(&mut self, function: FunctionId) {
         if !self.functions.insert(function) {
             return;
         }
-        let definition =
-            LocalFunction::of(function).definition().expect("a function is located before its job is accepted");
+        let definition = LocalFunction::of(function).definition().expect("a function with a number was located");
         let mut frame = Head::define(function).as_bytes().to_vec();
         frame.extend(message::encode(&definition));
         self.note(frame, None);
@@ -193,7 +330,48 @@ impl Member {
         }
     }
 
+    /// Whether its rings hold answers that nobody has looked at.
+    pub(crate) fn has_news(&self) -> bool {
+        match &self.road {
+            Road::Ring(rings, _) => !rings.is_idle() && rings.has_news(),
+            Road::Socket(_) => false,
+        }
+    }
+
+    /// Whether something waits for room.
+    pub(crate) fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
+    }
+
     fn note(&mut self, frame: Vec<u8>, attached: Option<Attached>) {
         self.notes.push_back(Note { frame, attached });
+    }
+}
+
+/// Sends a descriptor beside the rings; its number, or `None` if there is no room.
+fn attach(child: &Child, sent: &mut u32, fd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let number = *sent;
+    match child.control().try_send(&[IoSlice::new(&number.to_le_bytes())], &[fd])? {
+        true => {
+            *sent = number.wrapping_add(1);
+            Ok(Some(number))
+        }
+        false => Ok(None),
+    }
+}
+
+/// The control socket is full. While the worker has something to do it will read on; else nobody ever will.
+fn stuck_unless_busy(rings: &ring::parent::Road) -> io::Result<Sent> {
+    match rings.is_idle() {
+        false => Ok(Sent::Full),
+        true => Err(io::Error::new(io::ErrorKind::WouldBlock, "its control socket is full of what it never asked for")),
+    }
+}
+
+/// Which frame an order is, if it is work.
+fn run_number(order: &[u8]) -> Option<FrameNumber> {
+    match frame::parse_order(order) {
+        Ok(Order::Run { number, .. }) => Some(FrameNumber(number)),
+        _ => None,
     }
 }

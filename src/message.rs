@@ -8,15 +8,25 @@ use serde::Serialize;
 
 use crate::codec;
 use crate::function::Definition;
+use crate::panics::PanicRecord;
 
-/// The longest message that a worker sends here.
-pub(crate) const REPORT_MAX: usize = 8 * 1024;
 /// An error text in a report is cut at this length, so that the report fits.
 pub(crate) const REPORT_TEXT_MAX: usize = 4 * 1024;
 
-/// The payload of a worker's birth. Its descriptors: the road, then the arguments of the initializer if attached.
+/// Which road leads to the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RoadKind {
+    /// Two descriptors: the memory and the bell.
+    Ring,
+    /// One descriptor: the socket.
+    Socket,
+}
+
+/// The payload of a worker's birth. Its descriptors: those of the road, then the arguments of the initializer if
+/// attached.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
+    pub(crate) road: RoadKind,
     pub(crate) initializer: Option<Initializer>,
 }
 
@@ -28,36 +38,28 @@ pub(crate) struct Initializer {
     pub(crate) args: Option<Vec<u8>>,
 }
 
-/// What a worker says of itself, once.
+/// What a worker says of itself: first how its start went, and then, beside the rings, what does not fit them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// It waits for work.
     Ready,
     /// Its initializer failed; it is about to leave.
     InitializerFailed { message: String },
+    /// It cannot use the rings; it is about to leave.
+    NoRings { message: String },
+    /// Beside this message lie the bytes of an answer, by this number.
+    Attachment { number: u32 },
+    /// It is about to abort because of this panic.
+    LastWords(PanicRecord),
 }
 
 pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    codec::append(message, &mut bytes).expect("our own messages serialize");
-    bytes
+    codec::to_vec(message).expect("our own messages serialize")
 }
 
 /// What a worker said.
 pub(crate) fn parse_report(bytes: &[u8]) -> Result<Report, String> {
     codec::parse(bytes)
-}
-
-/// Cuts a text to at most `max` bytes, at a character.
-pub(crate) fn cut_text(mut text: String, max: usize) -> String {
-    if text.len() > max {
-        let mut end = max;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -75,10 +77,5 @@ mod tests {
         for noise in [&[][..], &[9], &[1, 255, 255, 255, 255, 15], &[0, 0]] {
             parse_report(noise).unwrap_err();
         }
-    }
-
-    #[test]
-    fn a_text_is_cut_between_characters() {
-        assert_eq!(cut_text("aé".to_owned(), 2), "a");
     }
 }

@@ -17,7 +17,6 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::codec;
-use crate::message::cut_text;
 
 /// A panic message is cut at this length, so that the report fits one frame.
 const MESSAGE_MAX: usize = 16 * 1024;
@@ -118,6 +117,18 @@ pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) ->
     })
 }
 
+/// Cuts a text to at most `max` bytes, at a character.
+pub(crate) fn cut_text(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let mut end = max;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::panic::AssertUnwindSafe;
@@ -135,5 +146,10 @@ mod tests {
         }
         let record = recorded::<()>(|| catch_unwind(AssertUnwindSafe(|| panic::resume_unwind(Box::new(Bomb)))));
         assert_eq!(record.unwrap_err().message, "Box<dyn Any>");
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(cut_text("aé".to_owned(), 2), "a");
     }
 }

@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 
 use crate::batch::ChunkSize;
 use crate::batch::Span;
+use crate::load::Grain;
 
 /// The length of one frame when the caller did not fix it: half of what a worker may have ahead, so that two are in
 /// flight.
 const FRAME_NS: u64 = 100_000;
+/// The least work, by estimate, for which it is worth waking a worker: about what that costs both sides.
+const WAKE_NS: u64 = 20_000;
 /// Items in one frame when the caller did not fix it, however short they are.
 const FRAME_ITEMS_MAX: u32 = 4096;
 
@@ -31,24 +34,33 @@ impl Queue {
     }
 
     /// The most items that the next frame may have, when `processes` workers share what is queued.
-    pub(crate) fn items_max(&self, processes: usize) -> u64 {
-        match self.chunk {
-            ChunkSize::Fixed(items) => u64::from(items),
-            ChunkSize::Adaptive => {
-                let fair_share = self.queued_items.div_ceil(processes as u64);
-                u64::from(self.frame_items()).min(fair_share)
-            }
+    pub(crate) fn items_max(&self, processes: usize, grain: Grain) -> u64 {
+        let items = u64::from(self.frame_items(grain));
+        match (self.chunk, grain) {
+            (ChunkSize::Fixed(_), Grain::Frame) => items,
+            (ChunkSize::Fixed(chunk), Grain::Item) => items.min(self.fair_share(processes)).max(u64::from(chunk)),
+            (ChunkSize::Adaptive, _) => items.min(self.fair_share(processes)),
         }
     }
 
-    pub(crate) fn frame_items(&self) -> u32 {
-        match (self.chunk, self.item_ns) {
-            (ChunkSize::Fixed(items), _) => items,
-            (ChunkSize::Adaptive, None) => 1,
-            (ChunkSize::Adaptive, Some(item_ns)) => {
-                let fitting = u32::try_from(FRAME_NS / item_ns.max(1)).unwrap_or(u32::MAX);
-                fitting.clamp(1, self.frame_items_max)
+    /// What each worker gets if all share what is queued; but never so little that it is not worth waking one.
+    fn fair_share(&self, processes: usize) -> u64 {
+        let worth_waking = self.item_ns.map_or(1, |item_ns| WAKE_NS / item_ns.max(1));
+        self.queued_items.div_ceil(processes as u64).max(worth_waking)
+    }
+
+    pub(crate) fn frame_items(&self, grain: Grain) -> u32 {
+        let fitting = match self.item_ns {
+            None => 1,
+            Some(item_ns) => {
+                u32::try_from(FRAME_NS / item_ns.max(1)).unwrap_or(u32::MAX).clamp(1, self.frame_items_max)
             }
+        };
+        match (self.chunk, grain) {
+            (ChunkSize::Adaptive, _) => fitting,
+            (ChunkSize::Fixed(chunk), Grain::Frame) => chunk,
+            // As many chunks as fit, for whatever is not begun can be taken back.
+            (ChunkSize::Fixed(chunk), Grain::Item) => (fitting / chunk).max(1).saturating_mul(chunk),
         }
     }
 

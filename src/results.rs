@@ -16,52 +16,54 @@ use crate::error::Side;
 use crate::error::TaskError;
 use crate::jobs::Callback;
 use crate::jobs::Log;
-use crate::jobs::Outcome;
+use crate::jobs::OutcomeRef;
 use crate::task::Data;
 
 /// The value of one outcome.
-pub(crate) fn read_outcome<T: Data>(log: &Log, outcome: &Outcome) -> Result<T, TaskError> {
+pub(crate) fn read_outcome<T: Data>(outcome: OutcomeRef<'_>) -> Result<T, TaskError> {
     let decode =
         |bytes: &[u8]| codec::decode(bytes).map_err(|message| TaskError::Decode { side: Side::Result, message });
     match outcome {
-        Outcome::Value(range) => decode(&log.bytes[range.clone()]),
-        Outcome::Blob(blob) => match blob.read() {
+        OutcomeRef::Value(bytes) => decode(bytes),
+        OutcomeRef::Blob(blob) => match blob.read() {
             Ok(bytes) => decode(&bytes),
             Err(error) => Err(TaskError::Decode { side: Side::Result, message: error.to_string() }),
         },
-        Outcome::Error(error) => Err((**error).clone()),
+        OutcomeRef::Error(error) => Err(error.clone()),
     }
 }
 
 /// The value of a job of one item.
 pub(crate) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
-    match (log.entries.first(), &log.rest) {
-        (Some((_, outcome)), _) => read_outcome(log, outcome),
-        (None, Some(error)) => Err(error.clone()),
-        (None, None) => unreachable!("a finished log has every outcome"),
+    // The first outcome ends the walk, so it travels as the walk's error.
+    match (log.try_each(|_, outcome| Err(read_outcome(outcome))), &log.rest) {
+        (Err(result), _) => result,
+        (Ok(()), Some(error)) => Err(error.clone()),
+        (Ok(()), None) => unreachable!("a finished log has every outcome"),
     }
 }
 
 /// The values of a job in the order of its input, or the error of the lowest index.
 pub(crate) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
-    let mut by_index: Vec<&(u64, Outcome)> = log.entries.iter().collect();
-    by_index.sort_unstable_by_key(|(index, _)| *index);
-    let mut values = Vec::with_capacity(by_index.len());
+    let mut values = Vec::new();
     let mut skipped = None;
-    for (position, (index, outcome)) in by_index.into_iter().enumerate() {
-        if *index != position as u64 {
-            break;
+    let mut next = 0;
+    let read = log.try_each_in_order(|index, outcome| {
+        // Behind a gap, which is there because the pool has ended, nothing counts.
+        if index == next {
+            next += 1;
+            match read_outcome(outcome) {
+                Ok(value) => values.push(value),
+                // The consequence of an error that has a higher index, and is the one to tell.
+                Err(TaskError::Skipped) => skipped = Some(TaskError::Skipped),
+                Err(error) => return Err(error),
+            }
         }
-        match read_outcome(log, outcome) {
-            Ok(value) => values.push(value),
-            // The consequence of an error that has a higher index, and is the one to tell.
-            Err(TaskError::Skipped) => skipped = Some(TaskError::Skipped),
-            Err(error) => return Err(error),
-        }
-    }
-    match log.rest.clone().or(skipped) {
-        Some(error) => Err(error),
-        None => Ok(values),
+        Ok(())
+    });
+    match (read, log.rest.clone().or(skipped)) {
+        (Err(error), _) | (Ok(()), Some(error)) => Err(error),
+        (Ok(()), None) => Ok(values),
     }
 }
 
@@ -99,7 +101,7 @@ impl<T> AsyncResult<T> {
     }
 
     pub(crate) fn refused(shared: Arc<Shared>, error: TaskError, read: fn(&Log) -> Result<T, TaskError>) -> Self {
-        let log = Log { rest: Some(error), ..Log::default() };
+        let log = Log::refused(error);
         Self { shared, state: State::Refused(Arc::new(log)), read }
     }
 
@@ -221,7 +223,7 @@ impl<T> AsyncResult<T> {
         });
         let log = match log {
             Ok(log) => log,
-            Err(error) => Some(Arc::new(Log { rest: Some(error.into()), ..Log::default() })),
+            Err(error) => Some(Arc::new(Log::refused(error.into()))),
         };
         if let (Some(callback), Some(log)) = (callback, log) {
             self.shared.call_back(callback, log);

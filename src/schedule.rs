@@ -6,14 +6,12 @@
 //! - **FIFO per worker.** A worker runs its frames in the order sent, and answers item by item. So the parent always
 //!   knows what a worker holds, and at its death exactly one item at most was running: the first unanswered one.
 //! - **Round robin between jobs**, first in first out inside one: a long `map` never starves a short `apply`.
-//! - **Prefetch is measured.** A worker is given frames ahead only while the time of what it holds is estimated below
-//!   [`BACKLOG_NS`]. If the estimate was wrong and somebody is idle, the unread frames are recalled.
+//! - **Prefetch is measured.** A worker is given work ahead only while the time of what it holds is estimated below
+//!   [`BACKLOG_NS`]. If the estimate was wrong and somebody is idle, what it has not begun is recalled.
 //! - **Busy workers never exceed `processes`**, though a replacement is started before the old worker has left.
 //! - **A start that fails counts; a worker that got ready wipes the count.** Deaths in the middle of work never count.
 
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
-use std::time::Duration;
 use std::time::Instant;
 
 use crate::batch::ChunkSize;
@@ -21,18 +19,21 @@ use crate::batch::JobId;
 use crate::batch::Span;
 use crate::load::FinishedFrame;
 use crate::load::FrameNumber;
+use crate::load::Grain;
 use crate::load::ItemOf;
-use crate::load::Load;
+use crate::load::Unbegun;
 use crate::queue::Queue;
 use crate::restarts::Ending;
 use crate::restarts::Restarts;
+use crate::schedule::backlog::Backlog;
+use crate::schedule::crew::Crew;
+use crate::schedule::crew::Stage;
+use crate::schedule::crew::Worker;
 
 /// The work a worker may have ahead of it, as far as we can tell: enough to hide a hand-over between two sleepers.
 const BACKLOG_NS: u64 = 200_000;
 /// Frames in flight to one worker, however short they are.
 const FRAMES_MAX: usize = 64;
-/// How long a worker with unread frames may be silent while another is idle, before they are recalled.
-const RECALL_AFTER: Duration = Duration::from_millis(1);
 /// One worker process, for the life of the pool: never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WorkerId(pub(crate) u64);
@@ -61,70 +62,38 @@ enum Phase {
     Ended,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Starting,
-    Ready,
-    /// Told to stop: runs what it holds and leaves. Its replacement is already on its way.
-    Retiring,
-}
-
-#[derive(Debug)]
-struct Worker {
-    stage: Stage,
-    load: Load,
-    /// Its road took no more; cleared by the next answer or when the road says it has room.
-    road_full: bool,
-}
-
-impl Worker {
-    fn new(tasks_max: Option<u64>) -> Self {
-        Self { stage: Stage::Starting, load: Load::new(tasks_max), road_full: false }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum End {
-    Front,
-    Back,
-}
-
 /// The state of all decisions.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     processes: usize,
     tasks_max: Option<u64>,
+    grain: Grain,
     phase: Phase,
-    jobs: BTreeMap<JobId, Queue>,
-    /// Jobs that have queued spans, each once, the next to be served first.
-    rotation: VecDeque<JobId>,
-    workers: BTreeMap<WorkerId, Worker>,
+    backlog: Backlog,
+    crew: Crew,
     /// Starts asked for that have neither become a worker nor failed.
     starts_pending: usize,
     restarts: Restarts,
     /// Jobs that will still submit, whatever `close` says: calls that are blocked in `map`.
     feeding: usize,
     actions: VecDeque<Action>,
-    /// Work of cancelled jobs, for the engine to settle.
-    dropped: Vec<Span>,
     broken: bool,
 }
 
 impl Schedule {
     /// The engine is about to start `processes` workers, unasked.
-    pub(crate) fn new(processes: usize, tasks_max: Option<u64>) -> Self {
+    pub(crate) fn new(processes: usize, tasks_max: Option<u64>, grain: Grain) -> Self {
         Self {
             processes,
             tasks_max,
+            grain,
             phase: Phase::Running,
-            jobs: BTreeMap::new(),
-            rotation: VecDeque::new(),
-            workers: BTreeMap::new(),
+            backlog: Backlog::default(),
+            crew: Crew::default(),
             starts_pending: processes,
             restarts: Restarts::default(),
             feeding: 0,
             actions: VecDeque::new(),
-            dropped: Vec::new(),
             broken: false,
         }
     }
@@ -138,8 +107,7 @@ impl Schedule {
 
     /// A job begins. `feeding` jobs hold `close` back until [`fed`](Self::fed).
     pub(crate) fn open(&mut self, job: JobId, chunk: ChunkSize, feeding: bool) {
-        let before = self.jobs.insert(job, Queue::new(chunk));
-        assert!(before.is_none(), "a job is opened once");
+        self.backlog.open(job, chunk);
         self.feeding += usize::from(feeding);
     }
 
@@ -154,38 +122,31 @@ impl Schedule {
         if self.phase == Phase::Ended {
             return;
         }
-        self.enqueue(span, End::Back);
+        self.backlog.push(span);
         self.go_on(now);
     }
 
     /// Nothing more of `job` is handed out; what was queued is [`dropped`](Self::take_dropped).
     pub(crate) fn cancel(&mut self, job: JobId, now: Instant) {
-        self.rotation.retain(|&queued| queued != job);
-        if let Some(queue) = self.jobs.get_mut(&job) {
-            queue.cancelled = true;
-            queue.queued_items = 0;
-            self.dropped.extend(queue.spans.drain(..));
-        }
+        self.backlog.cancel(job);
         self.balance(now);
     }
 
     /// Work of cancelled jobs that will never be handed out, since the last call.
     pub(crate) fn take_dropped(&mut self) -> Vec<Span> {
-        std::mem::take(&mut self.dropped)
+        self.backlog.take_dropped()
     }
 
     /// The job has every outcome it will get: forget it.
     pub(crate) fn remove(&mut self, job: JobId) {
-        if let Some(queue) = self.jobs.remove(&job) {
-            assert!(queue.spans.is_empty(), "a job ends when its queue is empty");
-        }
+        self.backlog.remove(job);
     }
 
     /// How many items of the job may be under way at once when its input is drawn as it goes: what keeps every worker
     /// busy, with as much again behind it. Few while items are long or unknown, more when they take microseconds.
     pub(crate) fn window(&self, job: JobId) -> u64 {
-        let Some(queue) = self.jobs.get(&job) else { return 1 };
-        let chunk = u64::from(queue.frame_items());
+        let Some(queue) = self.backlog.queue(job) else { return 1 };
+        let chunk = u64::from(queue.frame_items(self.grain));
         let frame_ns = queue.item_ns.map_or(u64::MAX, |item_ns| item_ns.saturating_mul(chunk)).max(1);
         let frames = (BACKLOG_NS / frame_ns).clamp(1, FRAMES_MAX as u64);
         2 * self.processes as u64 * frames * chunk
@@ -194,10 +155,9 @@ impl Schedule {
     // ---- workers -------------------------------------------------------------------------------------------------
 
     /// A start that was asked for has become a process.
-    pub(crate) fn started(&mut self, worker: WorkerId) {
+    pub(crate) fn started(&mut self, worker: WorkerId, now: Instant) {
         self.starts_pending = self.starts_pending.checked_sub(1).expect("a start is answered once");
-        let before = self.workers.insert(worker, Worker::new(self.tasks_max));
-        assert!(before.is_none(), "a worker starts once");
+        self.crew.insert(worker, Worker::new(self.tasks_max, now));
     }
 
     /// A start that was asked for has failed before there was a process.
@@ -210,30 +170,43 @@ impl Schedule {
     /// The worker has run its initializer and waits for work.
     pub(crate) fn ready(&mut self, worker: WorkerId, now: Instant) {
         self.restarts.succeeded();
-        let Some(member) = self.workers.get_mut(&worker) else { return };
+        let Some(member) = self.crew.get_mut(worker) else { return };
         if member.stage == Stage::Starting {
             member.stage = Stage::Ready;
+            member.idle_since = now;
         }
         self.go_on(now);
     }
 
     /// Whether the worker holds nothing that was sent before this frame.
     pub(crate) fn holds_only(&self, worker: WorkerId, number: FrameNumber) -> bool {
-        self.workers.get(&worker).is_some_and(|member| member.load.front() == Some(number))
+        self.crew.get(worker).is_some_and(|member| member.load.front() == Some(number))
     }
 
     /// The item that the worker must answer next.
     pub(crate) fn running(&self, worker: WorkerId) -> Option<ItemOf> {
-        self.workers.get(&worker)?.load.running()
+        self.crew.get(worker)?.load.running()
     }
 
-    /// The worker has answered its next item.
-    pub(crate) fn settled(&mut self, worker: WorkerId, now: Instant) {
-        let member = self.workers.get_mut(&worker).expect("an answer comes from a worker");
+    /// How many workers hold work.
+    pub(crate) fn busy(&self) -> usize {
+        self.crew.busy()
+    }
+
+    /// The worker has answered its next items, all of one frame; tells of the frame if they were its last.
+    pub(crate) fn settled(&mut self, worker: WorkerId, items: u32, now: Instant) -> Option<FinishedFrame> {
+        let member = self.crew.member(worker);
         member.road_full = false;
-        if let Some(FinishedFrame { job, items, elapsed_ns }) = member.load.settle(now)
-            && let Some(queue) = self.jobs.get_mut(&job)
-        {
+        let finished = member.load.settle(items, now);
+        if member.load.is_empty() {
+            member.idle_since = now;
+        }
+        finished
+    }
+
+    /// So many items of the job, or some very like them, took so long.
+    pub(crate) fn measure(&mut self, job: JobId, elapsed_ns: u64, items: u32) {
+        if let Some(queue) = self.backlog.queue_mut(job) {
             queue.measure(elapsed_ns, items);
         }
     }
@@ -243,66 +216,106 @@ impl Schedule {
         self.go_on(now);
     }
 
-    /// The road did not take the last frame decided for the worker, nor will it take what was decided after it: all
-    /// of that goes back to the front of its queues.
-    pub(crate) fn send_refused(&mut self, worker: WorkerId) {
+    /// Of the last frame decided for the worker the road took so many items only, nor will it take what was decided
+    /// after it: all of that goes back to the front of its queues.
+    pub(crate) fn send_refused(&mut self, worker: WorkerId, items_taken: u32) {
         let mut refused = 1;
+        let is_leaving = self.crew.get(worker).is_some_and(|member| member.stage == Stage::Leaving);
         self.actions.retain(|action| match action {
             Action::Send(to, ..) if *to == worker => {
                 refused += 1;
                 false
             }
-            Action::Stop(to) => *to != worker,
+            Action::Stop(to) => *to != worker || is_leaving,
             _ => true,
         });
-        let Some(member) = self.workers.get_mut(&worker) else { return };
-        let returned = member.load.take_last(refused);
+        if self.phase == Phase::Ended {
+            return;
+        }
+        let Some(member) = self.crew.get_mut(worker) else { return };
+        let returned = member.load.take_last(refused, items_taken);
         member.road_full = true;
         if member.stage == Stage::Retiring && member.load.allowance() != Some(0) {
             // It stays, so the replacement that was decided on with its retirement is not needed.
             member.stage = Stage::Ready;
             self.take_back_start();
         }
-        self.put_back(returned);
+        self.backlog.put_back(returned);
     }
 
     /// The road to the worker has room again.
     pub(crate) fn road_has_room(&mut self, worker: WorkerId, now: Instant) {
-        if let Some(member) = self.workers.get_mut(&worker) {
-            member.road_full = false;
-        }
+        self.note_room(worker);
         self.go_on(now);
     }
 
-    /// These frames were taken back before the worker had read them. They need not be the last ones: the worker may
-    /// read one while the parent takes the next.
-    pub(crate) fn recalled(&mut self, worker: WorkerId, unread: &[FrameNumber], now: Instant) {
-        let Some(member) = self.workers.get_mut(&worker) else { return };
-        let returned = member.load.take_unread(unread);
+    /// As [`road_has_room`](Self::road_has_room), but decides nothing yet.
+    pub(crate) fn note_room(&mut self, worker: WorkerId) {
+        if let Some(member) = self.crew.get_mut(worker) {
+            member.road_full = false;
+        }
+    }
+
+    /// How many items the worker holds.
+    pub(crate) fn items_held(&self, worker: WorkerId) -> u64 {
+        self.crew.get(worker).map_or(0, |member| member.load.items())
+    }
+
+    /// This was taken back before the worker had begun it. Frames need not be the last ones: the worker may read one
+    /// while the parent takes the next.
+    pub(crate) fn recalled(&mut self, worker: WorkerId, unbegun: Unbegun<'_>, now: Instant) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        let Some(member) = self.crew.get_mut(worker) else { return };
+        let returned = member.load.take_unbegun(unbegun);
         if member.load.is_empty() {
             // No answer will come to say that the road has room.
             member.road_full = false;
+            member.idle_since = now;
         }
-        self.put_back(returned);
+        self.backlog.put_back(returned);
         self.go_on(now);
     }
 
-    /// The worker is gone, its answers are all in, and these frames never reached it. Returns the item that it was
-    /// running, if any.
+    /// The worker may not be trusted with more: it ends what it is running and leaves.
+    pub(crate) fn dismiss(&mut self, worker: WorkerId, now: Instant) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        let Some(member) = self.crew.get_mut(worker) else { return };
+        let told_already = member.stage == Stage::Retiring;
+        if matches!(std::mem::replace(&mut member.stage, Stage::Leaving), Stage::Leaving) {
+            return;
+        }
+        self.actions.push_back(Action::Recall(worker));
+        if !told_already {
+            self.actions.push_back(Action::Stop(worker));
+        }
+        self.go_on(now);
+    }
+
+    /// The worker is gone, its answers are all in, and this it never began. Returns what it may have been running: one
+    /// item at most, unless it left no sense behind.
     pub(crate) fn exited(
         &mut self,
         worker: WorkerId,
-        unread: &[FrameNumber],
+        unbegun: Unbegun<'_>,
+        in_its_senses: bool,
         ending: Ending,
         now: Instant,
-    ) -> Option<ItemOf> {
-        let mut member = self.workers.remove(&worker)?;
-        let returned = member.load.take_unread(unread);
-        // What is left had been read. The worker runs in order, so only the very first item can have begun.
-        let (lost, not_begun) = member.load.into_lost();
-        self.put_back(returned);
-        self.put_back(not_begun);
-        if member.stage == Stage::Starting && self.phase != Phase::Ended {
+    ) -> Vec<Span> {
+        let Some(mut member) = self.crew.remove(worker) else { return Vec::new() };
+        if self.phase == Phase::Ended {
+            // What it held was settled with the pool.
+            return Vec::new();
+        }
+        let only_the_first = matches!(unbegun, Unbegun::Frames(_)) && in_its_senses;
+        let returned = member.load.take_unbegun(unbegun);
+        let (lost, not_begun) = member.load.into_lost(only_the_first);
+        self.backlog.put_back(returned);
+        self.backlog.put_back(not_begun);
+        if member.stage == Stage::Starting {
             self.count_start_failure(ending, now);
         }
         self.go_on(now);
@@ -322,18 +335,17 @@ impl Schedule {
     /// Nothing more runs. The engine kills the workers and settles what they held.
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Ended;
-        self.jobs.clear();
-        self.rotation.clear();
+        self.backlog.clear();
         self.actions.clear();
-        for member in self.workers.values_mut() {
-            member.load = Load::new(None);
+        for member in self.crew.all_mut() {
+            member.load.clear();
         }
     }
 
     /// Whether no worker is left, none is on its way, and no work waits for one.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let workers_gone = self.starts_pending == 0 && self.workers.is_empty();
-        let work_gone = self.phase == Phase::Ended || (self.rotation.is_empty() && self.feeding == 0);
+        let workers_gone = self.starts_pending == 0 && self.crew.is_empty();
+        let work_gone = self.phase == Phase::Ended || (self.backlog.is_empty() && self.feeding == 0);
         self.phase != Phase::Running && workers_gone && work_gone
     }
 
@@ -349,20 +361,17 @@ impl Schedule {
 
     /// When [`tick`](Self::tick) must be called at the latest, if nothing else happens.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        let recall_at = self.recall_candidate().map(|(_, silent_since)| silent_since + RECALL_AFTER);
+        let recall_at = self.recall().map(|(_, due)| due);
         [recall_at, self.restarts.timer()].into_iter().flatten().min()
     }
 
     /// Time has passed.
     pub(crate) fn tick(&mut self, now: Instant) {
-        if let Some((worker, silent_since)) = self.recall_candidate()
-            && now >= silent_since + RECALL_AFTER
+        if let Some((worker, due)) = self.recall()
+            && now >= due
         {
             self.actions.push_back(Action::Recall(worker));
-            if let Some(member) = self.workers.get_mut(&worker) {
-                // Counted from here, so that a recall that brings nothing is not asked again at once.
-                member.load.restart_clock(now);
-            }
+            self.crew.member(worker).recalled(now);
         }
         self.balance(now);
     }
@@ -377,14 +386,13 @@ impl Schedule {
 
     /// Hands queued work to workers: first one frame to everybody who has none, then ahead.
     fn assign(&mut self, now: Instant) {
-        if self.phase == Phase::Ended || self.rotation.is_empty() {
+        if self.phase == Phase::Ended || self.backlog.is_empty() {
             return;
         }
-        let ready: Vec<WorkerId> =
-            self.workers.iter().filter(|(_, w)| w.stage == Stage::Ready && !w.road_full).map(|(&id, _)| id).collect();
-        let mut busy = self.busy();
+        let ready = self.crew.ids(|worker| worker.stage == Stage::Ready && !worker.road_full);
+        let mut busy = self.crew.busy();
         for &worker in &ready {
-            if busy < self.processes && self.workers[&worker].load.is_empty() && self.hand_over(worker, now) {
+            if busy < self.processes && self.crew.member(worker).load.is_empty() && self.hand_over(worker, now) {
                 busy += 1;
             }
         }
@@ -395,11 +403,12 @@ impl Schedule {
 
     /// Whether a busy worker should be given the next frame before it asks for it.
     fn wants_ahead(&self, worker: WorkerId) -> bool {
-        let member = &self.workers[&worker];
-        let Some(queue) = self.rotation.front().map(|job| &self.jobs[job]) else { return false };
+        let Some(member) = self.crew.get(worker) else { return false };
+        let Some(queue) = self.backlog.front() else { return false };
         let Some(item_ns) = queue.item_ns else { return false };
-        let frame_ns = item_ns.saturating_mul(u64::from(queue.frame_items()));
+        let frame_ns = item_ns.saturating_mul(u64::from(queue.frame_items(self.grain)));
         member.stage == Stage::Ready
+            && !member.road_full
             && !member.load.is_empty()
             && member.load.frames() < FRAMES_MAX
             && member.load.backlog_ns().saturating_add(frame_ns) <= BACKLOG_NS
@@ -407,15 +416,11 @@ impl Schedule {
 
     /// Sends the next frame to the worker; false if there is none.
     fn hand_over(&mut self, worker: WorkerId, now: Instant) -> bool {
-        let Some(job) = self.rotation.pop_front() else { return false };
-        let member = self.workers.get_mut(&worker).expect("assign names live workers");
-        let queue = self.jobs.get_mut(&job).expect("the rotation names open jobs");
-        let span = queue.cut(queue.items_max(self.processes).min(member.load.allowance().unwrap_or(u64::MAX)).max(1));
-        let item_ns = queue.item_ns.unwrap_or(BACKLOG_NS);
-        if !queue.spans.is_empty() {
-            self.rotation.push_back(job);
-        }
-        let number = member.load.push(span.clone(), item_ns, now);
+        let allowance = self.crew.member(worker).load.allowance().unwrap_or(u64::MAX);
+        let items_max = |queue: &Queue| queue.items_max(self.processes, self.grain).min(allowance);
+        let Some((span, item_ns)) = self.backlog.cut(items_max) else { return false };
+        let member = self.crew.member(worker);
+        let number = member.load.push(span.clone(), item_ns.unwrap_or(BACKLOG_NS), now);
         let spent = member.load.allowance() == Some(0);
         self.actions.push_back(Action::Send(worker, span, number));
         if spent {
@@ -425,16 +430,14 @@ impl Schedule {
     }
 
     fn retire(&mut self, worker: WorkerId) {
-        let member = self.workers.get_mut(&worker).expect("only a live worker retires");
-        member.stage = Stage::Retiring;
+        self.crew.member(worker).stage = Stage::Retiring;
         self.actions.push_back(Action::Stop(worker));
     }
 
     /// Brings the number of workers to what the work and the phase ask for.
     fn balance(&mut self, now: Instant) {
-        if self.phase == Phase::Closing && self.rotation.is_empty() && self.feeding == 0 {
-            let ready: Vec<WorkerId> =
-                self.workers.iter().filter(|(_, w)| w.stage == Stage::Ready).map(|(&id, _)| id).collect();
+        if self.phase == Phase::Closing && self.backlog.is_empty() && self.feeding == 0 {
+            let ready = self.crew.ids(|worker| worker.stage == Stage::Ready);
             ready.into_iter().for_each(|worker| self.retire(worker));
         }
         if self.restarts.again_at(now).is_some() {
@@ -458,14 +461,9 @@ impl Schedule {
         }
     }
 
-    /// Workers that hold work.
-    fn busy(&self) -> usize {
-        self.workers.values().filter(|w| !w.load.is_empty()).count()
-    }
-
     /// Workers that stay, and starts that are on their way.
     fn alive(&self) -> usize {
-        self.workers.values().filter(|w| w.stage != Stage::Retiring).count() + self.starts_pending
+        self.crew.staying() + self.starts_pending
     }
 
     fn wanted(&self) -> usize {
@@ -473,7 +471,7 @@ impl Schedule {
             Phase::Running => self.processes,
             Phase::Closing if self.feeding > 0 => self.processes,
             Phase::Closing => {
-                let queued: u64 = self.jobs.values().map(|queue| queue.queued_items).sum();
+                let queued = self.backlog.queued_items();
                 usize::try_from(queued).unwrap_or(usize::MAX).min(self.processes)
             }
             Phase::Ended => 0,
@@ -483,58 +481,24 @@ impl Schedule {
     fn count_start_failure(&mut self, ending: Ending, now: Instant) {
         self.restarts.failed(ending, now);
         // A worker that still serves keeps the pool alive, however badly replacements fare.
-        let serving = self.workers.values().any(|worker| worker.stage == Stage::Ready);
+        let serving = self.crew.all().any(|worker| worker.stage == Stage::Ready);
         if self.restarts.are_too_many(self.processes) && !serving && !self.broken && self.wanted() > 0 {
             self.broken = true;
             self.actions.push_back(Action::Break);
         }
     }
 
-    /// The worker from which unread frames should come back, and since when it has been silent.
-    ///
-    /// Nobody, unless another may take them up at once: a replacement that waits for its predecessor to end may not.
-    fn recall_candidate(&self) -> Option<(WorkerId, Instant)> {
-        let somebody_idle = self.workers.values().any(|w| w.stage == Stage::Ready && w.load.is_empty());
-        if !self.rotation.is_empty() || !somebody_idle || self.busy() >= self.processes {
-            return None;
-        }
-        self.workers
-            .iter()
-            .filter(|(_, w)| w.load.frames() > 1)
-            .filter_map(|(&id, w)| Some((id, w.load.silent_since()?)))
-            .min_by_key(|&(_, silent_since)| silent_since)
-    }
-
-    /// What a worker no longer holds returns to the front of its queues, in order.
-    fn put_back(&mut self, spans: Vec<Span>) {
-        if self.phase == Phase::Ended {
-            return;
-        }
-        for span in spans.into_iter().rev() {
-            self.enqueue(span, End::Front);
-        }
-    }
-
-    fn enqueue(&mut self, span: Span, end: End) {
-        let job = span.batch.job;
-        let queue = self.jobs.get_mut(&job).expect("work belongs to an open job");
-        if queue.cancelled {
-            self.dropped.push(span);
-            return;
-        }
-        if queue.spans.is_empty() {
-            match end {
-                End::Front => self.rotation.push_front(job),
-                End::Back => self.rotation.push_back(job),
-            }
-        }
-        queue.queued_items += u64::from(span.len());
-        match end {
-            End::Front => queue.spans.push_front(span),
-            End::Back => queue.spans.push_back(span),
+    /// The worker from which work should come back, and when. Nobody, unless another may take it up at once: a
+    /// replacement that waits for its predecessor to end may not.
+    fn recall(&self) -> Option<(WorkerId, Instant)> {
+        match self.backlog.is_empty() && self.crew.busy() < self.processes {
+            true => self.crew.recall(),
+            false => None,
         }
     }
 }
 
+mod backlog;
+mod crew;
 #[cfg(test)]
 mod walk;

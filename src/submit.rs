@@ -12,7 +12,6 @@ use crate::batch::ChunkSize;
 use crate::batch::Items;
 use crate::batch::JobId;
 use crate::batch::Span;
-use crate::blob::Blob;
 use crate::blob::INLINE_MAX;
 use crate::codec;
 use crate::driver::Shared;
@@ -26,6 +25,8 @@ use crate::function::LocalFunction;
 use crate::jobs::Context;
 use crate::jobs::ContextBody;
 use crate::jobs::Job;
+use crate::output::Output;
+use crate::output::no_room;
 
 /// A batch is sent on its way when it has this many bytes.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -67,8 +68,7 @@ impl Prepared {
             Some(0) => return Err(PoolError::ZeroChunkSize.into()),
             Some(items) => ChunkSize::Fixed(u32::try_from(items).unwrap_or(u32::MAX)),
         };
-        function.definition().map_err(|message| TaskError::FunctionNotFound { message })?;
-        let function = function.id();
+        let function = function.id().map_err(|message| TaskError::FunctionNotFound { message })?;
         let context = match context {
             Some(context) => Some(encode_context(shared, function, context)?),
             None => None,
@@ -87,11 +87,11 @@ impl Prepared {
 
 fn encode_context<C: Serialize>(shared: &Shared, function: FunctionId, context: &C) -> Result<Context, TaskError> {
     let failed = |message| TaskError::Encode { side: Side::Context, message };
-    let mut bytes = Vec::new();
-    codec::encode(context, &mut bytes).map_err(failed)?;
-    let body = match bytes.len() {
-        0..=INLINE_MAX => ContextBody::Inline(bytes.into()),
-        _ => ContextBody::Blob(Blob::write(&bytes).map_err(|error| failed(error.to_string()))?),
+    let mut output = Output::default();
+    codec::encode(context, &mut output).map_err(failed)?;
+    let body = match output.fits_a_frame() {
+        true => ContextBody::Inline(output.into_bytes().into()),
+        false => ContextBody::Blob(output.take_blob().map_err(|error| failed(no_room(&error)))?),
     };
     let id = shared.with(|engine| engine.new_context_id())?;
     Ok(Context { id, function, body })
@@ -110,7 +110,7 @@ pub(crate) struct Encoder {
     next_index: u64,
     /// What all items so far had in bytes.
     total_bytes: u64,
-    bytes: Vec<u8>,
+    output: Output,
     ends: Vec<u32>,
     work: Vec<Work>,
 }
@@ -123,7 +123,7 @@ impl Encoder {
             context,
             next_index: 0,
             total_bytes: 0,
-            bytes: Vec::new(),
+            output: Output::default(),
             ends: Vec::new(),
             work: Vec::new(),
         }
@@ -146,20 +146,22 @@ impl Encoder {
 
     /// Adds one item. One that does not serialize is settled with the error in its place.
     pub(crate) fn push<A: Serialize>(&mut self, item: &A) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(&[0; ITEM_HEAD]);
-        if let Err(message) = codec::encode(item, &mut self.bytes) {
-            self.bytes.truncate(start);
+        let bytes = self.output.bytes();
+        let start = bytes.len();
+        bytes.extend_from_slice(&[0; ITEM_HEAD]);
+        if let Err(message) = codec::encode(item, &mut self.output) {
+            self.output.bytes().truncate(start);
             self.push_error(TaskError::Encode { side: Side::Argument, message });
             return;
         }
-        self.total_bytes += (self.bytes.len() - start) as u64;
-        if self.bytes.len() > INLINE_MAX {
-            self.part_with(start);
+        let len = ITEM_HEAD as u64 + self.output.len();
+        self.total_bytes += len;
+        if start as u64 + len > INLINE_MAX as u64 {
+            self.part_with(start, len);
             return;
         }
         self.close_item(start);
-        if self.bytes.len() >= BATCH_BYTES || self.ends.len() >= BATCH_ITEMS {
+        if self.output.bytes().len() >= BATCH_BYTES || self.ends.len() >= BATCH_ITEMS {
             self.close_batch();
         }
     }
@@ -178,29 +180,30 @@ impl Encoder {
     }
 
     /// The item that begins at `start` does not fit behind those before it: it begins a batch, or becomes a blob.
-    fn part_with(&mut self, start: usize) {
-        let item = self.bytes.split_off(start);
-        self.close_batch();
-        if item.len() <= INLINE_MAX {
-            self.bytes = item;
+    fn part_with(&mut self, start: usize, len: u64) {
+        if len <= INLINE_MAX as u64 {
+            let item = self.output.bytes().split_off(start);
+            self.close_batch();
+            *self.output.bytes() = item;
             self.close_item(0);
             return;
         }
-        match Blob::write(&item[ITEM_HEAD..]) {
+        let blob = self.output.take_blob();
+        self.output.bytes().truncate(start);
+        self.close_batch();
+        match blob {
             Ok(blob) => {
                 self.next_index += 1;
                 self.finish(self.next_index - 1, Items::Blob(blob));
             }
-            Err(error) => {
-                let message = format!("{} bytes do not fit an anonymous file: {error}", item.len() - ITEM_HEAD);
-                self.push_error(TaskError::Encode { side: Side::Argument, message });
-            }
+            Err(error) => self.push_error(TaskError::Encode { side: Side::Argument, message: no_room(&error) }),
         }
     }
 
     fn close_item(&mut self, start: usize) {
-        close_item(&mut self.bytes, start);
-        self.ends.push(u32::try_from(self.bytes.len()).expect("a batch is cut at INLINE_MAX"));
+        let bytes = self.output.bytes();
+        close_item(bytes, start);
+        self.ends.push(u32::try_from(bytes.len()).expect("a batch is cut at INLINE_MAX"));
         self.next_index += 1;
     }
 
@@ -209,7 +212,7 @@ impl Encoder {
             return;
         }
         let first_index = self.next_index - self.ends.len() as u64;
-        let items = Items::Inline { bytes: std::mem::take(&mut self.bytes), ends: std::mem::take(&mut self.ends) };
+        let items = Items::Inline { bytes: std::mem::take(self.output.bytes()), ends: std::mem::take(&mut self.ends) };
         self.finish(first_index, items);
     }
 

@@ -24,10 +24,9 @@ use nix::sys::epoll::EpollCreateFlags;
 use nix::sys::epoll::EpollEvent;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::epoll::EpollTimeout;
-use nix::sys::eventfd::EfdFlags;
-use nix::sys::eventfd::EventFd;
 use start_methods::PrivateFd;
 
+use crate::bell::Bell;
 use crate::schedule::WorkerId;
 
 /// Events taken at one go.
@@ -98,6 +97,11 @@ impl Watch {
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.token()))?)
     }
 
+    /// Reports `source` each time that `fd` becomes readable anew, so that nobody has to read it.
+    pub(crate) fn add_edge(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<()> {
+        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, source.token()))?)
+    }
+
     /// Reports `source` also while `fd` has room to write, or no longer.
     pub(crate) fn set_wants_room(&self, fd: BorrowedFd<'_>, source: Source, wants_room: bool) -> io::Result<()> {
         let flags = match wants_room {
@@ -156,31 +160,4 @@ impl Watch {
 fn millis(until: Option<Instant>) -> Option<u16> {
     let left = until?.saturating_duration_since(Instant::now());
     Some(u16::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX))
-}
-
-/// An eventfd: ringing it never blocks, and rings that nobody has answered yet are one.
-#[derive(Debug)]
-pub(crate) struct Bell(PrivateFd);
-
-impl Bell {
-    pub(crate) fn new() -> io::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self(PrivateFd::adopt(OwnedFd::from(event))?))
-    }
-
-    pub(crate) fn ring(&self) {
-        // It can fail only when 2^64 - 2 rings are unanswered, and then it is loud enough.
-        let _ = nix::unistd::write(&self.0, &1u64.to_ne_bytes());
-    }
-
-    pub(crate) fn quiet(&self) {
-        // Empty: nobody has rung, or somebody else has answered.
-        let _ = nix::unistd::read(&self.0, &mut [0; 8]);
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }

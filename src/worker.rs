@@ -14,12 +14,14 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::rc::Rc;
 
+use nix::sys::signal::Signal;
 use start_methods::Birth;
 use start_methods::PrivateFd;
+use start_methods::Received;
 use start_methods::Socket;
 
 use crate::blob::Blob;
-use crate::blob::INLINE_MAX;
+use crate::blob::Bytes;
 use crate::codec;
 use crate::error::Side;
 use crate::frame;
@@ -35,14 +37,25 @@ use crate::function::ResolvedFunction;
 use crate::function::Verdict;
 use crate::message;
 use crate::message::Initializer;
+use crate::message::REPORT_TEXT_MAX;
 use crate::message::Report;
+use crate::message::RoadKind;
 use crate::message::Setup;
+use crate::origin::Origin;
+use crate::output::Output;
+use crate::output::no_room;
 use crate::panics;
 use crate::panics::LastWords;
-use crate::transport::WorkerRoad;
+use crate::panics::cut_text;
+use crate::transport::Attachment;
+use crate::transport::ring;
+use crate::transport::ring::worker::Next;
+use crate::transport::socket;
 
 /// The exit code of a worker whose initializer failed.
 const EXIT_INITIALIZER_FAILED: u8 = 113;
+/// The exit code of a worker that cannot use the memory it was given.
+const EXIT_NO_RINGS: u8 = 115;
 /// The exit code of a worker whose parent broke the protocol: a bug of ours.
 const EXIT_PROTOCOL: u8 = 114;
 
@@ -59,20 +72,38 @@ pub(crate) fn main(birth: Birth) -> u8 {
 
 fn run(birth: Birth) -> io::Result<u8> {
     let setup: Setup = codec::parse(&birth.payload).map_err(broken)?;
+    let control = Rc::new(birth.control);
     let mut fds = birth.fds.into_iter();
-    let road = WorkerRoad::from_fd(fds.next().ok_or_else(|| broken("born without a road"))?);
+    let mut fd = || fds.next().ok_or_else(|| broken("born without a road"));
+    let road = match setup.road {
+        RoadKind::Socket => Road::Socket(socket::WorkerRoad::from_fd(fd()?)),
+        RoadKind::Ring => match ring::worker::WorkerRoad::new(fd()?, fd()?) {
+            Ok(rings) => Road::Ring(rings),
+            Err(error) => {
+                report(&control, &Report::NoRings { message: error.to_string() }, None)?;
+                return Ok(EXIT_NO_RINGS);
+            }
+        },
+    };
     panics::install_hook();
     if let Some(initializer) = setup.initializer
         && let Err(message) = initialize(initializer, fds.next())
     {
-        let message = message::cut_text(message, message::REPORT_TEXT_MAX);
-        report(&birth.control, &Report::InitializerFailed { message })?;
+        let message = cut_text(message, REPORT_TEXT_MAX);
+        report(&control, &Report::InitializerFailed { message }, None)?;
         return Ok(EXIT_INITIALIZER_FAILED);
     }
-    report(&birth.control, &Report::Ready)?;
-    let road = Rc::new(road);
-    panics::set_last_words(last_words(Rc::clone(&road)));
-    Worker { answers: Answers { road, sequence: 0 }, functions: HashMap::new(), contexts: HashMap::new() }.serve()
+    report(&control, &Report::Ready, None)?;
+    panics::set_last_words(last_words(Rc::clone(&control)));
+    match road {
+        Road::Ring(rings) => RingWorker::new(rings, &control).serve(),
+        Road::Socket(road) => SocketWorker::new(road).serve(),
+    }
+}
+
+enum Road {
+    Ring(ring::worker::WorkerRoad),
+    Socket(socket::WorkerRoad),
 }
 
 fn broken(detail: impl Into<String>) -> io::Error {
@@ -80,32 +111,43 @@ fn broken(detail: impl Into<String>) -> io::Error {
 }
 
 /// Sends the report of a panic that this process will not survive, from inside the panic hook.
-fn last_words(road: Rc<WorkerRoad>) -> LastWords {
+fn last_words(control: Rc<Socket>) -> LastWords {
     Box::new(move |record| {
-        let head = Head::answer(AnswerKind::LastWords, 0, false);
         // The process is about to abort: if the report does not get through, there is nobody else to tell.
-        drop(road.send(head.as_bytes(), &message::encode(record), None));
+        drop(report(&control, &Report::LastWords(record.clone()), None));
     })
 }
 
-fn report(control: &Socket, report: &Report) -> io::Result<()> {
-    control.send(&[IoSlice::new(&message::encode(report))], &[])
+fn report(control: &Socket, report: &Report, attached: Attachment<'_>) -> io::Result<()> {
+    control.send(&[IoSlice::new(&message::encode(report))], attached.as_slice())
 }
 
 fn initialize(initializer: Initializer, attached: Option<PrivateFd>) -> Result<(), String> {
     let function = ResolvedFunction::find(&initializer.definition)?;
-    let args = match (initializer.args, attached) {
-        (Some(args), _) => args,
-        (None, Some(fd)) => Blob::receive(fd).and_then(|blob| blob.read()).map_err(|error| error.to_string())?,
-        (None, None) => return Err("its arguments did not arrive".to_owned()),
+    let read;
+    let args = match &initializer.args {
+        Some(args) => args.as_slice(),
+        None => {
+            read = read_attached(attached)?;
+            &read
+        }
     };
-    let mut out = Vec::new();
-    let verdict = panics::recorded(|| catch_unwind(AssertUnwindSafe(|| function.call(&(), &args, &mut out))));
+    let mut out = Output::default();
+    let verdict = panics::recorded(|| catch_unwind(AssertUnwindSafe(|| function.call(&(), args, &mut out))));
     match verdict {
         Ok(Verdict::Value) => Ok(()),
-        Ok(_) => Err(String::from_utf8_lossy(&out).into_owned()),
+        Ok(_) => Err(text_of(out)),
         Err(panic) => Err(format!("panic: {}{}", panic.message, panic.place())),
     }
+}
+
+/// The beginning of a text, however long it is.
+fn text_of(mut text: Output) -> String {
+    let start = match text.fits_a_frame() {
+        true => Ok(text.into_bytes()),
+        false => text.take_blob().and_then(|blob| blob.read_start(REPORT_TEXT_MAX)),
+    };
+    start.map_or_else(|error| no_room(&error), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A context that is shared by the items of one call.
@@ -115,30 +157,259 @@ enum Context {
     Failed(String),
 }
 
-struct Worker {
-    answers: Answers,
-    functions: HashMap<FunctionId, Result<ResolvedFunction, String>>,
-    contexts: HashMap<u64, Context>,
+/// What items are given to.
+enum Task {
+    Ready {
+        function: ResolvedFunction,
+        context: Rc<Context>,
+    },
+    /// They are all answered with this.
+    Failed {
+        kind: AnswerKind,
+        message: String,
+    },
 }
 
-impl Worker {
+/// What the worker has been told of.
+struct Tasks {
+    origin: Origin,
+    functions: HashMap<FunctionId, Result<ResolvedFunction, String>>,
+    contexts: HashMap<u64, Rc<Context>>,
+}
+
+impl Tasks {
+    fn new() -> Self {
+        // Number 0 is the context of calls that have none.
+        let contexts = HashMap::from([(0, Rc::new(Context::Open(Box::new(()))))]);
+        Self { origin: Origin::here(), functions: HashMap::new(), contexts }
+    }
+
+    /// Ends this process if it is a copy of the worker, made by a task, that has come back from the task: only one of
+    /// the two may answer. At once and silently, because all that would be said or flushed is the worker's to say.
+    fn stay_alone(&self) {
+        if !self.origin.is_here() {
+            let raised = nix::sys::signal::raise(Signal::SIGKILL);
+            unreachable!("a process can kill itself: {raised:?}");
+        }
+    }
+
+    fn define(&mut self, function: FunctionId, definition: &[u8]) -> io::Result<()> {
+        let definition: Definition = codec::parse(definition).map_err(broken)?;
+        self.functions.insert(function, ResolvedFunction::find(&definition));
+        Ok(())
+    }
+
+    fn open(&mut self, function: FunctionId, context: u64, body: Body<'_>, attached: Option<PrivateFd>) {
+        let opened = match self.functions.get(&function) {
+            Some(Ok(function)) => match body {
+                Body::Inline(bytes) => function.open(bytes),
+                Body::Attached => read_attached(attached).and_then(|bytes| function.open(&bytes)),
+            },
+            // The items will be told that the function is missing, which is the cause.
+            _ => Err("its function was not found".to_owned()),
+        };
+        self.contexts.insert(context, Rc::new(opened.map_or_else(Context::Failed, Context::Open)));
+    }
+
+    /// Drops a context. Its `Drop` is the user's: a panic there is nobody's answer, and is swallowed.
+    fn forget(&mut self, context: u64) {
+        let context = self.contexts.remove(&context);
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(context))) {
+            log::warn!("a context panicked when it was dropped: {}", codec::payload_text(payload));
+        }
+    }
+
+    fn select(&self, function: FunctionId, context: u64) -> io::Result<Task> {
+        let function = match self.functions.get(&function) {
+            Some(Ok(function)) => *function,
+            Some(Err(error)) => {
+                return Ok(Task::Failed { kind: AnswerKind::FunctionNotFound, message: error.clone() });
+            }
+            None => return Err(broken("a task names a function that was never defined")),
+        };
+        let failed = |message: &str| {
+            let kind = AnswerKind::Verdict(Verdict::NotDecoded(Side::Context));
+            Task::Failed { kind, message: message.to_owned() }
+        };
+        Ok(match self.contexts.get(&context) {
+            None => failed("it never arrived"),
+            Some(context) => match context.as_ref() {
+                Context::Open(_) => Task::Ready { function, context: Rc::clone(context) },
+                Context::Failed(error) => failed(error),
+            },
+        })
+    }
+}
+
+impl Task {
+    /// Runs one item; what to answer, with the bytes in `out`.
+    fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> AnswerKind {
+        out.clear();
+        let (function, context, item) = match (self, item) {
+            (Task::Failed { kind, message }, _) => {
+                out.say(message.as_bytes());
+                return *kind;
+            }
+            (Task::Ready { .. }, Err(error)) => {
+                out.say(error.as_bytes());
+                return AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument));
+            }
+            (Task::Ready { function, context }, Ok(item)) => (function, context, item),
+        };
+        let Context::Open(context) = context.as_ref() else { unreachable!("a task is ready when its context is open") };
+        let ended = panics::recorded(|| {
+            // What a panic leaves behind in the context or in statics is the user's to judge, as it is with the
+            // threads of a pool.
+            catch_unwind(AssertUnwindSafe(|| function.call(context.as_ref(), item, out)))
+        });
+        match ended {
+            Ok(verdict) => AnswerKind::Verdict(verdict),
+            Err(panic) => {
+                out.clear();
+                out.say(&message::encode(&panic));
+                AnswerKind::Panicked
+            }
+        }
+    }
+}
+
+fn read_attached(attached: Option<PrivateFd>) -> Result<Bytes, String> {
+    let fd = attached.ok_or("its bytes did not arrive")?;
+    Blob::receive(fd).and_then(|blob| blob.read()).map_err(|error| error.to_string())
+}
+
+/// An answer whose bytes do not fit the road: the file that has them, or the answer to give instead.
+fn blob_of(out: &mut Output) -> Result<Blob, (AnswerKind, String)> {
+    out.take_blob().map_err(|error| (AnswerKind::Verdict(Verdict::NotEncoded), no_room(&error)))
+}
+
+/// A worker that is reached through shared memory.
+struct RingWorker<'a> {
+    rings: ring::worker::WorkerRoad,
+    control: &'a Socket,
+    tasks: Tasks,
+    /// What items are given to, and by which numbers that was chosen.
+    task: Option<(Task, u64)>,
+    attachments_sent: u32,
+    out: Output,
+}
+
+impl<'a> RingWorker<'a> {
+    fn new(rings: ring::worker::WorkerRoad, control: &'a Socket) -> Self {
+        Self { rings, control, tasks: Tasks::new(), task: None, attachments_sent: 0, out: Output::default() }
+    }
+
+    fn serve(mut self) -> io::Result<u8> {
+        loop {
+            self.rings.begin();
+            loop {
+                let record = self.rings.record()?;
+                let attached = match record.attachment {
+                    Some(number) => match self.receive(number)? {
+                        Some(fd) => Some(fd),
+                        // The parent is gone, and nobody will read another answer.
+                        None => return Ok(0),
+                    },
+                    None => None,
+                };
+                let stop = match record.is_order {
+                    true => self.obey(&record, attached)?,
+                    false => self.run(&record, attached).map(|()| false)?,
+                };
+                let next = self.rings.finish();
+                if stop {
+                    return Ok(0);
+                }
+                match next {
+                    Next::HasBegun => {}
+                    Next::Wait => break,
+                    Next::Leave => return Err(broken("its bell was closed")),
+                }
+            }
+        }
+    }
+
+    /// Does what the parent says; true if that is to leave.
+    fn obey(&mut self, record: &ring::worker::Record, attached: Option<PrivateFd>) -> io::Result<bool> {
+        match frame::parse_order(self.rings.bytes(record)).map_err(|error| broken(error.0))? {
+            Order::Define { function, definition } => self.tasks.define(function, definition)?,
+            Order::Context { function, context, body } => self.tasks.open(function, context, body, attached),
+            Order::Forget { context } => {
+                self.task.take_if(|(_, chosen)| *chosen == context);
+                self.tasks.forget(context);
+            }
+            Order::Select { function, context } => {
+                self.task = Some((self.tasks.select(function, context)?, context));
+            }
+            Order::Run { .. } => return Err(broken("a frame of items, where items come one by one")),
+            Order::Stop => return Ok(true),
+        }
+        Ok(false)
+    }
+
+    fn run(&mut self, record: &ring::worker::Record, attached: Option<PrivateFd>) -> io::Result<()> {
+        let Some((task, _)) = &self.task else { return Err(broken("an item without a function")) };
+        let kind = match record.attachment {
+            None => task.run(Ok(self.rings.bytes(record)), &mut self.out),
+            Some(_) => task.run(read_attached(attached).as_deref().map_err(String::as_str), &mut self.out),
+        };
+        self.tasks.stay_alone();
+        if self.out.fits_a_frame() {
+            return self.rings.answer(kind, false, self.out.bytes());
+        }
+        match blob_of(&mut self.out) {
+            Ok(blob) => {
+                let number = self.attachments_sent;
+                self.attachments_sent = number.wrapping_add(1);
+                report(self.control, &Report::Attachment { number }, Some(blob.as_fd()))?;
+                self.rings.answer(kind, true, &number.to_le_bytes())
+            }
+            Err((kind, text)) => self.rings.answer(kind, false, text.as_bytes()),
+        }
+    }
+
+    /// What travels beside the rings by this number; `None` if the parent is gone. What comes before it was taken back.
+    fn receive(&self, number: u32) -> io::Result<Option<PrivateFd>> {
+        loop {
+            let (mut buffer, mut fds) = ([0; 4], Vec::new());
+            match self.control.recv(&mut buffer, &mut fds)? {
+                Received::Message(4) if u32::from_le_bytes(buffer) == number => {
+                    return fds.pop().map(Some).ok_or_else(|| broken("an attachment without a descriptor"));
+                }
+                Received::Message(_) | Received::Empty => {}
+                Received::Closed => return Ok(None),
+            }
+        }
+    }
+}
+
+/// A worker that is reached through a socket.
+struct SocketWorker {
+    road: socket::WorkerRoad,
+    tasks: Tasks,
+    /// How many answers it has given.
+    sequence: u32,
+    out: Output,
+}
+
+impl SocketWorker {
+    fn new(road: socket::WorkerRoad) -> Self {
+        Self { road, tasks: Tasks::new(), sequence: 0, out: Output::default() }
+    }
+
     fn serve(mut self) -> io::Result<u8> {
         let mut buffer = vec![0; FRAME_MAX];
-        self.contexts.insert(0, Context::Open(Box::new(())));
-        while let Some(received) = self.answers.road.recv(&mut buffer)? {
-            let order = frame::parse_order(&buffer[..received.len]).map_err(|error| broken(error.0))?;
-            match order {
-                Order::Define { function, definition } => {
-                    let definition: Definition = codec::parse(definition).map_err(broken)?;
-                    self.functions.insert(function, ResolvedFunction::find(&definition));
-                }
+        while let Some(received) = self.road.recv(&mut buffer)? {
+            match frame::parse_order(&buffer[..received.len]).map_err(|error| broken(error.0))? {
+                Order::Define { function, definition } => self.tasks.define(function, definition)?,
                 Order::Context { function, context, body } => {
-                    let opened = self.open_context(function, body, received.attached);
-                    self.contexts.insert(context, opened);
+                    self.tasks.open(function, context, body, received.attached);
                 }
-                Order::Forget { context } => self.forget(context),
+                Order::Forget { context } => self.tasks.forget(context),
+                Order::Select { .. } => return Err(broken("a choice, where each frame makes its own")),
                 Order::Run { function, context, body, .. } => {
-                    self.run(function, context, body, received.attached)?;
+                    let task = self.tasks.select(function, context)?;
+                    self.run(&task, body, received.attached)?;
                 }
                 Order::Stop => return Ok(0),
             }
@@ -147,118 +418,33 @@ impl Worker {
         Ok(0)
     }
 
-    fn open_context(&self, function: FunctionId, body: Body<'_>, attached: Option<PrivateFd>) -> Context {
-        let Some(Ok(function)) = self.functions.get(&function) else {
-            // The items will be told that the function is missing, which is the cause.
-            return Context::Failed("its function was not found".to_owned());
-        };
-        let opened = match body {
-            Body::Inline(bytes) => function.open(bytes),
-            Body::Attached => read_attached(attached).and_then(|bytes| function.open(&bytes)),
-        };
-        opened.map_or_else(Context::Failed, Context::Open)
-    }
-
-    /// Drops a context. Its `Drop` is the user's: a panic there is nobody's answer, and is swallowed.
-    fn forget(&mut self, context: u64) {
-        if let Some(Context::Open(context)) = self.contexts.remove(&context)
-            && let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(context)))
-        {
-            log::warn!("a context panicked when it was dropped: {}", codec::payload_text(payload));
-        }
-    }
-
-    fn run(
-        &mut self,
-        function: FunctionId,
-        context: u64,
-        body: Body<'_>,
-        attached: Option<PrivateFd>,
-    ) -> io::Result<()> {
-        let function = match self.functions.get(&function) {
-            Some(Ok(function)) => Ok(function),
-            Some(Err(error)) => Err((AnswerKind::FunctionNotFound, error.as_str())),
-            None => return Err(broken("a task names a function that was never defined")),
-        };
-        let task = function.and_then(|function| match self.contexts.get(&context) {
-            Some(Context::Open(context)) => Ok((function, context.as_ref())),
-            Some(Context::Failed(error)) => {
-                Err((AnswerKind::Verdict(Verdict::NotDecoded(Side::Context)), error.as_str()))
-            }
-            None => Err((AnswerKind::Verdict(Verdict::NotDecoded(Side::Context)), "it never arrived")),
-        });
+    fn run(&mut self, task: &Task, body: Body<'_>, attached: Option<PrivateFd>) -> io::Result<()> {
         match body {
             Body::Inline(items) => {
                 for item in ItemReader(items) {
-                    let item = item.map_err(|error| broken(error.0))?;
-                    self.answers.run_item(&task, Ok(item))?;
+                    let kind = task.run(Ok(item.map_err(|error| broken(error.0))?), &mut self.out);
+                    self.answer(kind)?;
                 }
                 Ok(())
             }
             Body::Attached => {
-                let item = read_attached(attached);
-                self.answers.run_item(&task, item.as_deref().map_err(String::as_str))
+                let kind = task.run(read_attached(attached).as_deref().map_err(String::as_str), &mut self.out);
+                self.answer(kind)
             }
         }
     }
-}
 
-fn read_attached(attached: Option<PrivateFd>) -> Result<Vec<u8>, String> {
-    let fd = attached.ok_or("its bytes did not arrive")?;
-    Blob::receive(fd).and_then(|blob| blob.read()).map_err(|error| error.to_string())
-}
-
-type Task<'a> = Result<(&'a ResolvedFunction, &'a dyn Any), (AnswerKind, &'a str)>;
-
-/// The way back.
-struct Answers {
-    road: Rc<WorkerRoad>,
-    sequence: u32,
-}
-
-impl Answers {
-    fn run_item(&mut self, task: &Task<'_>, item: Result<&[u8], &str>) -> io::Result<()> {
-        let mut out = Vec::new();
-        let kind = match (task, item) {
-            (Err((kind, error)), _) => {
-                out.extend_from_slice(error.as_bytes());
-                *kind
-            }
-            (Ok(_), Err(error)) => {
-                out.extend_from_slice(error.as_bytes());
-                AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument))
-            }
-            (Ok((function, context)), Ok(item)) => {
-                let ended = panics::recorded(|| {
-                    // What a panic leaves behind in the context or in statics is the user's to judge, as it is with
-                    // the threads of a pool.
-                    catch_unwind(AssertUnwindSafe(|| function.call(*context, item, &mut out)))
-                });
-                match ended {
-                    Ok(verdict) => AnswerKind::Verdict(verdict),
-                    Err(panic) => {
-                        out = message::encode(&panic);
-                        AnswerKind::Panicked
-                    }
-                }
-            }
-        };
-        self.answer(kind, &out)
-    }
-
-    fn answer(&mut self, kind: AnswerKind, bytes: &[u8]) -> io::Result<()> {
+    fn answer(&mut self, kind: AnswerKind) -> io::Result<()> {
+        self.tasks.stay_alone();
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
-        if bytes.len() <= INLINE_MAX {
-            return self.road.send(Head::answer(kind, sequence, false).as_bytes(), bytes, None);
+        let head = |kind, attached| Head::answer(kind, sequence, attached);
+        if self.out.fits_a_frame() {
+            return self.road.send(head(kind, false).as_bytes(), self.out.bytes(), None);
         }
-        match Blob::write(bytes) {
-            Ok(blob) => self.road.send(Head::answer(kind, sequence, true).as_bytes(), &[], Some(blob.as_fd())),
-            Err(error) => {
-                let text = format!("{} bytes do not fit an anonymous file: {error}", bytes.len());
-                let kind = AnswerKind::Verdict(Verdict::NotEncoded);
-                self.road.send(Head::answer(kind, sequence, false).as_bytes(), text.as_bytes(), None)
-            }
+        match blob_of(&mut self.out) {
+            Ok(blob) => self.road.send(head(kind, true).as_bytes(), &[], Some(blob.as_fd())),
+            Err((kind, text)) => self.road.send(head(kind, false).as_bytes(), text.as_bytes(), None),
         }
     }
 }

@@ -9,17 +9,21 @@ use nix::sys::signal::Signal;
 use super::Engine;
 use super::GRACE;
 use super::Phase;
-use super::hear::run_number;
 use crate::batch::JobId;
 use crate::batch::Span;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::jobs::Outcome;
 use crate::load::FrameNumber;
+use crate::member::Member;
+use crate::member::TakenBack;
 use crate::schedule::Action;
 use crate::schedule::WorkerId;
+use crate::transport::Road;
 use crate::transport::Sent;
-use crate::transport::Unread;
+
+/// How long a worker may look for more work before it sleeps, while there are processors to spare.
+const SPIN_MAX_NS: u64 = 50_000;
 
 impl Engine {
     /// Does everything that the schedule has decided.
@@ -51,35 +55,55 @@ impl Engine {
         let alone = self.schedule.holds_only(worker, number);
         let context = self.jobs.get(&span.batch.job).and_then(|job| job.context.as_ref());
         let Some(member) = self.members.get_mut(&worker) else {
-            self.schedule.send_refused(worker);
+            self.schedule.send_refused(worker, 0);
             return;
         };
         match member.send(span, number, context, alone) {
-            Ok(Sent::Taken) => {}
+            Ok(Sent::Taken) => self.spin_hint(worker),
+            Ok(Sent::Part(items)) => {
+                self.schedule.send_refused(worker, items);
+                self.spin_hint(worker);
+            }
             Ok(Sent::Full) => {
-                self.schedule.send_refused(worker);
+                self.schedule.send_refused(worker, 0);
                 self.want_room(worker);
             }
             // The next answer asks again.
-            Ok(Sent::Later) => self.schedule.send_refused(worker),
+            Ok(Sent::Later) => self.schedule.send_refused(worker, 0),
             Err(error) => {
-                self.schedule.send_refused(worker);
+                self.schedule.send_refused(worker, 0);
                 self.heed(worker, Err(error));
             }
+        }
+    }
+
+    /// Tells the worker how long it may look for more before it sleeps.
+    fn spin_hint(&mut self, worker: WorkerId) {
+        let spin_ns = if self.has_processor_to_spare() { SPIN_MAX_NS } else { 0 };
+        if let Some(Road::Ring(rings, _)) = self.members.get_mut(&worker).map(|member| &mut member.road) {
+            rings.allow_spinning(spin_ns);
         }
     }
 
     /// What follows when something that is not work was put on the road.
     pub(super) fn heed(&mut self, worker: WorkerId, sent: io::Result<Sent>) {
         match sent {
-            Ok(Sent::Taken | Sent::Later) => {}
+            Ok(Sent::Taken | Sent::Part(_) | Sent::Later) => {}
             Ok(Sent::Full) => self.want_room(worker),
-            Err(error) => self.doom(worker, PoolError::Protocol { message: format!("its road broke: {error}") }),
+            // It is dead, as will be heard, or a task has spoilt its road; the items behind that one are not to blame.
+            Err(error) => {
+                let pid = self.members.get(&worker).map(|member| member.child.pid());
+                let text = format!("worker {} gets no more, for its road broke: {error}", pid.unwrap_or_default());
+                self.effects.log(Level::Debug, text);
+                self.dismiss(worker);
+            }
         }
     }
 
     fn want_room(&mut self, worker: WorkerId) {
+        // Rings have room again when something in them is done, which is heard anyway.
         if let Some(member) = self.members.get_mut(&worker)
+            && matches!(member.road, Road::Socket(_))
             && !member.wants_room
         {
             member.wants_room = true;
@@ -87,30 +111,27 @@ impl Engine {
         }
     }
 
-    /// Everything that the worker has not read, oldest first.
-    pub(super) fn take_back_unread(&mut self, worker: WorkerId) -> Vec<Unread> {
-        let Some(member) = self.members.get_mut(&worker) else { return Vec::new() };
-        member.road.recall().unwrap_or_else(|error| {
-            self.doom(worker, PoolError::Protocol { message: format!("its road broke: {error}") });
-            Vec::new()
-        })
+    /// Everything that the worker has not begun. What is not work waits to be told again.
+    pub(super) fn take_back(&mut self, worker: WorkerId) -> TakenBack {
+        let taken = self.members.get_mut(&worker).map(Member::take_back);
+        match taken {
+            Some(Ok(taken)) => taken,
+            Some(Err(message)) => {
+                self.doom(worker, PoolError::Protocol { message });
+                TakenBack::Last(0)
+            }
+            None => TakenBack::Last(0),
+        }
     }
 
-    /// Takes back the work that the worker has not read; tells it all else again.
+    /// Takes back the work that the worker has not begun; tells it all else again.
     fn recall(&mut self, worker: WorkerId) {
-        let mut work = Vec::new();
-        let unread = self.take_back_unread(worker);
+        let taken = self.take_back(worker);
         let Some(member) = self.members.get_mut(&worker) else { return };
-        for Unread { frame, attached } in unread {
-            match run_number(&frame) {
-                Some(number) => work.push(number),
-                None => member.note_again(frame, attached),
-            }
-        }
         let sent = member.flush();
         self.heed(worker, sent);
-        if !work.is_empty() {
-            self.schedule.recalled(worker, &work, Instant::now());
+        if !taken.is_empty() {
+            self.schedule.recalled(worker, taken.as_unbegun(), Instant::now());
         }
     }
 
@@ -136,6 +157,16 @@ impl Engine {
         {
             let text = format!("worker {} cannot be killed: {error}", member.child.pid());
             self.effects.log(Level::Error, text);
+        }
+    }
+
+    /// Kills what is left of a dead worker's process group.
+    pub(super) fn kill_group(&mut self, worker: WorkerId) {
+        if let Some(member) = self.members.get(&worker)
+            && let Err(error) = member.child.signal_group(Signal::SIGKILL)
+        {
+            let text = format!("the process group of worker {} cannot be killed: {error}", member.child.pid());
+            self.effects.log(Level::Warn, text);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What workers say, by their road, their control socket and their end.
+//! What workers say by their control socket and their end.
 
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
@@ -15,141 +15,27 @@ use start_methods::StartError;
 
 use super::Engine;
 use super::Phase;
-use crate::blob::Blob;
-use crate::codec;
-use crate::error::Failure;
 use crate::error::Panic;
 use crate::error::PoolError;
-use crate::error::Side;
 use crate::error::TaskError;
-use crate::frame;
-use crate::frame::Answer;
-use crate::frame::AnswerKind;
-use crate::frame::Body;
-use crate::frame::Order;
-use crate::function::Verdict;
-use crate::jobs::Outcome;
-use crate::load::FrameNumber;
 use crate::member::Greeting;
 use crate::message;
-use crate::message::REPORT_MAX;
 use crate::message::Report;
 use crate::panics::PanicRecord;
 use crate::restarts::Ending;
 use crate::schedule::WorkerId;
-use crate::transport::Sent;
-use crate::watch::Source;
+use crate::transport::Road;
 
-/// Answers taken from one worker before the others are looked at.
-const ANSWERS_MAX: usize = 512;
+/// Messages taken from one worker's control socket before the others are looked at.
+const REPORTS_MAX: usize = 64;
 /// How long the exit status of a dead worker may take; after that it is unknown.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(300);
-/// Error texts are cut at this length.
-const TEXT_MAX: usize = 64 * 1024;
+/// So many messages that make no sense are heard before their sender is killed.
+const NONSENSE_MAX: u32 = 64;
 /// How long a worker may live on with its control socket closed.
 const SILENT_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Engine {
-    /// The road has answers, or room, or both.
-    pub(super) fn hear_road(&mut self, worker: WorkerId) {
-        let Some(member) = self.members.get_mut(&worker) else { return };
-        if member.wants_room {
-            match member.flush() {
-                Ok(Sent::Taken) => {
-                    member.wants_room = false;
-                    self.watch_for_room(worker, false);
-                    self.schedule.road_has_room(worker, Instant::now());
-                }
-                sent => self.heed(worker, sent),
-            }
-        }
-        self.drain(worker, ANSWERS_MAX);
-        self.schedule.after_settled(Instant::now());
-    }
-
-    /// Takes up to `answers_max` answers.
-    fn drain(&mut self, worker: WorkerId, answers_max: usize) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let now = Instant::now();
-        for _ in 0..answers_max {
-            let Some(member) = self.members.get(&worker) else { break };
-            if member.doom.is_some() && answers_max == usize::MAX {
-                // Whoever else writes to its road must not hold up its burial.
-                break;
-            }
-            match member.road.recv(&mut buffer) {
-                Ok(Some(received)) => self.hear_answer(worker, &buffer[..received.len], received.attached, now),
-                Ok(None) => break,
-                Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
-                    self.hear_lost_attachment(worker, now);
-                }
-                Err(error) => {
-                    self.doom(worker, PoolError::Protocol { message: error.to_string() });
-                    break;
-                }
-            }
-        }
-        self.buffer = buffer;
-    }
-
-    fn hear_answer(&mut self, worker: WorkerId, frame: &[u8], attached: Option<PrivateFd>, now: Instant) {
-        let Some(member) = self.members.get_mut(&worker) else { return };
-        if member.doom.is_some() || matches!(self.phase, Phase::Ended(_)) {
-            // Nothing it says counts any more.
-            return;
-        }
-        let pid = member.child.pid();
-        let answer = match frame::parse_answer(frame) {
-            Ok(answer) => answer,
-            Err(error) => {
-                return self.doom(worker, PoolError::Protocol { message: format!("an answer {}", error.0) });
-            }
-        };
-        if answer.kind == AnswerKind::LastWords {
-            if member.last_words.is_some() {
-                return self.doom(worker, PoolError::Protocol { message: "it aborts twice".to_owned() });
-            }
-            member.last_words = Some(Box::new(panic_of(answer.body, pid)));
-            return;
-        }
-        let running = self.schedule.running(worker);
-        let (Some(item), true) = (running, answer.sequence == member.answers) else {
-            let message = format!("answer {} out of turn", answer.sequence);
-            return self.doom(worker, PoolError::Protocol { message });
-        };
-        member.answered();
-        match outcome(&answer, attached, pid) {
-            Ok(Answered::Value(bytes)) => {
-                self.job(item.job).settle_value(item.index, bytes);
-                self.progress(item.job);
-            }
-            Ok(Answered::Blob(blob)) => {
-                self.job(item.job).settle(item.index, Outcome::Blob(blob));
-                self.progress(item.job);
-            }
-            Ok(Answered::Error(error)) => self.settle_error(item.job, item.index, error),
-            Err(message) => return self.doom(worker, PoolError::Protocol { message }),
-        }
-        self.schedule.settled(worker, now);
-    }
-
-    /// An answer came whose attached bytes found no room in our descriptor table. Only a result, or a very long error
-    /// text, is attached; which of them is lost with the message.
-    fn hear_lost_attachment(&mut self, worker: WorkerId, now: Instant) {
-        let Some(member) = self.members.get_mut(&worker) else { return };
-        if member.doom.is_some() || matches!(self.phase, Phase::Ended(_)) {
-            return;
-        }
-        let Some(item) = self.schedule.running(worker) else {
-            let message = "an answer for nothing".to_owned();
-            return self.doom(worker, PoolError::Protocol { message });
-        };
-        member.answered();
-        let message = "its bytes found no free descriptor in this process; raise the limit of open files".to_owned();
-        self.settle_error(item.job, item.index, TaskError::Decode { side: Side::Result, message });
-        self.schedule.settled(worker, now);
-    }
-
     /// Hello, a report, or the end of the control socket.
     pub(super) fn hear_control(&mut self, worker: WorkerId) {
         let watch = self.watch();
@@ -169,23 +55,63 @@ impl Engine {
                 Err(error) => return self.doom(worker, error.into()),
             }
         }
-        let mut buffer = [0; REPORT_MAX];
-        let mut fds = Vec::new();
-        match member.child.control().try_recv(&mut buffer, &mut fds) {
-            Ok(Received::Message(len)) => self.hear_report(worker, &buffer[..len]),
-            Ok(Received::Empty) => {}
-            Ok(Received::Closed) => {
-                // It is about to end; if it does not, it is no worker of ours any longer.
-                watch.remove(member.child.control().as_fd());
-                member.kill_at.get_or_insert_with(|| Instant::now() + SILENT_EXIT_TIMEOUT);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..REPORTS_MAX {
+            if !self.hear_message(worker, &mut buffer) {
+                break;
             }
-            Err(error) => self.doom(worker, PoolError::Protocol { message: error.to_string() }),
+        }
+        self.buffer = buffer;
+    }
+
+    /// The next message on the control socket; false if there is none.
+    fn hear_message(&mut self, worker: WorkerId, buffer: &mut [u8]) -> bool {
+        let Some(member) = self.members.get_mut(&worker) else { return false };
+        let mut fds = Vec::new();
+        match member.child.control().try_recv(buffer, &mut fds) {
+            Ok(Received::Message(len)) => self.hear_report(worker, &buffer[..len], fds.pop()),
+            Ok(Received::Empty) => return false,
+            Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => member.attached(0, None),
+            Ok(Received::Closed) | Err(_) => {
+                // It is about to end, or a task has shut what is not its own, or executed another program.
+                let is_at_work = member.is_at_work();
+                self.dismiss(worker);
+                if !is_at_work {
+                    self.kill_soon(worker);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives a dismissed worker that has nothing left to run its last moment.
+    pub(super) fn kill_if_idle(&mut self, worker: WorkerId) {
+        if self.members.get(&worker).is_some_and(|member| member.dismissed) && self.schedule.running(worker).is_none() {
+            self.kill_soon(worker);
         }
     }
 
-    fn hear_report(&mut self, worker: WorkerId, bytes: &[u8]) {
+    fn kill_soon(&mut self, worker: WorkerId) {
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.kill_at.get_or_insert_with(|| Instant::now() + SILENT_EXIT_TIMEOUT);
+        }
+    }
+
+    fn hear_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         match (message::parse_report(bytes), member.greeting) {
+            (Ok(Report::Attachment { number }), Greeting::Ready) => {
+                member.attached(number, fd);
+                // Each belongs to an answer, and each answer to an item that it holds.
+                if member.attachments() as u64 > self.schedule.items_held(worker) {
+                    self.doom_babbler(worker, "it sends what nobody asked for");
+                }
+            }
+            (Ok(Report::LastWords(record)), _) => {
+                let panic = panic_of(record, member.child.pid());
+                member.last_words.get_or_insert_with(|| Box::new(panic));
+            }
             (Ok(Report::Ready), Greeting::Hello) => {
                 member.greeting = Greeting::Ready;
                 self.schedule.ready(worker, Instant::now());
@@ -193,13 +119,54 @@ impl Engine {
             (Ok(Report::InitializerFailed { message }), Greeting::Hello) => {
                 self.doom(worker, PoolError::Initializer { message });
             }
-            (Ok(report), _) => self.doom(worker, PoolError::Protocol { message: format!("{report:?} twice") }),
-            (Err(error), _) => self.doom(worker, PoolError::Protocol { message: format!("a report: {error}") }),
+            (Ok(Report::NoRings { message }), Greeting::Hello) => {
+                // Whatever keeps this worker from mapping memory may keep the next one from it: the socket serves.
+                self.effects.without_rings = true;
+                self.doom(worker, PoolError::NoSharedMemory { message });
+            }
+            (Ok(report), _) => self.hear_nonsense(worker, format!("{report:?} out of turn")),
+            (Err(error), _) => self.hear_nonsense(worker, format!("a report: {error}")),
         }
+    }
+
+    /// A worker that is ready says something that no worker of ours says: a task writes where it should not, and the
+    /// items behind it are not to blame. One that is not ready yet has nothing to lose.
+    pub(super) fn hear_nonsense(&mut self, worker: WorkerId, message: String) {
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        member.nonsense += 1;
+        if member.greeting != Greeting::Ready || member.nonsense > NONSENSE_MAX {
+            return self.doom(worker, PoolError::Protocol { message });
+        }
+        if !member.dismissed {
+            let text = format!("worker {} is replaced, for it broke the protocol: {message}", member.child.pid());
+            self.effects.log(Level::Warn, text);
+            self.dismiss(worker);
+            // Without a road of its own it may wait there for orders that never come.
+            if matches!(self.members.get(&worker).map(|member| &member.road), Some(Road::Socket(_))) {
+                self.kill_soon(worker);
+            }
+        }
+    }
+
+    /// The worker may end what it is running, and then has a moment to leave.
+    pub(super) fn dismiss(&mut self, worker: WorkerId) {
+        let watch = self.watch();
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        member.dismissed = true;
+        // Nothing more that it says there is of interest, and at its end it would be readable for ever.
+        watch.remove(member.child.control().as_fd());
+        if member.greeting == Greeting::Ready {
+            self.schedule.dismiss(worker, Instant::now());
+        }
+        self.kill_if_idle(worker);
     }
 
     /// The worker's pidfd has spoken: it has ended.
     pub(super) fn hear_end(&mut self, worker: WorkerId) {
+        if matches!(self.phase, Phase::Ended(_)) {
+            // It was asked to go, and its children may have taken no notice.
+            self.kill_group(worker);
+        }
         self.bury_if_known(worker);
         let watch = self.watch();
         if let Some(member) = self.members.get_mut(&worker) {
@@ -239,9 +206,14 @@ impl Engine {
     /// The worker is dead. Its answers first, then what it never read, then the verdict on what it was running.
     fn bury(&mut self, worker: WorkerId, exit: Exit) {
         self.hear_control(worker);
-        self.drain(worker, usize::MAX);
-        let unread: Vec<FrameNumber> =
-            self.take_back_unread(worker).iter().filter_map(|order| run_number(&order.frame)).collect();
+        self.hear_last_answers(worker);
+        let unbegun = self.take_back(worker);
+        if self.members.contains_key(&worker)
+            && (exit.status().is_none_or(|status| !status.success()) || self.schedule.running(worker).is_some())
+        {
+            // It did not leave as it was told to: what it has started goes with it.
+            self.kill_group(worker);
+        }
         let Some(member) = self.members.remove(&worker) else { return };
         self.unwatch_member(&member);
         self.tell_watchers();
@@ -259,13 +231,15 @@ impl Engine {
             Some(libc::SIGKILL) if member.doom.is_none() => Ending::Killed,
             _ => Ending::Other,
         };
-        let lost = self.schedule.exited(worker, &unread, ending, Instant::now());
-        if let Some(item) = lost {
-            // Nothing but the abort that it announced makes a panic the cause of a death.
-            let aborted = status.is_some_and(|status| status.signal() == Some(Signal::SIGABRT as i32));
-            let panic = member.last_words.filter(|_| aborted);
-            let error = TaskError::WorkerDied { pid, status, started: true, panic };
-            self.settle_error(item.job, item.index, error);
+        let lost = self.schedule.exited(worker, unbegun.as_unbegun(), !member.is_babbling, ending, Instant::now());
+        // Nothing but the abort that it announced makes a panic the cause of a death.
+        let aborted = status.is_some_and(|status| status.signal() == Some(Signal::SIGABRT as i32));
+        let panic = member.last_words.filter(|_| aborted);
+        for span in lost {
+            for index in span.indices() {
+                let error = TaskError::WorkerDied { pid, status, started: true, panic: panic.clone() };
+                self.settle_error(span.batch.job, index, error);
+            }
         }
     }
 
@@ -300,76 +274,8 @@ impl Engine {
     }
 }
 
-/// Which frame an order is, if it is work.
-pub(super) fn run_number(order: &[u8]) -> Option<FrameNumber> {
-    match frame::parse_order(order) {
-        Ok(Order::Run { number, .. }) => Some(FrameNumber(number)),
-        _ => None,
-    }
-}
-
-enum Answered<'a> {
-    Value(&'a [u8]),
-    Blob(Blob),
-    Error(TaskError),
-}
-
-/// What an answer says; an error if it says it in a way that no worker of ours does.
-fn outcome<'a>(answer: &Answer<'a>, attached: Option<PrivateFd>, pid: u32) -> Result<Answered<'a>, String> {
-    let bytes = match (answer.body, attached) {
-        (Body::Inline(bytes), None) => bytes,
-        (Body::Attached, Some(fd)) if answer.kind == AnswerKind::Verdict(Verdict::Value) => {
-            let blob = Blob::receive(fd).map_err(|error| error.to_string())?;
-            return Ok(Answered::Blob(blob));
-        }
-        (Body::Attached, Some(fd)) => {
-            // A very long error text.
-            let text =
-                Blob::receive(fd).and_then(|blob| blob.read_start(TEXT_MAX)).map_err(|error| error.to_string())?;
-            let kind = answer.kind;
-            return Ok(Answered::Error(error_of(kind, &text, pid)?));
-        }
-        _ => return Err("an answer whose attachment is missing, or unannounced".to_owned()),
-    };
-    match answer.kind {
-        AnswerKind::Verdict(Verdict::Value) => Ok(Answered::Value(bytes)),
-        kind => Ok(Answered::Error(error_of(kind, bytes, pid)?)),
-    }
-}
-
-fn error_of(kind: AnswerKind, bytes: &[u8], pid: u32) -> Result<TaskError, String> {
-    let message = || String::from_utf8_lossy(bytes).into_owned();
-    Ok(match kind {
-        AnswerKind::Verdict(Verdict::Failed) => TaskError::Failed(Failure { message: message(), pid }),
-        AnswerKind::Verdict(Verdict::NotDecoded(side)) => TaskError::Decode { side, message: message() },
-        AnswerKind::Verdict(Verdict::NotEncoded) => TaskError::Encode { side: Side::Result, message: message() },
-        AnswerKind::FunctionNotFound => TaskError::FunctionNotFound { message: message() },
-        AnswerKind::Panicked => TaskError::Panicked(panic_of(Body::Inline(bytes), pid)),
-        AnswerKind::Verdict(Verdict::Value) | AnswerKind::LastWords => {
-            return Err("an answer that is none".to_owned());
-        }
-    })
-}
-
-fn panic_of(body: Body<'_>, pid: u32) -> Panic {
-    let record = match body {
-        Body::Inline(bytes) => codec::parse::<PanicRecord>(bytes),
-        Body::Attached => Err("too long".to_owned()),
-    };
-    match record {
-        Ok(PanicRecord { message, location, thread, backtrace }) => Panic { message, location, thread, backtrace, pid },
-        Err(error) => {
-            let message = format!("the report of this panic is not readable: {error}");
-            Panic { message, location: None, thread: None, backtrace: None, pid }
-        }
-    }
-}
-
-impl Engine {
-    pub(super) fn watch_for_room(&mut self, worker: WorkerId, wants_room: bool) {
-        let Some(member) = self.members.get(&worker) else { return };
-        if let Err(error) = self.watch().set_wants_room(member.road.fd(), Source::Road(worker), wants_room) {
-            self.effects.log(Level::Error, format!("epoll_ctl(EPOLL_CTL_MOD): {error}: a bug in procpool"));
-        }
-    }
+/// A panic of the worker `pid`, for its caller.
+pub(super) fn panic_of(record: PanicRecord, pid: u32) -> Panic {
+    let PanicRecord { message, location, thread, backtrace } = record;
+    Panic { message, location, thread, backtrace, pid }
 }

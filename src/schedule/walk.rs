@@ -1,28 +1,14 @@
 //! The schedule against a model of the world, walked at random.
 //!
 //! The model has jobs whose items count how often they were started and settled, and workers that read frames in
-//! order, answer item by item, and die at any moment. Roads refuse frames: some because they are full, until they say
-//! that they have room, and some until the next answer. After every step the rules of the schedule are checked; at the
-//! end of every walk the world is let run out, and then every item must have exactly one outcome.
-
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
-use std::time::Duration;
-use std::time::Instant;
+//! order, answer item by item, and die at any moment. Roads refuse frames: some because they are full, until they say that
+//! they have room, some until the next answer, and some all but a part. After every step the rules of the schedule are
+//! checked; at the end of every walk the world is let run out, and then every item must have exactly one outcome.
 
 use proptest::prelude::*;
 
-use super::Action;
-use super::Schedule;
-use super::WorkerId;
-use crate::batch::Batch;
-use crate::batch::ChunkSize;
-use crate::batch::Items;
-use crate::batch::JobId;
-use crate::batch::Span;
-use crate::function::FunctionId;
-use crate::load::FrameNumber;
-use crate::restarts::Ending;
+use self::world::World;
+use crate::load::Grain;
 
 /// One thing that happens. Numbers choose among what is there, whatever their size.
 #[derive(Clone, Debug)]
@@ -57,6 +43,10 @@ enum Event {
         worker: usize,
         killed: bool,
     },
+    /// A worker may not be trusted with more.
+    Dismiss {
+        worker: usize,
+    },
     /// The next frame for a worker that already holds one is refused.
     Refuse {
         refusal: Refusal,
@@ -78,6 +68,8 @@ enum Refusal {
     Full,
     /// Until the worker's next answer; the road says nothing.
     Later,
+    /// As `Later`, but for the first half.
+    Part,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -93,336 +85,15 @@ fn event() -> impl Strategy<Value = Event> {
         9 => pick.clone().prop_map(|worker| Event::Read { worker }),
         12 => pick.clone().prop_map(|worker| Event::Answer { worker }),
         2 => (pick, any::<bool>()).prop_map(|(worker, killed)| Event::Die { worker, killed }),
-        3 => prop_oneof![Just(Refusal::Full), Just(Refusal::Later)].prop_map(|refusal| Event::Refuse { refusal }),
+        1 => (0..100usize).prop_map(|worker| Event::Dismiss { worker }),
+        3 => prop_oneof![Just(Refusal::Full), Just(Refusal::Later), Just(Refusal::Part)].prop_map(|refusal| Event::Refuse { refusal }),
         4 => (0..100usize).prop_map(|worker| Event::Room { worker }),
         3 => (0..3u64).prop_map(|millis| Event::Wait { millis }),
         1 => Just(Event::Close),
     ]
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct ItemState {
-    started: u32,
-    outcomes: u32,
-}
-
-#[derive(Debug, Default)]
-struct ModelJob {
-    items: Vec<ItemState>,
-    feeding: bool,
-    sealed: bool,
-    removed: bool,
-}
-
-#[derive(Debug, Default)]
-struct ModelWorker {
-    ready: bool,
-    /// On the road, in order.
-    unread: VecDeque<(FrameNumber, Span)>,
-    /// Read, and not answered yet.
-    reading: Option<Span>,
-    stop_sent: bool,
-    /// Its road is full and has not said since that it has room.
-    full: bool,
-    /// Items it was ever made to begin.
-    begun: u64,
-}
-
-struct World {
-    schedule: Schedule,
-    now: Instant,
-    jobs: BTreeMap<JobId, ModelJob>,
-    workers: BTreeMap<WorkerId, ModelWorker>,
-    next_id: u64,
-    starts: usize,
-    processes: usize,
-    tasks_max: Option<u64>,
-    refusal: Option<Refusal>,
-    closed: bool,
-    broken: bool,
-}
-
-impl World {
-    fn new(processes: usize, tasks_max: Option<u64>) -> Self {
-        Self {
-            schedule: Schedule::new(processes, tasks_max),
-            now: Instant::now(),
-            jobs: BTreeMap::new(),
-            workers: BTreeMap::new(),
-            next_id: 0,
-            starts: processes,
-            processes,
-            tasks_max,
-            refusal: None,
-            closed: false,
-            broken: false,
-        }
-    }
-
-    fn nth_job(&self, n: usize, wanted: impl Fn(&ModelJob) -> bool) -> Option<JobId> {
-        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| wanted(job)).map(|(&id, _)| id).collect();
-        (!jobs.is_empty()).then(|| jobs[n % jobs.len()])
-    }
-
-    fn nth_worker(&self, n: usize, wanted: impl Fn(&ModelWorker) -> bool) -> Option<WorkerId> {
-        let workers: Vec<WorkerId> = self.workers.iter().filter(|(_, w)| wanted(w)).map(|(&id, _)| id).collect();
-        (!workers.is_empty()).then(|| workers[n % workers.len()])
-    }
-
-    fn happen(&mut self, event: &Event) {
-        match *event {
-            Event::Open { fixed_chunk, feeding } if !self.closed => self.open(fixed_chunk, feeding),
-            Event::Submit { job, items } => self.submit(job, items),
-            Event::Seal { job } => {
-                if let Some(job) = self.nth_job(job, |job| !job.sealed) {
-                    self.seal(job);
-                }
-            }
-            Event::Cancel { job } => {
-                if let Some(job) = self.nth_job(job, |job| !job.removed) {
-                    self.schedule.cancel(job, self.now);
-                }
-            }
-            Event::Start { works } => self.start(works),
-            Event::Ready { worker } => {
-                if let Some(worker) = self.nth_worker(worker, |worker| !worker.ready) {
-                    self.workers.get_mut(&worker).unwrap().ready = true;
-                    self.schedule.ready(worker, self.now);
-                }
-            }
-            Event::Read { worker } => self.read(worker),
-            Event::Answer { worker } => self.answer(worker),
-            Event::Die { worker, killed } => {
-                if let Some(worker) = self.nth_worker(worker, |_| true) {
-                    self.die(worker, if killed { Ending::Killed } else { Ending::Other });
-                }
-            }
-            Event::Refuse { refusal } => self.refusal = Some(refusal),
-            Event::Room { worker } => self.room(worker),
-            Event::Wait { millis } => {
-                self.now += Duration::from_millis(millis);
-                self.schedule.tick(self.now);
-            }
-            Event::Close => {
-                self.closed = true;
-                self.schedule.close(self.now);
-            }
-            Event::Open { .. } => {}
-        }
-        self.act();
-        self.check();
-    }
-
-    fn open(&mut self, fixed_chunk: Option<u32>, feeding: bool) {
-        self.next_id += 1;
-        let job = JobId(self.next_id);
-        self.schedule.open(job, fixed_chunk.map_or(ChunkSize::Adaptive, ChunkSize::Fixed), feeding);
-        self.jobs.insert(job, ModelJob { feeding, ..ModelJob::default() });
-    }
-
-    fn submit(&mut self, job: usize, items: u32) {
-        let closed = self.closed;
-        let Some(id) = self.nth_job(job, |job| !job.sealed && (!closed || job.feeding)) else { return };
-        let job = self.jobs.get_mut(&id).unwrap();
-        let first_index = job.items.len() as u64;
-        job.items.extend((0..items).map(|_| ItemState::default()));
-        let batch = Batch {
-            job: id,
-            function: FunctionId(0),
-            context: 0,
-            first_index,
-            items: Items::Inline { bytes: Vec::new(), ends: vec![0; items as usize] },
-        };
-        self.schedule.submit(Span::whole(batch), self.now);
-    }
-
-    fn seal(&mut self, id: JobId) {
-        let job = self.jobs.get_mut(&id).unwrap();
-        job.sealed = true;
-        if std::mem::take(&mut job.feeding) {
-            self.schedule.fed(self.now);
-        }
-        self.remove_if_done(id);
-    }
-
-    fn remove_if_done(&mut self, id: JobId) {
-        let job = self.jobs.get_mut(&id).unwrap();
-        if job.sealed && !job.removed && job.items.iter().all(|item| item.outcomes == 1) {
-            job.removed = true;
-            self.schedule.remove(id);
-        }
-    }
-
-    fn start(&mut self, works: bool) {
-        if self.starts == 0 {
-            return;
-        }
-        self.starts -= 1;
-        if works {
-            self.next_id += 1;
-            let worker = WorkerId(self.next_id);
-            self.workers.insert(worker, ModelWorker::default());
-            self.schedule.started(worker);
-        } else {
-            self.schedule.start_failed(self.now);
-        }
-    }
-
-    fn read(&mut self, worker: usize) {
-        let idle = |worker: &ModelWorker| worker.ready && worker.reading.is_none() && !worker.unread.is_empty();
-        let Some(id) = self.nth_worker(worker, idle) else { return };
-        let worker = self.workers.get_mut(&id).unwrap();
-        let (_, span) = worker.unread.pop_front().unwrap();
-        worker.reading = Some(span);
-        self.begin(id);
-    }
-
-    fn room(&mut self, worker: usize) {
-        let Some(id) = self.nth_worker(worker, |worker| worker.full) else { return };
-        self.workers.get_mut(&id).unwrap().full = false;
-        self.schedule.road_has_room(id, self.now);
-    }
-
-    /// The worker begins the next item of what it has read.
-    fn begin(&mut self, worker: WorkerId) {
-        let worker = self.workers.get_mut(&worker).unwrap();
-        let Some(span) = &worker.reading else { return };
-        worker.begun += 1;
-        let index = usize::try_from(span.index_of_first()).unwrap();
-        self.jobs.get_mut(&span.batch.job).unwrap().items[index].started += 1;
-    }
-
-    fn settle(&mut self, job: JobId, index: u64) {
-        self.jobs.get_mut(&job).unwrap().items[usize::try_from(index).unwrap()].outcomes += 1;
-        self.remove_if_done(job);
-    }
-
-    fn answer(&mut self, worker: usize) {
-        let Some(id) = self.nth_worker(worker, |worker| worker.reading.is_some()) else { return };
-        let worker = self.workers.get_mut(&id).unwrap();
-        let span = worker.reading.as_mut().unwrap();
-        let (job, index) = (span.batch.job, span.index_of_first());
-        span.start += 1;
-        let more = !span.is_empty();
-        if !more {
-            worker.reading = None;
-        }
-        let running = self.schedule.running(id).unwrap();
-        assert_eq!((running.job, running.index), (job, index), "the parent knows what is running");
-        self.schedule.settled(id, self.now);
-        self.settle(job, index);
-        if more {
-            self.begin(id);
-        }
-        self.schedule.after_settled(self.now);
-    }
-
-    fn die(&mut self, id: WorkerId, ending: Ending) {
-        let worker = self.workers.remove(&id).unwrap();
-        let unread: Vec<FrameNumber> = worker.unread.iter().map(|(number, _)| *number).collect();
-        let lost = self.schedule.exited(id, &unread, ending, self.now);
-        let running = worker.reading.map(|span| (span.batch.job, span.index_of_first()));
-        assert_eq!(lost.map(|item| (item.job, item.index)), running, "exactly the running item is lost");
-        if let Some((job, index)) = running {
-            self.settle(job, index);
-        }
-    }
-
-    /// What the engine does.
-    fn act(&mut self) {
-        while let Some(action) = self.schedule.next_action() {
-            match action {
-                Action::Start => self.starts += 1,
-                Action::Send(worker, span, number) => self.send(worker, span, number),
-                Action::Stop(worker) => self.workers.get_mut(&worker).unwrap().stop_sent = true,
-                Action::Recall(id) => self.recall(id),
-                Action::Break => self.broken = true,
-            }
-        }
-        for span in self.schedule.take_dropped() {
-            span.indices().for_each(|index| self.settle(span.batch.job, index));
-        }
-    }
-
-    fn send(&mut self, id: WorkerId, span: Span, number: FrameNumber) {
-        let worker = self.workers.get_mut(&id).expect("work goes to a live worker");
-        assert!(!worker.stop_sent, "nothing is sent behind a stop");
-        let alone = self.schedule.holds_only(id, number);
-        assert_eq!(alone, worker.unread.is_empty() && worker.reading.is_none(), "the parent knows what is held");
-        // A frame that travels alone is refused only by a full road; `Later` waits for an answer that must come.
-        let refusal = if worker.full { Some(Refusal::Full) } else { self.refusal };
-        match refusal {
-            None => worker.unread.push_back((number, span)),
-            Some(Refusal::Later) if alone => worker.unread.push_back((number, span)),
-            Some(refusal) => {
-                worker.full |= refusal == Refusal::Full;
-                self.refusal = None;
-                self.schedule.send_refused(id);
-            }
-        }
-    }
-
-    /// Takes back what is unread, one by one, while the worker reads on.
-    fn recall(&mut self, id: WorkerId) {
-        assert!(self.busy() < self.processes, "work comes back only if another may take it up");
-        let mut numbers = Vec::new();
-        while let Some((number, _)) = self.workers.get_mut(&id).unwrap().unread.pop_front() {
-            numbers.push(number);
-            let worker = self.workers.get_mut(&id).unwrap();
-            if worker.ready
-                && worker.reading.is_none()
-                && let Some((_, span)) = worker.unread.pop_front()
-            {
-                worker.reading = Some(span);
-                self.begin(id);
-            }
-        }
-        self.schedule.recalled(id, &numbers, self.now);
-    }
-
-    fn busy(&self) -> usize {
-        self.workers.values().filter(|w| w.reading.is_some() || !w.unread.is_empty()).count()
-    }
-
-    fn check(&self) {
-        for item in self.jobs.values().flat_map(|job| &job.items) {
-            assert!(item.started <= 1, "no item begins twice");
-            assert!(item.outcomes <= 1, "no item has two outcomes");
-        }
-        assert!(self.busy() <= self.processes, "busy workers never exceed the pool's size");
-        let staying = self.workers.values().filter(|worker| !worker.stop_sent).count();
-        assert!(staying + self.starts <= self.processes, "never more workers stay than were asked for");
-        for worker in self.workers.values() {
-            assert!(self.tasks_max.is_none_or(|max| worker.begun <= max), "nobody runs more than its share");
-        }
-    }
-
-    /// Everything that can go on goes on, until nothing does.
-    fn run_out(&mut self) {
-        self.refusal = None;
-        self.happen(&Event::Close);
-        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| !job.sealed).map(|(&id, _)| id).collect();
-        jobs.into_iter().for_each(|job| self.seal(job));
-        for _ in 0..10_000 {
-            self.act();
-            if self.schedule.is_at_rest() || self.broken {
-                break;
-            }
-            for n in 0..self.workers.len() + 1 {
-                self.happen(&Event::Start { works: true });
-                self.happen(&Event::Ready { worker: n });
-                self.happen(&Event::Room { worker: n });
-                self.happen(&Event::Read { worker: n });
-                self.happen(&Event::Answer { worker: n });
-            }
-            let done = |w: &ModelWorker| w.ready && w.stop_sent && w.unread.is_empty() && w.reading.is_none();
-            while let Some(worker) = self.nth_worker(0, done) {
-                self.die(worker, Ending::Other);
-            }
-            self.happen(&Event::Wait { millis: 100 });
-        }
-    }
-}
+mod world;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
@@ -431,9 +102,10 @@ proptest! {
     fn every_item_has_one_outcome_whatever_happens(
         processes in 1..5usize,
         tasks_max in proptest::option::of(1..7u64),
+        grain in prop_oneof![Just(Grain::Frame), Just(Grain::Item)],
         events in proptest::collection::vec(event(), 1..300),
     ) {
-        let mut world = World::new(processes, tasks_max);
+        let mut world = World::new(processes, tasks_max, grain);
         for event in &events {
             world.happen(event);
             if world.broken {

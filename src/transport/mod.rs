@@ -1,26 +1,45 @@
-//! The road to one worker and back: frames in order, whole or not at all.
+//! The road to one worker and back: orders in order, whole or not at all.
 //!
 //! ```text
-//!   parent                                         worker
-//!   Road::send ──────── orders ───────────────▶ WorkerRoad::recv
-//!   Road::recv ◀─────── answers ─────────────── WorkerRoad::send
-//!   Road::recall ◀─ orders nobody has read
+//!   parent                                              worker
+//!   send ─────────────── orders ──────────────────────▶ receive
+//!   receive ◀─────────── answers ─────────────────────── answer
+//!   take back ◀─ orders that nobody has begun
 //! ```
 //!
-//! The engine knows nothing but this interface, so that another kind of road can take the socket's place. What every
-//! road promises: the worker receives an order either whole or never; an order that was recalled has never been seen
-//! by the worker (a recall takes each order that it finds unread, while the worker may read on between
-//! two of them); answers that the worker had sent before it died can still be received; sending never blocks the
-//! parent.
+//! Two kinds of road lead to a worker. The [rings](ring) in shared memory, without a system call for an order; and the
+//! [socket], where the kernel or the worker's limits refuse shared memory. What both promise: the worker receives an
+//! order either whole or never; an order that was taken back has never been begun; answers that the worker had given
+//! before it died can still be received; sending never blocks the parent.
 
+pub(crate) mod ring;
 pub(crate) mod socket;
 
+use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 
 use start_methods::PrivateFd;
 
-pub(crate) use socket::Road;
-pub(crate) use socket::WorkerRoad;
+use crate::bell::Bell;
+use crate::blob::Blob;
+
+/// The parent's end of the road to one worker.
+#[derive(Debug)]
+pub(crate) enum Road {
+    /// The rings, and the bell by which the worker wakes the parent.
+    Ring(Box<ring::parent::Road>, Bell),
+    Socket(socket::Road),
+}
+
+impl Road {
+    /// Readable when there are answers; of the rings' bell, each time that it is rung.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Road::Ring(_, bell) => bell.as_fd(),
+            Road::Socket(road) => road.fd(),
+        }
+    }
+}
 
 /// A frame that came over a road: how many bytes of the buffer it has, and what was attached.
 #[derive(Debug)]
@@ -29,19 +48,14 @@ pub(crate) struct Received {
     pub(crate) attached: Option<PrivateFd>,
 }
 
-/// An order that its worker never read.
-#[derive(Debug)]
-pub(crate) struct Unread {
-    pub(crate) frame: Vec<u8>,
-    pub(crate) attached: Option<PrivateFd>,
-}
-
 /// Whether the road took a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Sent {
     Taken,
-    /// No room now; its descriptor tells when there is.
+    /// So many of its items, and no room now for the rest.
+    Part(u32),
+    /// No room now.
     Full,
     /// Not before the worker has answered what it holds.
     Later,
@@ -49,3 +63,26 @@ pub(crate) enum Sent {
 
 /// What goes beside a frame.
 pub(crate) type Attachment<'a> = Option<BorrowedFd<'a>>;
+
+/// An order that is not work, on its way or waiting for room.
+#[derive(Debug)]
+pub(crate) struct Note {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) attached: Option<Attached>,
+}
+
+/// What goes beside a note.
+#[derive(Debug)]
+pub(crate) enum Attached {
+    Blob(Blob),
+    Fd(PrivateFd),
+}
+
+impl AsFd for Attached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Attached::Blob(blob) => blob.as_fd(),
+            Attached::Fd(fd) => fd.as_fd(),
+        }
+    }
+}

@@ -20,10 +20,11 @@ use start_methods::PrivateFd;
 use start_methods::Socket;
 
 use crate::frame::FRAME_MAX;
+use crate::transport::Attached;
 use crate::transport::Attachment;
+use crate::transport::Note;
 use crate::transport::Received;
 use crate::transport::Sent;
-use crate::transport::Unread;
 
 /// The parent's side.
 #[derive(Debug)]
@@ -61,19 +62,26 @@ impl Road {
     }
 
     /// The next answer, if one is there.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionAborted`: a task has shut the socket down. Others: what came is no frame.
     pub(crate) fn recv(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
-        match try_recv(&self.ours, buffer)? {
-            Some(received) => Ok(Some(received)),
-            None => Ok(None),
+        let mut fds = Vec::new();
+        match self.ours.try_recv(buffer, &mut fds)? {
+            start_methods::Received::Message(len) => Ok(Some(Received { len, attached: only(fds)? })),
+            start_methods::Received::Empty => Ok(None),
+            // Both ends are open here, so this is no death.
+            start_methods::Received::Closed => Err(io::ErrorKind::ConnectionAborted.into()),
         }
     }
 
     /// Takes back every order that the worker has not read, oldest first.
-    pub(crate) fn recall(&self) -> io::Result<Vec<Unread>> {
+    pub(crate) fn recall(&self) -> io::Result<Vec<Note>> {
         let mut unread = Vec::new();
         let mut buffer = vec![0; FRAME_MAX];
         while let Some(Received { len, attached }) = try_recv(&self.theirs, &mut buffer)? {
-            unread.push(Unread { frame: buffer[..len].to_vec(), attached });
+            unread.push(Note { frame: buffer[..len].to_vec(), attached: attached.map(Attached::Fd) });
         }
         Ok(unread)
     }

@@ -2,14 +2,17 @@
 //!
 //! # Invariants
 //!
-//! - A [`Boot`] that was accepted fits one message, whatever its name and entry are.
+//! - A [`Boot`] that was accepted fits one message, whatever its name and entry are; and so does the answer that one
+//!   of its settings cannot be had.
 //! - The lifeline travels with the boot message, before the user's descriptors.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
@@ -21,6 +24,10 @@ use crate::lifeline::Lifeline;
 use crate::message;
 use crate::message::BootMessage;
 use crate::method::StartMethod;
+use crate::settings::Environment;
+use crate::settings::Limit;
+use crate::settings::Resource;
+use crate::settings::Settings;
 use crate::socket::Socket;
 
 /// How many bytes [`Boot::payload`] may have.
@@ -28,6 +35,10 @@ pub const PAYLOAD_MAX: usize = 48 * 1024;
 
 /// How many descriptors [`Boot::fds`] may have.
 pub const BOOT_FDS_MAX: usize = 8;
+
+/// How many bytes the settings of a [`Boot`] may have: names and values of its variables and 16 for each variable, the
+/// path of its directory, and 128 for all else.
+pub const SETTINGS_MAX: usize = 32 * 1024;
 
 /// How many generations of processes there may be below the first one.
 pub const DEPTH_MAX: u32 = 10;
@@ -74,22 +85,41 @@ pub(crate) fn set_depth(depth: u32) {
 ///     birth.payload[0]
 /// }
 ///
-/// let boot = Boot::new(answer).name("oracle").payload(&[42]);
+/// let boot = Boot::new(answer).name("oracle").payload(&[42]).env("DELPHI", "1").current_dir("/");
 /// # let _ = boot;
 /// ```
-#[derive(Clone, Copy)]
+///
+/// # Settings
+///
+/// [`env`](Self::env) and its neighbours, [`current_dir`](Self::current_dir) and [`rlimit`](Self::rlimit) say what is to
+/// be different in the new process. All else is as it would be without them, which is not the same for every method:
+/// a forked child and a spawned one have the environment, directory and limits of this process as they are when it
+/// starts, and a child of a fork server, or of a template, those that the server had when *it* started.
+///
+/// They are in force before the entry runs, and touch neither this process nor a server. When one cannot be had, the
+/// child says so in the place of its hello, and ends: [`Child::wait_hello`](crate::Child::wait_hello) and
+/// [`Child::try_hello`](crate::Child::try_hello) have the error, whatever the start method.
+#[derive(Clone)]
 pub struct Boot<'a> {
     entry: Entry,
     name: &'a str,
     payload: &'a [u8],
     fds: &'a [BorrowedFd<'a>],
+    settings: Settings,
 }
 
 impl<'a> Boot<'a> {
     /// A process that runs `entry`, is named "child", and is given nothing.
     #[must_use]
     pub fn new(entry: Entry) -> Self {
-        Self { entry, name: "child", payload: &[], fds: &[] }
+        Self { entry, name: "child", payload: &[], fds: &[], settings: Settings::default() }
+    }
+
+    /// Runs `entry` instead: a boot may be kept as a model, and be cloned for processes that differ in this.
+    #[must_use]
+    pub fn entry(mut self, entry: Entry) -> Self {
+        self.entry = entry;
+        self
     }
 
     /// What `ps` and `top` call it. The kernel keeps the first 15 bytes.
@@ -113,6 +143,113 @@ impl<'a> Boot<'a> {
         self
     }
 
+    /// Sets a variable of the child's environment.
+    ///
+    /// By spawn, the program is executed with it, so that the dynamic linker and whatever else runs before `main` see
+    /// it too. By the other two it is set while the child has its one thread, before the entry runs; what the parent
+    /// or the server has already read from its environment (its allocator, the C library) is not read again.
+    ///
+    /// A name that is empty or has a `=` in it, or a zero byte in either, is [`StartError::Environment`] at the start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, StartMethod};
+    ///
+    /// fn look(_: Birth) -> u8 {
+    ///     let language = std::env::var("LANG").unwrap();
+    ///     u8::from(language != "C" || std::env::var_os("HOME").is_some())
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     start_methods::init();
+    ///     let boot = Boot::new(look).env("LANG", "C").env_remove("HOME");
+    ///     assert!(start_methods::start(StartMethod::Spawn, &boot)?.wait()?.success());
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.settings.environment.set(name.as_ref(), value.as_ref());
+        self
+    }
+
+    /// Removes a variable from the child's environment, whether it would be inherited or was [set](Self::env) before.
+    ///
+    /// For its errors and for what sees it see [`env`](Self::env).
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.settings.environment.remove(name.as_ref());
+        self
+    }
+
+    /// Empties the child's environment; what is [set](Self::env) after this is all there is.
+    ///
+    /// What it would inherit is gone, and so is what was set before.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.settings.environment.clear();
+        self
+    }
+
+    /// The directory in which the child begins.
+    ///
+    /// A relative path is resolved at once, against the directory of this process. By spawn, the program is executed
+    /// in the directory of this process, and `main` changes to the new one in [`init`](crate::init).
+    ///
+    /// A directory that the child cannot enter is [`StartError::Directory`], instead of its hello.
+    #[must_use]
+    pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        // It fails for an empty path, and when this process is in a directory that is gone; then `prepare` will say so.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        self.settings.directory = Some(path.into_os_string());
+        self
+    }
+
+    /// Limits what the child may use of `resource`, to `soft`; with `hard`, also how far it may raise that itself.
+    ///
+    /// `None` leaves the hard limit as the child has it by itself. [`Resource::UNLIMITED`] is no limit. What the child
+    /// starts inherits its limits, but has its own count.
+    ///
+    /// A limit that the child may not have is [`StartError::Limit`], instead of its hello: a soft one above the hard
+    /// one, or a hard one above what the child has by itself, for which it needs a privilege.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use start_methods::{Birth, Boot, Resource, StartError, StartMethod};
+    ///
+    /// fn hungry(_: Birth) -> u8 {
+    ///     u8::from(Vec::<u8>::new().try_reserve(4 << 30).is_err())
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     start_methods::init();
+    ///     let boot = Boot::new(hungry).rlimit(Resource::AddressSpace, 1 << 30, None);
+    ///     let child = start_methods::start(StartMethod::Forkserver, &boot)?;
+    ///     assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(1));
+    ///
+    ///     let boot = Boot::new(hungry).rlimit(Resource::OpenFiles, 20, Some(10));
+    ///     let child = start_methods::start(StartMethod::Forkserver, &boot)?;
+    ///     let error = child.wait_hello(Duration::from_secs(10)).unwrap_err();
+    ///     assert!(matches!(error, StartError::Limit { resource: Resource::OpenFiles, .. }));
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn rlimit(mut self, resource: Resource, soft: u64, hard: Option<u64>) -> Self {
+        self.settings.limits.insert(resource, Limit { soft, hard });
+        self
+    }
+
+    /// What the environment of the child is to be like.
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.settings.environment
+    }
+
     /// The message to be sent, once all that can be refused has been looked at.
     pub(crate) fn prepare(&self, method: StartMethod) -> Result<Parcel<'a>, StartError> {
         let too_large = |len, limit| Err(StartError::BootTooLarge { len, limit });
@@ -122,12 +259,18 @@ impl<'a> Boot<'a> {
         if self.fds.len() > BOOT_FDS_MAX {
             return too_large(self.fds.len(), BOOT_FDS_MAX);
         }
+        self.check_settings()?;
         let depth = depth() + 1;
         if depth > DEPTH_MAX {
             return Err(StartError::NestedTooDeep { depth, limit: DEPTH_MAX });
         }
         let address = self.entry as usize;
         let entry = image::locate(address).ok_or(StartError::FunctionNotFound { address })?;
+        let mut settings = self.settings.clone();
+        if method == StartMethod::Spawn {
+            // It is executed with it.
+            settings.environment = Environment::default();
+        }
         let bytes = message::encode(&BootMessage {
             pointer_width: usize::BITS,
             build_id: image::build_id(),
@@ -135,13 +278,37 @@ impl<'a> Boot<'a> {
             method,
             name: cut(self.name, 15).to_owned(),
             depth,
-            core_limit: 0,
+            settings,
             payload: self.payload.to_vec(),
         });
         let lifeline = Lifeline::get().map_err(StartError::system("making the lifeline pipe"))?;
         Ok(Parcel { bytes, lifeline, fds: self.fds })
     }
+
+    /// What can be known of the settings without asking the child.
+    fn check_settings(&self) -> Result<(), StartError> {
+        let size = self.settings.size();
+        if size > SETTINGS_MAX {
+            return Err(StartError::BootTooLarge { len: size, limit: SETTINGS_MAX });
+        }
+        if let Some(name) = self.settings.environment.impossible() {
+            return Err(StartError::Environment { name: name.to_owned() });
+        }
+        if let Some(path) = self.settings.directory.as_ref().map(Path::new) {
+            let refused = |errno| Err(StartError::Directory { path: path.to_owned(), errno });
+            if path.is_relative() {
+                return refused(libc::ENOENT);
+            }
+            if path.as_os_str().len() > PATH_LEN_MAX {
+                return refused(libc::ENAMETOOLONG);
+            }
+        }
+        Ok(())
+    }
 }
+
+/// The kernel takes no longer path.
+const PATH_LEN_MAX: usize = 4095;
 
 impl fmt::Debug for Boot<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,6 +316,7 @@ impl fmt::Debug for Boot<'_> {
             .field("name", &self.name)
             .field("payload_len", &self.payload.len())
             .field("fds", &self.fds)
+            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
@@ -204,10 +372,17 @@ mod tests {
             0
         }
         let payload = vec![0xff; PAYLOAD_MAX];
+        let boot = Boot::new(entry).payload(&payload);
+        let largest = |value_len| boot.clone().env("A", "x".repeat(value_len));
+        let value_len = SETTINGS_MAX - largest(0).settings.size();
 
-        let parcel = Boot::new(entry).payload(&payload).prepare(StartMethod::Spawn).unwrap();
+        let parcel = largest(value_len).prepare(StartMethod::Fork).unwrap();
 
-        assert!(parcel.bytes.len() <= message::MESSAGE_MAX);
+        assert!(parcel.bytes.len() > PAYLOAD_MAX + value_len && parcel.bytes.len() <= message::MESSAGE_MAX);
+        assert!(matches!(
+            largest(value_len + 1).prepare(StartMethod::Fork),
+            Err(StartError::BootTooLarge { limit: SETTINGS_MAX, .. })
+        ));
         let payload = vec![0xff; PAYLOAD_MAX + 1];
         assert!(matches!(
             Boot::new(entry).payload(&payload).prepare(StartMethod::Spawn),

@@ -3,13 +3,15 @@
 //!
 //! ```text
 //!  exec ──▶ entry::init ──┐
-//!                         ├──▶ live: Boot ─▶ lifeline, group, name, limits ─▶ Hello ─▶ entry
+//!                         ├──▶ live: Boot ─▶ lifeline, group, name, settings ─▶ Hello ─▶ entry
 //!  fork ──▶ after_fork ───┘              └─▶ Refused
 //! ```
 //!
 //! # Invariants
 //!
 //! - Nothing of the user's runs before the hello is sent.
+//! - The settings come last: what a limit may forbid has been done, and the hello has been put into
+//!   bytes. Descriptors that are open stay usable, whatever numbers they have.
 //! - Whatever goes wrong before it is reported as a refusal, and ends the process; if there is
 //!   nobody left to tell (the parent is dead), it ends silently.
 
@@ -26,11 +28,12 @@ use nix::fcntl::OFlag;
 use nix::fcntl::fcntl;
 use nix::fcntl::open;
 use nix::sys::prctl;
-use nix::sys::resource::Resource;
+use nix::sys::resource;
 use nix::sys::resource::getrlimit;
 use nix::sys::resource::setrlimit;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
+use nix::unistd::chdir;
 use nix::unistd::setpgid;
 
 use crate::boot::Birth;
@@ -45,7 +48,11 @@ use crate::message;
 use crate::message::BootMessage;
 use crate::message::Hello;
 use crate::message::MESSAGE_MAX;
+use crate::message::Refusal;
 use crate::message::Refused;
+use crate::settings::Limit;
+use crate::settings::Resource;
+use crate::settings::Settings;
 use crate::signals;
 use crate::socket::Received;
 use crate::socket::Socket;
@@ -56,6 +63,7 @@ pub(crate) const EXIT_REFUSED: u8 = 112;
 
 /// From the boot message to the exit code.
 pub(crate) fn live(control: Socket) -> u8 {
+    let hello = message::encode(&Hello { build_id: image::build_id() });
     let (entry, birth) = match come_up(control) {
         Ok(born) => born,
         Err((control, reason)) => {
@@ -63,7 +71,6 @@ pub(crate) fn live(control: Socket) -> u8 {
             return EXIT_REFUSED;
         }
     };
-    let hello = message::encode(&Hello { build_id: image::build_id() });
     if birth.control.send(&[IoSlice::new(&hello)], &[]).is_err() {
         // There is nobody who could be told: the parent has closed its end.
         return 0;
@@ -75,25 +82,25 @@ pub(crate) fn live(control: Socket) -> u8 {
 }
 
 /// Tells the parent why this process will not run.
-pub(crate) fn refuse(control: &Socket, reason: String) {
-    let message = message::encode(&Refused { reason });
+pub(crate) fn refuse(control: &Socket, reason: impl Into<Refusal>) {
+    let message = message::encode(&Refused { reason: reason.into() });
     // A full socket or a dead parent: it then sees the exit code only.
     let _result = control.try_send(&[IoSlice::new(&message)], &[]);
 }
 
 /// Reads the boot message and does as it says.
-fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, String)> {
+fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
     let mut buffer = vec![0; MESSAGE_MAX];
     let mut fds = Vec::new();
     let boot = match control.recv(&mut buffer, &mut fds) {
         Ok(Received::Message(len)) => message::decode::<BootMessage>(&buffer[..len]),
         // The parent died, or gave this child up, before it sent anything.
         Ok(Received::Closed | Received::Empty) => sys::exit_now(0),
-        Err(error) => return Err((control, format!("reading the boot message failed: {error}"))),
+        Err(error) => return Err((control, format!("reading the boot message failed: {error}").into())),
     };
     let boot = match boot {
         Ok(boot) => boot,
-        Err(error) => return Err((control, format!("the boot message is unusable: {error}"))),
+        Err(error) => return Err((control, format!("the boot message is unusable: {error}").into())),
     };
     match obey(&boot, &mut fds) {
         Ok(entry) => {
@@ -105,7 +112,7 @@ fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, String)> {
 }
 
 /// Puts the process in order; leaves the user's descriptors in `fds`.
-fn obey(boot: &BootMessage, fds: &mut Vec<PrivateFd>) -> Result<Entry, String> {
+fn obey(boot: &BootMessage, fds: &mut Vec<PrivateFd>) -> Result<Entry, Refusal> {
     let own_build = image::build_id();
     if boot.pointer_width != usize::BITS || boot.build_id != own_build {
         return Err(format!(
@@ -113,10 +120,11 @@ fn obey(boot: &BootMessage, fds: &mut Vec<PrivateFd>) -> Result<Entry, String> {
              from the same build",
             hex(&boot.build_id),
             hex(&own_build)
-        ));
+        )
+        .into());
     }
     if fds.is_empty() {
-        return Err("the boot message came without a lifeline".to_owned());
+        return Err("the boot message came without a lifeline".to_owned().into());
     }
     lifeline::arm(fds.remove(0)).map_err(|error| format!("arming the lifeline failed (is /proc mounted?): {error}"))?;
     // Fails for one who leads its group already, which is what we want.
@@ -124,16 +132,48 @@ fn obey(boot: &BootMessage, fds: &mut Vec<PrivateFd>) -> Result<Entry, String> {
     let name: Vec<u8> = boot.name.bytes().take_while(|byte| *byte != 0).collect();
     let name = CString::new(name).expect("it ends before the first zero");
     prctl::set_name(&name).map_err(|error| format!("naming the process failed: {error}"))?;
-    limit_core(boot.core_limit).map_err(|error| format!("limiting core dumps failed: {error}"))?;
+    forbid_core().map_err(|error| format!("limiting core dumps failed: {error}"))?;
     set_depth(boot.depth);
     let address = boot.entry.resolve_code().map_err(|error| format!("the entry was not found: {error}"))?;
+    apply(&boot.settings)?;
     Ok(entry_at(address))
 }
 
 /// A core dump of a child may show the parent's secrets, and thousands of children fill a disk.
-fn limit_core(soft: u64) -> nix::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
-    setrlimit(Resource::RLIMIT_CORE, soft.min(hard), hard)
+fn forbid_core() -> nix::Result<()> {
+    limit(Resource::CoreSize, Limit { soft: 0, hard: None })
+}
+
+/// Makes of this process what the user wants it to be.
+fn apply(settings: &Settings) -> Result<(), Refusal> {
+    let environment = &settings.environment;
+    if let Some(name) = environment.impossible() {
+        // Our parent has looked for them as well.
+        return Err(format!("the boot message is unusable: no variable is called {name:?}").into());
+    }
+    // A program that was executed has its environment, and there is nothing to do. A forked child has one thread.
+    if environment.is_cleared() {
+        sys::clear_env();
+    }
+    environment.changes().for_each(|(name, value)| sys::change_env(name, value));
+    if let Some(path) = &settings.directory {
+        chdir(path.as_os_str()).map_err(|errno| Refusal::Directory { path: path.clone(), errno: errno as i32 })?;
+    }
+    for (&resource, &wanted) in &settings.limits {
+        limit(resource, wanted).map_err(|errno| Refusal::Limit { resource, limit: wanted, errno: errno as i32 })?;
+    }
+    Ok(())
+}
+
+fn limit(resource: Resource, limit: Limit) -> nix::Result<()> {
+    let resource = match resource {
+        Resource::OpenFiles => resource::Resource::RLIMIT_NOFILE,
+        Resource::CoreSize => resource::Resource::RLIMIT_CORE,
+        Resource::CpuTime => resource::Resource::RLIMIT_CPU,
+        Resource::AddressSpace => resource::Resource::RLIMIT_AS,
+    };
+    let (_, hard) = getrlimit(resource)?;
+    setrlimit(resource, limit.soft, limit.hard.unwrap_or(hard))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -28,6 +28,7 @@ use crate::lifeline::Lifeline;
 use crate::message;
 use crate::message::Hello;
 use crate::message::Message;
+use crate::message::Refusal;
 use crate::message::Refused;
 use crate::process;
 use crate::socket::Received;
@@ -46,6 +47,9 @@ const SILENCE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long a killed process is waited for when a [`Child`] is dropped.
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The longest first message of a child that is read: a refusal with the longest path fits.
+const HELLO_MAX: usize = 8 * 1024;
 
 /// To the process group that the process leads; Linux 6.9.
 const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
@@ -211,9 +215,9 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// [`StartError::Refused`] when the process will not run; [`StartError::DiedBeforeHello`];
-    /// [`StartError::Protocol`] for any other message. In each case the process is killed if it
-    /// still runs, and the answer stays the same.
+    /// [`StartError::Directory`], [`StartError::Limit`] and [`StartError::Refused`] when the process
+    /// will not run; [`StartError::DiedBeforeHello`]; [`StartError::Protocol`] for any other message.
+    /// In each case the process is killed if it still runs, and the answer stays the same.
     pub fn try_hello(&self) -> Result<Option<()>, StartError> {
         let mut state = process::lock(&self.state);
         match &state.hello {
@@ -293,7 +297,7 @@ impl Child {
 
     fn receive_hello(&self) -> Result<Heard, StartError> {
         let protocol = |detail: String| StartError::Protocol { detail };
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; HELLO_MAX];
         let mut fds = Vec::new();
         let bytes = match self.control.try_recv(&mut buffer, &mut fds) {
             Ok(Received::Message(len)) => &buffer[..len],
@@ -306,7 +310,7 @@ impl Child {
         }
         if message::kind_of(bytes) == Ok(Refused::KIND) {
             return match message::decode::<Refused>(bytes) {
-                Ok(Refused { reason }) => Err(StartError::Refused { reason }),
+                Ok(Refused { reason }) => Err(refusal(reason)),
                 Err(error) => Err(protocol(error.to_string())),
             };
         }
@@ -434,6 +438,17 @@ impl Drop for Child {
             let _result = self.kill();
             let _exit = self.wait_timeout(DROP_TIMEOUT);
         }
+    }
+}
+
+/// What a process said that will not run.
+fn refusal(refusal: Refusal) -> StartError {
+    match refusal {
+        Refusal::Directory { path, errno } => StartError::Directory { path: path.into(), errno },
+        Refusal::Limit { resource, limit, errno } => {
+            StartError::Limit { resource, soft: limit.soft, hard: limit.hard, errno }
+        }
+        Refusal::Other(reason) => StartError::Refused { reason },
     }
 }
 

@@ -39,6 +39,7 @@ use crate::born;
 use crate::fd::LOWEST;
 use crate::fd::PrivateFd;
 use crate::message::PROTOCOL;
+use crate::settings::Environment;
 use crate::signals;
 use crate::socket::Socket;
 use crate::sys;
@@ -152,9 +153,9 @@ pub(crate) fn check_initialized() -> bool {
 }
 
 /// The environment for a program that is to be a child of this process.
-pub(crate) fn child_environment() -> impl Iterator<Item = (OsString, OsString)> {
+pub(crate) fn child_environment(wanted: &Environment) -> impl Iterator<Item = (OsString, OsString)> {
     let marker = format!("{PROTOCOL}:{}:{}", std::process::id(), depth() + 1);
-    env::vars_os().filter(|(name, _)| name != MARKER).chain([(MARKER.into(), marker.into())])
+    wanted.applied_to(env::vars_os()).filter(|(name, _)| name != MARKER).chain([(MARKER.into(), marker.into())])
 }
 
 /// The function at an address that [`ImageRef::resolve_code`](crate::image::ImageRef::resolve_code) gave.

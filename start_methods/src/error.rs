@@ -5,11 +5,15 @@
 //! - Context is fields, not formatted text; `Display` is a lower-case fragment that says what to do.
 //! - The type is `Clone`: one failure may have to be told to many waiting callers.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::exit::Exit;
+use crate::settings::Resource;
 
 /// Why a process could not be started, or did not come up.
 #[derive(Clone, Debug)]
@@ -30,7 +34,7 @@ pub enum StartError {
         /// The last generation that is allowed.
         limit: u32,
     },
-    /// The payload has too many bytes, or there are too many descriptors, for the one boot message.
+    /// The payload or the settings have too many bytes, or there are too many descriptors, for the one boot message.
     BootTooLarge {
         /// What was asked for.
         len: usize,
@@ -41,6 +45,29 @@ pub enum StartError {
     System {
         /// What was being done, to complete the sentence "… failed".
         doing: &'static str,
+        /// The error number.
+        errno: i32,
+    },
+    /// No variable of an environment can have this name, or the value that it was given.
+    Environment {
+        /// The name.
+        name: OsString,
+    },
+    /// The new process could not enter its directory, and ended.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The error number.
+        errno: i32,
+    },
+    /// The new process could not have a limit, and ended.
+    Limit {
+        /// What was to be limited.
+        resource: Resource,
+        /// The soft limit.
+        soft: u64,
+        /// The hard limit; `None` is the one that it had.
+        hard: Option<u64>,
         /// The error number.
         errno: i32,
     },
@@ -123,6 +150,13 @@ impl fmt::Display for StartError {
                  control socket"
             ),
             Self::System { doing, errno } => write_system(f, doing, *errno),
+            Self::Environment { name } => write!(
+                f,
+                "the variable {name:?} cannot be in an environment: a name must not be empty or \
+                 contain \"=\", and neither name nor value a zero byte"
+            ),
+            Self::Directory { path, errno } => write_directory(f, path, *errno),
+            Self::Limit { resource, soft, hard, errno } => write_limit(f, *resource, (*soft, *hard), *errno),
             Self::Refused { reason } => write!(f, "the new process refused to run: {reason}"),
             Self::HelloTimeout { pid, timeout } => write!(
                 f,
@@ -175,9 +209,62 @@ fn write_system(f: &mut fmt::Formatter<'_>, doing: &str, errno: i32) -> fmt::Res
     write!(f, "{doing} failed: {}{advice}", io::Error::from_raw_os_error(errno))
 }
 
+fn write_directory(f: &mut fmt::Formatter<'_>, path: &Path, errno: i32) -> fmt::Result {
+    let advice = match errno {
+        libc::ENOENT => "; create it first, or name another in current_dir()",
+        libc::ENOTDIR => "; name a directory in current_dir()",
+        libc::EACCES => "; it and those above it must give the permission to search them (chmod +x)",
+        _ => "",
+    };
+    let error = io::Error::from_raw_os_error(errno);
+    write!(f, "the new process cannot enter the directory {path:?}: {error}{advice}")
+}
+
+fn write_limit(
+    f: &mut fmt::Formatter<'_>,
+    resource: Resource,
+    (soft, hard): (u64, Option<u64>),
+    errno: i32,
+) -> fmt::Result {
+    let advice = match (errno, resource) {
+        (libc::EPERM, Resource::OpenFiles) => {
+            "; a hard limit can be raised only with CAP_SYS_RESOURCE and not above sysctl fs.nr_open: \
+             ask for no more than `ulimit -Hn` shows"
+        }
+        (libc::EPERM, _) => {
+            "; a hard limit can be raised only with CAP_SYS_RESOURCE: ask for no more than \
+             `ulimit -Ha` shows"
+        }
+        (libc::EINVAL, _) => "; the soft limit must not be above the hard one: lower it, or give a hard limit as well",
+        _ => "",
+    };
+    write!(f, "the new process cannot be limited to {} {resource}", shown(soft))?;
+    if let Some(hard) = hard {
+        write!(f, " (hard limit {})", shown(hard))?;
+    }
+    write!(f, ": {}{advice}", io::Error::from_raw_os_error(errno))
+}
+
+fn shown(limit: u64) -> String {
+    if limit == Resource::UNLIMITED { "unlimited".to_owned() } else { limit.to_string() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_setting_is_named_with_its_value_and_a_way_out() {
+        let directory = StartError::Directory { path: "/no where".into(), errno: libc::ENOENT }.to_string();
+        let limit =
+            |soft, hard, errno| StartError::Limit { resource: Resource::OpenFiles, soft, hard, errno }.to_string();
+
+        assert!(directory.contains("\"/no where\"") && directory.contains("create it"), "{directory}");
+        let raised = limit(10, Some(Resource::UNLIMITED), libc::EPERM);
+        assert!(raised.contains("10 open files (hard limit unlimited)"), "{raised}");
+        assert!(raised.contains("CAP_SYS_RESOURCE"), "{raised}");
+        assert!(limit(10, None, libc::EINVAL).contains("give a hard limit"));
+    }
 
     #[test]
     fn a_full_descriptor_table_comes_with_advice() {

@@ -39,7 +39,8 @@
 //! Whatever the method, a child has /dev/null as standard input, default signal dispositions (but
 //! for SIGPIPE and SIGTTOU, which are ignored), an empty signal mask, a process group and a name of
 //! its own, one descriptor of ours (its *control socket*), and a *lifeline*: the kernel kills it
-//! when the process that started it dies. It dumps no core.
+//! when the process that started it dies. It dumps no core. [`Boot`] can ask for another environment,
+//! another directory and limits ([`Resource`]), with the same words and the same errors for each method.
 //!
 //! A child is killed when its [`Child`] is dropped. This crate never waits for children it has not
 //! started, installs no signal handler, and starts no thread.
@@ -63,6 +64,7 @@ mod lifeline;
 mod message;
 mod method;
 mod process;
+mod settings;
 mod signals;
 mod socket;
 mod spawn;
@@ -77,6 +79,7 @@ pub use boot::Boot;
 pub use boot::DEPTH_MAX;
 pub use boot::Entry;
 pub use boot::PAYLOAD_MAX;
+pub use boot::SETTINGS_MAX;
 pub use boot::depth;
 pub use child::Child;
 pub use entry::init;
@@ -86,6 +89,7 @@ pub use exit::Exit;
 pub use fd::PrivateFd;
 pub use method::ParseStartMethodError;
 pub use method::StartMethod;
+pub use settings::Resource;
 pub use socket::Received;
 pub use socket::Socket;
 pub use starter::Starter;

@@ -13,6 +13,7 @@
 //!   programs with different versions can at least tell each other so.
 //! - No input makes a decoder panic, or reserve more memory than the input is long.
 
+use std::ffi::OsString;
 use std::fmt;
 
 use serde::Deserialize;
@@ -20,12 +21,15 @@ use serde::Serialize;
 
 use crate::image::ImageRef;
 use crate::method::StartMethod;
+use crate::settings::Limit;
+use crate::settings::Resource;
+use crate::settings::Settings;
 
 /// The version spoken here. Different versions do not talk to each other.
 pub(crate) const PROTOCOL: u16 = 1;
 
 /// No message is longer.
-pub(crate) const MESSAGE_MAX: usize = 64 * 1024;
+pub(crate) const MESSAGE_MAX: usize = 96 * 1024;
 
 const MAGIC: u32 = 0x424d_5453;
 const HEADER_LEN: usize = 8;
@@ -44,7 +48,7 @@ pub(crate) struct BootMessage {
     pub(crate) method: StartMethod,
     pub(crate) name: String,
     pub(crate) depth: u32,
-    pub(crate) core_limit: u64,
+    pub(crate) settings: Settings,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -57,7 +61,24 @@ pub(crate) struct Hello {
 /// From the child: it will not run, and ends.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
-    pub(crate) reason: String,
+    pub(crate) reason: Refusal,
+}
+
+/// Why a process will not run.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It cannot enter its directory.
+    Directory { path: OsString, errno: i32 },
+    /// It cannot have a limit.
+    Limit { resource: Resource, limit: Limit, errno: i32 },
+    /// Anything else, in its own words.
+    Other(String),
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Other(reason)
+    }
 }
 
 /// From the fork server, after its hello: the preloads have run, or why they have not.
@@ -111,23 +132,22 @@ impl Stage {
     }
 }
 
-impl Message for BootMessage {
-    const KIND: u16 = 1;
+/// Gives every message its kind.
+macro_rules! kinds {
+    ($($message:ty = $kind:literal,)+) => {
+        $(impl Message for $message {
+            const KIND: u16 = $kind;
+        })+
+    };
 }
-impl Message for Hello {
-    const KIND: u16 = 2;
-}
-impl Message for Refused {
-    const KIND: u16 = 3;
-}
-impl Message for Ready {
-    const KIND: u16 = 4;
-}
-impl Message for Request {
-    const KIND: u16 = 5;
-}
-impl Message for Reply {
-    const KIND: u16 = 6;
+
+kinds! {
+    BootMessage = 1,
+    Hello = 2,
+    Refused = 3,
+    Ready = 4,
+    Request = 5,
+    Reply = 6,
 }
 
 /// Why bytes are not the message that was expected.
@@ -192,6 +212,15 @@ pub(crate) fn kind_of(bytes: &[u8]) -> Result<u16, DecodeError> {
 mod tests {
     use super::*;
 
+    fn settings() -> Settings {
+        let mut settings = Settings { directory: Some("/".into()), ..Settings::default() };
+        settings.environment.clear();
+        settings.environment.set("NAME".as_ref(), "value".as_ref());
+        settings.environment.remove("OTHER".as_ref());
+        settings.limits.insert(Resource::CpuTime, Limit { soft: 1, hard: None });
+        settings
+    }
+
     fn boot() -> BootMessage {
         BootMessage {
             pointer_width: usize::BITS,
@@ -200,7 +229,7 @@ mod tests {
             method: StartMethod::Spawn,
             name: "worker".to_owned(),
             depth: 1,
-            core_limit: 0,
+            settings: settings(),
             payload: vec![1, 2, 3],
         }
     }
@@ -221,7 +250,18 @@ mod tests {
     fn every_message_is_decoded_whole_or_not_at_all() {
         survives_the_road_and_nothing_less_does(&boot());
         survives_the_road_and_nothing_less_does(&Hello { build_id: vec![9; 20] });
-        survives_the_road_and_nothing_less_does(&Refused { reason: "no".to_owned() });
+        let refusals = [
+            Refusal::Directory { path: "/nowhere".into(), errno: libc::ENOENT },
+            Refusal::Limit {
+                resource: Resource::OpenFiles,
+                limit: Limit { soft: 1, hard: Some(u64::MAX) },
+                errno: libc::EPERM,
+            },
+            Refusal::Other("no".to_owned()),
+        ];
+        for reason in refusals {
+            survives_the_road_and_nothing_less_does(&Refused { reason });
+        }
         survives_the_road_and_nothing_less_does(&Ready { outcome: Err("no table".to_owned()) });
         survives_the_road_and_nothing_less_does(&Request { id: u64::MAX });
         survives_the_road_and_nothing_less_does(&Reply { id: 1, outcome: Ok(4711) });
@@ -246,11 +286,11 @@ mod tests {
     /// A length that promises the whole address space must not be believed.
     #[test]
     fn a_huge_length_is_garbled_and_reserves_nothing() {
-        let mut bytes = encode(&Refused { reason: String::new() });
+        let mut bytes = encode(&Hello { build_id: Vec::new() });
         bytes.truncate(HEADER_LEN);
         bytes.extend([0xff; 9]);
         bytes.push(1);
 
-        assert_eq!(decode::<Refused>(&bytes), Err(DecodeError::Garbled));
+        assert_eq!(decode::<Hello>(&bytes), Err(DecodeError::Garbled));
     }
 }

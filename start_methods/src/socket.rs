@@ -10,19 +10,25 @@
 //!   skipped and reading goes on to the end.
 //! - On every error path of a receive, the caller's vector of descriptors is what it was.
 //! - A descriptor that arrives is in the registry before any fork of ours can copy it.
+//! - A socket works also in a process that may open nothing: poll(2) then fails with EINVAL even for one descriptor
+//!   (RLIMIT_NOFILE of 0), and is done without.
 
 use std::io;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 
+use nix::errno::Errno;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
 use nix::sys::socket::AddressFamily;
+use nix::sys::socket::MsgFlags;
 use nix::sys::socket::SockFlag;
 use nix::sys::socket::SockType;
+use nix::sys::socket::recv;
 use nix::sys::socket::socketpair;
 
 use crate::fd::PrivateFd;
@@ -191,8 +197,12 @@ impl Socket {
     /// Zero bytes: the end, or a message that should not have been sent.
     fn nothing(&self, with_descriptors: bool) -> io::Result<Received> {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO)?;
-        let hung_up = fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+        let hung_up = match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(_) => fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)),
+            // Then the end is likelier: nobody who uses this type sends such a message.
+            Err(Errno::EINVAL) => true,
+            Err(errno) => return Err(errno.into()),
+        };
         if with_descriptors || !hung_up {
             return Err(invalid("a message without bytes"));
         }
@@ -202,7 +212,16 @@ impl Socket {
     fn wait_readable(&self) -> io::Result<()> {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(Errno::EINVAL) => self.wait_peeking(),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Waits without poll(2). A peek takes neither the message nor its descriptors.
+    fn wait_peeking(&self) -> io::Result<()> {
+        match recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) {
+            Ok(_) | Err(Errno::EINTR | Errno::ECONNRESET) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }

@@ -4,7 +4,7 @@
 //!
 //! - What is executed is /proc/self/exe, the very file this process runs, even if it was deleted or
 //!   replaced since.
-//! - Nothing is inherited but the environment, the arguments, standard output and error, and the
+//! - Nothing is inherited but the environment (as the boot changes it), the arguments, standard output and error, and the
 //!   control socket as descriptor 3.
 //! - The child waits for its boot message, and so cannot have ended when its pidfd is opened.
 
@@ -35,6 +35,7 @@ use crate::entry;
 use crate::error::StartError;
 use crate::fd::Registry;
 use crate::method::StartMethod;
+use crate::settings::Environment;
 use crate::socket::Socket;
 use crate::sys;
 
@@ -46,7 +47,8 @@ pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Pa
     let parcel = boot.prepare(method)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system("making a control socket"))?;
     let program = executable.unwrap_or(Path::new("/proc/self/exe"));
-    let pid = execute(program, &theirs).map_err(|errno| StartError::system("executing the program")(errno.into()))?;
+    let pid = execute(program, boot.environment(), &theirs)
+        .map_err(|errno| StartError::system("executing the program")(errno.into()))?;
     drop(theirs);
     let pid = pid.as_raw().unsigned_abs();
     let pidfd = {
@@ -79,7 +81,7 @@ fn give_up(pid: u32, control: Socket, error: &io::Error) {
 }
 
 /// posix_spawn(3) of the child.
-fn execute(program: &Path, control: &Socket) -> nix::Result<Pid> {
+fn execute(program: &Path, environment: &Environment, control: &Socket) -> nix::Result<Pid> {
     let mut actions = PosixSpawnFileActions::init()?;
     // Also clears the close-on-exec flag, when the number is right already.
     let control = control.as_fd().as_raw_fd();
@@ -97,7 +99,7 @@ fn execute(program: &Path, control: &Socket) -> nix::Result<Pid> {
     )?;
 
     let arguments = arguments();
-    let environment = environment();
+    let environment = strings_of(environment);
     let mut retries = 0;
     loop {
         match posix_spawn(program, &actions, &attributes, &arguments, &environment) {
@@ -121,8 +123,8 @@ fn arguments() -> Vec<CString> {
     arguments
 }
 
-fn environment() -> Vec<CString> {
-    entry::child_environment()
+fn strings_of(environment: &Environment) -> Vec<CString> {
+    entry::child_environment(environment)
         .map(|(mut name, value)| {
             name.push("=");
             name.push(value);
@@ -132,5 +134,5 @@ fn environment() -> Vec<CString> {
 }
 
 fn c_string(text: &OsStr) -> CString {
-    CString::new(text.as_bytes()).expect("arguments and environment came in as C strings")
+    CString::new(text.as_bytes()).expect("the boot was checked, and all else came in as C strings")
 }

@@ -103,7 +103,9 @@ impl Starter {
     /// # Errors
     ///
     /// [`StartError::ForeignThreads`] for fork; [`StartError::BootTooLarge`],
-    /// [`StartError::NestedTooDeep`] and [`StartError::FunctionNotFound`] for what `boot` asks;
+    /// [`StartError::NestedTooDeep`], [`StartError::FunctionNotFound`] and
+    /// [`StartError::Environment`] for what `boot` asks, and [`StartError::Directory`] for a path that
+    /// is too long or empty;
     /// [`StartError::Forkserver`], [`StartError::Preload`] and [`StartError::TemplateDied`] for the
     /// server in between; [`StartError::System`] when the system says no.
     pub fn start(&self, boot: &Boot<'_>) -> Result<Child, StartError> {

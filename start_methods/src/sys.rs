@@ -9,8 +9,10 @@
 //! - A descriptor that came out of the kernel is owned before anything can fail.
 //! - The child of [`fork`] leaves by `_exit`, even when a destructor panics.
 
-#![expect(unsafe_code, reason = "fork, _exit, pidfds, close_range, SCM_RIGHTS and F_SETSIG have no safe form")]
+#![expect(unsafe_code, reason = "fork, _exit, pidfds, close_range, SCM_RIGHTS and the environment have no safe form")]
 
+use std::env;
+use std::ffi::OsStr;
 use std::ffi::c_int;
 use std::ffi::c_long;
 use std::io;
@@ -54,7 +56,9 @@ impl Starter {
     /// The child has one thread, and every lock that another thread held at the moment of the fork
     /// stays held in it: forked children may wait for ever on a lock another thread held. The
     /// caller promises that neither the entry nor anything it calls needs such a lock (the heap of
-    /// glibc is the exception: it is usable after fork(2)).
+    /// glibc is the exception: it is usable after fork(2)). If the boot changes the environment,
+    /// the child takes the lock of the environment even before its entry; a child that waits there
+    /// says no hello, and [`Child::wait_hello`](crate::Child::wait_hello) gives it up in time.
     ///
     /// # Errors
     ///
@@ -104,6 +108,23 @@ pub(crate) fn fork(_hold: &Hold, child_main: impl FnOnce() -> u8) -> io::Result<
 pub(crate) fn exit_now(code: u8) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code.into()) }
+}
+
+/// Empties the environment. Only for a child between its fork and its entry.
+pub(crate) fn clear_env() {
+    // SAFETY: the caller is the only thread of a process that was just forked, so nobody reads meanwhile. It fails in
+    // no C library we are linked with.
+    let _result = unsafe { libc::clearenv() };
+}
+
+/// Sets a variable of the environment, or (`None`) removes it. Only for a child between its fork and its entry.
+pub(crate) fn change_env(name: &OsStr, value: Option<&OsStr>) {
+    match value {
+        // SAFETY: the caller is the only thread of a process that was just forked, so nobody reads meanwhile.
+        Some(value) => unsafe { env::set_var(name, value) },
+        // SAFETY: as above.
+        None => unsafe { env::remove_var(name) },
+    }
 }
 
 /// Whether the program was executed with more rights than its caller's (set-user-id and the like):

@@ -20,6 +20,7 @@ use crate::stage::Gate;
 use crate::stage::Notebook;
 
 cases![
+    context_that_fills_the_road_lets_items_through,
     reaches_every_kind_of_call,
     is_a_method_receiver,
     is_sent_once_to_each_worker,
@@ -192,4 +193,13 @@ fn failing_to_deserialize_is_an_error_of_each_item(method: StartMethod) {
     }
     stage::assert_works(&pool);
     assert_eq!(pool.pids(), pids, "the worker did not live on");
+}
+
+/// The context alone takes nearly all the room there is, and its worker answers nothing when it has read it.
+fn context_that_fills_the_road_lets_items_through(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let context = vec![1u8; 59_000];
+    let items = (0..20u8).map(|x| vec![x; 20_000]);
+    let sums = pool.with(&context).map(items, |context, item| context.len() + item.len() + usize::from(item[0]));
+    assert_eq!(sums.unwrap(), (79_000..79_020).collect::<Vec<_>>());
 }

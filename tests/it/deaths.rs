@@ -39,15 +39,15 @@ cases![
 
 /// What a `WorkerDied` says.
 #[derive(Debug)]
-struct Death {
-    pid: u32,
-    signal: Option<i32>,
-    code: Option<i32>,
-    panic: Option<Box<Panic>>,
+pub(crate) struct Death {
+    pub(crate) pid: u32,
+    pub(crate) signal: Option<i32>,
+    pub(crate) code: Option<i32>,
+    pub(crate) panic: Option<Box<Panic>>,
 }
 
 /// The death that cost a started item. Its status is known, as we kill nobody's parent here.
-fn death<T: std::fmt::Debug>(result: Result<T, TaskError>) -> Death {
+pub(crate) fn death<T: std::fmt::Debug>(result: Result<T, TaskError>) -> Death {
     match result {
         Err(TaskError::WorkerDied { pid, status: Some(status), started: true, panic }) => {
             Death { pid, signal: status.signal(), code: status.code(), panic }

@@ -18,6 +18,7 @@ cases![
     panic_leaves_the_worker_alive,
     panic_after_a_caught_one_is_the_one_reported,
     long_panic_message_arrives,
+    long_texts_harm_nobody,
     anyhow_error_arrives_as_its_chain,
     own_result_is_a_value,
     map_gives_the_error_of_the_lowest_index,
@@ -104,6 +105,38 @@ fn long_panic_message_arrives(method: StartMethod) {
     let panic = panic_of(pool.apply((0u8,), |_| -> u8 { panic!("start {}", "x".repeat(10_000_000)) }));
     assert!(panic.message.starts_with("start xxxx"), "{} bytes", panic.message.len());
     stage::assert_works(&pool);
+}
+
+/// Texts that no frame can hold, of every kind that a task's own failure can have, between items that succeed. The
+/// characters are of three bytes, so that a cut may meet one in the middle.
+fn long_texts_harm_nobody(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let pids = pool.pids();
+    let results = pool.chunk_size(8).map_results(0..32u32, |x| -> anyhow::Result<u32> {
+        let text = || format!("item {x} {}", "長".repeat(350_000));
+        match x % 8 {
+            1 => anyhow::bail!(text()),
+            2 => anyhow::Result::<u32>::Err(anyhow::anyhow!(text())).context(text()),
+            4 => panic!("{}", text()),
+            5 => panic_any(text()),
+            6 => std::panic::resume_unwind(Box::new(text())),
+            _ => Ok(x),
+        }
+    });
+    for (x, result) in (0u32..).zip(results.unwrap()) {
+        let (message, pid) = match (x % 8, result) {
+            (1 | 2, Err(TaskError::Failed(failure))) => (failure.message, failure.pid),
+            (4..=6, Err(TaskError::Panicked(panic))) => (panic.message, panic.pid),
+            (_, result) => {
+                assert_eq!(result.unwrap(), x);
+                continue;
+            }
+        };
+        assert!(message.starts_with(&format!("item {x} 長長長")), "{:.40}", message);
+        assert_eq!(pids, [pid]);
+    }
+    stage::assert_works(&pool);
+    assert_eq!(pool.pids(), pids, "the worker did not live on");
 }
 
 fn anyhow_error_arrives_as_its_chain(method: StartMethod) {

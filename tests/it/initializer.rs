@@ -21,6 +21,7 @@ cases![
     may_return_a_result,
     failure_breaks_the_pool_with_its_message,
     panic_breaks_the_pool_with_its_message,
+    long_messages_break_the_pool_like_short_ones,
     exit_breaks_the_pool_with_its_status,
     every_handle_of_a_broken_pool_resolves,
     failing_twice_is_forgiven,
@@ -111,6 +112,21 @@ fn panic_breaks_the_pool_with_its_message(method: StartMethod) {
     assert!(message.contains("not in the mood"), "{message}");
     pool.terminate();
     assert!(matches!(pool.join(), Err(PoolError::Broken { .. })));
+}
+
+fn long_messages_break_the_pool_like_short_ones(method: StartMethod) {
+    fn fails(word: String) -> Result<(), String> {
+        Err(format!("failed: {}", word.repeat(350_000)))
+    }
+    fn panics(word: String) {
+        panic!("failed: {}", word.repeat(350_000))
+    }
+    let word = || ("長".to_owned(),);
+    for builder in [builder(method, 2).initializer(word(), fails), builder(method, 2).initializer(word(), panics)] {
+        let last = broken_by(&builder.build().unwrap());
+        let PoolError::Initializer { message } = &last else { panic!("{last:?}") };
+        assert!(message.contains("failed: 長長長"), "{message:.60}");
+    }
 }
 
 fn exit_breaks_the_pool_with_its_status(method: StartMethod) {

@@ -14,6 +14,7 @@
 mod audit;
 mod harness;
 mod processes;
+mod spoilt;
 mod stage;
 mod sys;
 mod warden;
@@ -23,8 +24,11 @@ mod callbacks;
 mod compare;
 mod context;
 mod deaths;
+mod deep;
+mod descriptors;
 mod errors;
 mod exhaustion;
+mod hostile;
 mod hygiene;
 mod imap;
 mod initializer;
@@ -38,7 +42,9 @@ mod python;
 mod races;
 mod recycle;
 mod results;
+mod rogue;
 mod servers;
+mod settings;
 mod starmap;
 mod starts;
 mod terminate;
@@ -56,8 +62,11 @@ const MODULES: &[Module] = &[
     ("compare", compare::CASES),
     ("context", context::CASES),
     ("deaths", deaths::CASES),
+    ("deep", deep::CASES),
+    ("descriptors", descriptors::CASES),
     ("errors", errors::CASES),
     ("exhaustion", exhaustion::CASES),
+    ("hostile", hostile::CASES),
     ("hygiene", hygiene::CASES),
     ("imap", imap::CASES),
     ("initializer", initializer::CASES),
@@ -70,8 +79,11 @@ const MODULES: &[Module] = &[
     ("python", python::CASES),
     ("races", races::CASES),
     ("recycle", recycle::CASES),
+    ("spoilt", spoilt::CASES),
     ("results", results::CASES),
+    ("rogue", rogue::CASES),
     ("servers", servers::CASES),
+    ("settings", settings::CASES),
     ("starmap", starmap::CASES),
     ("starts", starts::CASES),
     ("terminate", terminate::CASES),

@@ -147,6 +147,20 @@ pub(crate) fn assert_works(pool: &Pool) {
     assert_eq!(pool.map(0..20u64, |x| x * x).unwrap(), (0..20u64).map(|x| x * x).collect::<Vec<_>>());
 }
 
+/// Every item has its own value, save one at most that went with a worker.
+pub(crate) fn assert_one_lost_at_most(results: Vec<Result<u32, TaskError>>, count: usize) {
+    assert_eq!(results.len(), count);
+    let mut lost = 0;
+    for (x, result) in (0u32..).zip(results) {
+        match result {
+            Ok(value) => assert_eq!(value, x),
+            Err(TaskError::WorkerDied { started: true, .. }) => lost += 1,
+            Err(other) => panic!("item {x}: {other:?}"),
+        }
+    }
+    assert!(lost <= 1, "{lost} items lost by one death");
+}
+
 /// Waits until every worker of the pool has begun its work: each runs an item at the same time as all others.
 pub(crate) fn until_all_work(pool: &Pool) {
     let book = Notebook::new();

@@ -60,6 +60,17 @@ pub(crate) fn in_a_forked_copy(body: impl FnOnce() -> u8) -> i32 {
     }
 }
 
+/// Forks this process: the copy's process id, and nothing in the copy, which goes on from here.
+///
+/// The same may be said of locks as above; tasks call this in a worker, which has one thread.
+pub(crate) fn fork() -> Option<u32> {
+    // SAFETY: the only thread there is does the fork, so no lock is held by another.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        ForkResult::Child => None,
+        ForkResult::Parent { child } => Some(child.as_raw().unsigned_abs()),
+    }
+}
+
 /// Ends the process without any clean-up.
 pub(crate) fn end_now(code: i32) -> ! {
     // SAFETY: _exit does not return, and ends the process whatever its state is.
@@ -70,6 +81,33 @@ pub(crate) fn end_now(code: i32) -> ! {
 pub(crate) fn close_stdin() {
     // SAFETY: nothing in this binary reads its standard input.
     drop(unsafe { OwnedFd::from_raw_fd(0) });
+}
+
+/// In a task: closes every descriptor from `first` on, whoever owns it.
+pub(crate) fn close_from(first: RawFd) {
+    // SAFETY: the tasks that do this are about what becomes of the owners, whose next call says EBADF.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_int::MAX, 0) };
+    Errno::result(result).expect("Linux 5.9");
+}
+
+/// In a task: makes the number `victim` mean what `fd` means, behind the back of its owner.
+pub(crate) fn put_over(fd: RawFd, victim: RawFd) {
+    // SAFETY: as for `close_from`: what the owners have to say then is what the task is about.
+    Errno::result(unsafe { libc::dup2(fd, victim) }).expect("both numbers are in range");
+}
+
+/// In a task: a copy of a descriptor that is not ours.
+pub(crate) fn copy_of(fd: RawFd) -> OwnedFd {
+    // SAFETY: it takes integers and touches no memory of ours.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
+    unsafe { OwnedFd::from_raw_fd(Errno::result(copy).expect("a descriptor")) }
+}
+
+/// In a task: shuts a socket down, `how` says in which directions. For all who have it, unlike closing it.
+pub(crate) fn shut_down(fd: RawFd, how: libc::c_int) {
+    // SAFETY: shutdown takes two integers and touches no memory of ours.
+    Errno::result(unsafe { libc::shutdown(fd, how) }).expect("a socket");
 }
 
 /// Maps a page that other processes could share, and forgets it.

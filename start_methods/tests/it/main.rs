@@ -19,6 +19,7 @@ mod limits;
 mod parent;
 mod refusal;
 mod server;
+mod settings;
 mod socket;
 
 use std::env;
@@ -77,6 +78,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("parent", parent::CASES),
     ("refusal", refusal::CASES),
     ("server", server::CASES),
+    ("settings", settings::CASES),
     ("socket", socket::CASES),
 ];
 

@@ -1,0 +1,188 @@
+//! Ours against others, in turns: the harness of every bench.
+//!
+//! ```text
+//!  round 1   procpool  rayon  procspawn  limit
+//!  round 2   rayon  procspawn  limit  procpool      the first goes to the end, so nobody always follows the same one
+//!  round 3   …
+//! ```
+//!
+//! On a machine that others use as well, two figures can be compared only if they were taken side by side. So each
+//! round gives everybody one turn, and ratios are taken within rounds: what is printed is the median of the rounds'
+//! ratios, which is not the ratio of the medians. The first turn of everybody warms up and is not counted.
+//!
+//! Whoever fails has no figure, and says why under the table. Nothing is asserted about speed.
+//!
+//! Every bench begins with `procpool::init()`, and if the other takes part, with `procspawn::init()` next. Both run this
+//! program again for a worker, and know a worker by a variable that only they set; ours goes first because nothing may
+//! run before it, and because our workers then never see the other.
+
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
+use std::env;
+use std::fs;
+use std::time::Duration;
+use std::time::Instant;
+
+const ROUNDS_MAX: usize = 15;
+
+/// What the name of a contestant ends with that no pool can be: a bare mechanism, against which to judge the rest.
+const LIMIT: &str = " (limit)";
+
+/// Whether this run shall only show that it runs. Figures of a build without optimization mean nothing anyway.
+pub(crate) fn is_quick() -> bool {
+    cfg!(debug_assertions) || env::var_os("PROCPOOL_BENCH_QUICK").is_some_and(|value| value == "1")
+}
+
+/// The size of something: as it should be, or as small as it can be.
+pub(crate) fn sized<T>(full: T, quick: T) -> T {
+    if is_quick() { quick } else { full }
+}
+
+/// One figure for each row of the table; NaN where there is none.
+pub(crate) type Figures<const ROWS: usize> = [f64; ROWS];
+
+struct Contestant<'a, const ROWS: usize> {
+    name: &'static str,
+    turn: Box<dyn FnMut() -> anyhow::Result<Figures<ROWS>> + 'a>,
+    figures: Vec<Figures<ROWS>>,
+    failure: Option<String>,
+}
+
+/// A table in the making: rows are workloads, columns are contestants, and the first of them is ours.
+pub(crate) struct Contest<'a, const ROWS: usize> {
+    title: String,
+    rows: [String; ROWS],
+    contestants: Vec<Contestant<'a, ROWS>>,
+}
+
+impl<'a, const ROWS: usize> Contest<'a, ROWS> {
+    /// The title says the unit, and whether more of it is better.
+    pub(crate) fn new(title: impl Into<String>, rows: [impl Into<String>; ROWS]) -> Self {
+        Self { title: title.into(), rows: rows.map(Into::into), contestants: Vec::new() }
+    }
+
+    /// One more contestant. Its turn takes about a quarter of a second, or less.
+    pub(crate) fn add(mut self, name: &'static str, turn: impl FnMut() -> anyhow::Result<Figures<ROWS>> + 'a) -> Self {
+        self.contestants.push(Contestant { name, turn: Box::new(turn), figures: Vec::new(), failure: None });
+        self
+    }
+
+    /// Runs all rounds, prints the table, and gives our medians, row by row.
+    pub(crate) fn run(mut self) -> Figures<ROWS> {
+        for contestant in &mut self.contestants {
+            contestant.take_turn();
+        }
+        let (budget, rounds_min) = sized((Duration::from_secs(15), 3), (Duration::ZERO, 1));
+        let began = Instant::now();
+        let mut rounds = 0;
+        while rounds < rounds_min || (rounds < ROUNDS_MAX && began.elapsed() < budget) {
+            for turn in 0..self.contestants.len() {
+                let whose = (turn + rounds) % self.contestants.len();
+                let figures = self.contestants[whose].take_turn();
+                self.contestants[whose].figures.push(figures);
+            }
+            rounds += 1;
+        }
+        self.print(rounds);
+        std::array::from_fn(|row| Spread::of(self.samples(0, row)).median)
+    }
+
+    fn samples(&self, column: usize, row: usize) -> impl Iterator<Item = f64> {
+        self.contestants[column].figures.iter().map(move |figures| figures[row])
+    }
+
+    fn print(&self, rounds: usize) {
+        let rounds = if is_quick() { "quick: no figures".to_owned() } else { format!("medians of {rounds} rounds") };
+        println!("{}; {rounds}; {}", self.title, machine());
+        let (ours, others) = self.contestants.split_first().expect("somebody takes part");
+        let names = self.contestants.iter().map(|contestant| contestant.name.to_owned());
+        let versus = others.iter().map(|other| format!("ours/{}", other.name.trim_end_matches(LIMIT)));
+        let mut lines = vec![["workload".to_owned()].into_iter().chain(names).chain(versus).collect()];
+        for (row, name) in self.rows.iter().enumerate() {
+            let cells = (0..self.contestants.len()).map(|column| Spread::of(self.samples(column, row)).to_string());
+            let ratios = (1..=others.len()).map(|column| {
+                let ratio = Spread::of(self.samples(0, row).zip(self.samples(column, row)).map(|(ours, it)| ours / it));
+                if ratio.median.is_nan() { "-".to_owned() } else { short(ratio.median) }
+            });
+            lines.push([name.clone()].into_iter().chain(cells).chain(ratios).collect());
+        }
+        print_aligned(&lines);
+        for (name, failure) in [ours].into_iter().chain(others).filter_map(|it| Some((it.name, it.failure.as_ref()?))) {
+            println!("{name} failed: {failure}");
+        }
+    }
+}
+
+impl<const ROWS: usize> Contestant<'_, ROWS> {
+    fn take_turn(&mut self) -> Figures<ROWS> {
+        (self.turn)().unwrap_or_else(|error| {
+            self.failure.get_or_insert(format!("{error:#}"));
+            [f64::NAN; ROWS]
+        })
+    }
+}
+
+/// Columns under each other, with a bar between them, and an empty line after the last.
+pub(crate) fn print_aligned(lines: &[Vec<String>]) {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max())
+        .map(Option::unwrap_or_default)
+        .collect();
+    for line in lines {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        println!("{}", cells.join(" | ").trim_end());
+    }
+    println!();
+}
+
+/// What has to be known of the machine to judge the figures.
+fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!("{processors} processors, load {}", load.split(' ').next().unwrap_or("unknown"))
+}
+
+/// The middle of some figures, and how far half of them are from it.
+struct Spread {
+    median: f64,
+    /// Half the distance between the quartiles, as a share of the median.
+    deviation: f64,
+}
+
+impl Spread {
+    fn of(figures: impl Iterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = figures.filter(|figure| !figure.is_nan()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let quarter = |quarters: usize| sorted.get(sorted.len() * quarters / 4).copied().unwrap_or(f64::NAN);
+        let median = quarter(2);
+        Self { median, deviation: (quarter(3) - quarter(1)) / 2.0 / median }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.median.is_nan(), is_quick()) {
+            (true, _) => f.write_str("-"),
+            (false, true) => f.write_str(&short(self.median)),
+            (false, false) => write!(f, "{} ±{:.0}%", short(self.median), self.deviation * 100.0),
+        }
+    }
+}
+
+/// Three digits, and k, M or G.
+fn short(figure: f64) -> String {
+    let (scaled, suffix) = match figure {
+        1e9.. => (figure / 1e9, "G"),
+        1e6.. => (figure / 1e6, "M"),
+        1e4.. => (figure / 1e3, "k"),
+        _ => (figure, ""),
+    };
+    let decimals = match scaled {
+        100.0.. => 0,
+        10.0.. => 1,
+        1.0.. => 2,
+        _ => 3,
+    };
+    format!("{scaled:.decimals$}{suffix}")
+}

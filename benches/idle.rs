@@ -1,0 +1,249 @@
+//! Claim: a pool that has nothing to do costs next to nothing.
+//!
+//! First the memory that an idle worker has for itself: `Private_Clean` and `Private_Dirty` of `smaps_rollup`, in KiB, the
+//! mean of two workers that have run a few items. What a worker shares with its parent, its server or its siblings is
+//! not counted, as it is there once.
+//!
+//! - `procpool`: by each start method;
+//! - `procspawn`: by its one method;
+//! - `fork`, the limit: a bare forked process that waits in a read.
+//!
+//! Then what pools of 64 use while they are idle, all at the same time for ten seconds: the workers, the fork server and
+//! the threads that each keeps in this process. *On a processor* is from `schedstat`, in nanoseconds exact;
+//! `utime + stime` is from `stat`, in ticks of 10 ms; *switches* are how often they were put on a processor or taken off.
+
+mod common {
+    pub(crate) mod contest;
+    pub(crate) mod fork;
+    pub(crate) mod quiet;
+    pub(crate) mod threads;
+}
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::hint::black_box;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::Context;
+use common::contest::Contest;
+use common::contest::print_aligned;
+use common::contest::sized;
+use common::fork::Forked;
+use common::quiet::wait_for_one_thread;
+use common::threads;
+use procpool::Pool;
+use procpool::StartMethod;
+
+const WORKERS: usize = 64;
+
+fn main() -> anyhow::Result<()> {
+    procpool::init();
+    procspawn::init();
+    memory();
+    processors()
+}
+
+// ---- memory ----------------------------------------------------------------------------------------------------------
+
+fn memory() {
+    Contest::new("idle: private memory of a worker in KiB, less is better", StartMethod::ALL.map(|it| it.to_string()))
+        .add("procpool", || {
+            let [first, second, third] = StartMethod::ALL.map(procpool_worker);
+            Ok([first?, second?, third?])
+        })
+        .add("procspawn", || {
+            let spawned = procspawn_worker()?;
+            wait_for_one_thread()?;
+            Ok(StartMethod::ALL.map(|method| if method == StartMethod::Spawn { spawned } else { f64::NAN }))
+        })
+        .add("fork (limit)", || {
+            let forked = bare_process()?;
+            Ok(StartMethod::ALL.map(|method| if method == StartMethod::Spawn { f64::NAN } else { forked }))
+        })
+        .run();
+}
+
+fn procpool_worker(method: StartMethod) -> anyhow::Result<f64> {
+    let pool = Pool::builder().processes(2).start_method(method).build()?;
+    black_box(pool.map(0..100, identity)?);
+    let private = mean_private_kib(pool.pids());
+    pool.close();
+    pool.join()?;
+    private
+}
+
+fn procspawn_worker() -> anyhow::Result<f64> {
+    let before = children()?;
+    let pool = procspawn::Pool::new(2)?;
+    for item in 0..100 {
+        black_box(pool.spawn(item, identity).join()?);
+    }
+    let private = mean_private_kib(&children()? - &before);
+    pool.shutdown();
+    private
+}
+
+/// The children of this process. `procspawn` does not say its workers; ours by forkserver are the server's.
+fn children() -> anyhow::Result<BTreeSet<u32>> {
+    let me = std::process::id().to_string();
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let pid = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        // Whatever ends meanwhile is none of ours.
+        if let (Some(pid), Ok(stat)) = (pid, fs::read_to_string(path.join("stat"))) {
+            if stat_fields(&stat).nth(1) == Some(&me) {
+                found.insert(pid);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The fields from the third on: the second, the name, may contain anything, and ends with the last parenthesis.
+fn stat_fields(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit(')').next().unwrap_or_default().split_whitespace()
+}
+
+fn bare_process() -> anyhow::Result<f64> {
+    let (near, mut far) = UnixStream::pair()?;
+    let inherited = near.try_clone()?;
+    let process = Forked::run(|| {
+        drop(inherited);
+        drop(far.read(&mut [0]));
+    })?;
+    let private = mean_private_kib([process.pid.as_raw().try_into()?]);
+    near.shutdown(std::net::Shutdown::Both)?;
+    process.wait()?;
+    private
+}
+
+fn identity(item: u64) -> u64 {
+    item
+}
+
+/// After a moment in which they fall asleep.
+fn mean_private_kib(pids: impl IntoIterator<Item = u32>) -> anyhow::Result<f64> {
+    sleep(Duration::from_millis(20));
+    let (mut processes, mut private) = (0.0, 0.0);
+    for pid in pids {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        private += kib(&rollup, "Private_Clean:")? + kib(&rollup, "Private_Dirty:")?;
+        processes += 1.0;
+    }
+    Ok(private / processes)
+}
+
+fn kib(text: &str, name: &str) -> anyhow::Result<f64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+    Ok(value.trim_end_matches("kB").trim().parse()?)
+}
+
+// ---- processors ------------------------------------------------------------------------------------------------------
+
+/// What somebody has used so far: nanoseconds, ticks, switches.
+type Used = [u64; 3];
+
+/// The tasks of the kernel, by their folders in /proc, that one pool of 64 is made of.
+struct Party {
+    name: &'static str,
+    tasks: Vec<PathBuf>,
+}
+
+impl Party {
+    /// Workers, and the threads of this process that were not there before.
+    fn new(
+        name: &'static str,
+        workers: impl IntoIterator<Item = u32>,
+        threads_before: &BTreeSet<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let mut tasks: Vec<PathBuf> = tasks_of("self")?.difference(threads_before).cloned().collect();
+        for worker in workers {
+            tasks.extend(tasks_of(&worker.to_string())?);
+        }
+        Ok(Self { name, tasks })
+    }
+
+    fn used(&self) -> anyhow::Result<Used> {
+        let mut sum = [0; 3];
+        for task in &self.tasks {
+            let used = used_by(task).with_context(|| format!("{} of {}", task.display(), self.name))?;
+            sum.iter_mut().zip(used).for_each(|(sum, used)| *sum += used);
+        }
+        Ok(sum)
+    }
+}
+
+fn processors() -> anyhow::Result<()> {
+    let before = tasks_of("self")?;
+    let pool = Pool::new(WORKERS)?;
+    black_box(pool.map(0..1000, identity)?);
+    let workers = pool.pids().into_iter().chain(procpool::forkserver::pid());
+    let ours = Party::new("procpool", workers, &before)?;
+
+    let before = tasks_of("self")?;
+    let rayon_pool = threads::thread_pool(WORKERS)?;
+    threads::one_by_one(&rayon_pool, 1000);
+    let rayon = Party::new("rayon", [], &before)?;
+
+    let before = tasks_of("self")?;
+    let children_before = children()?;
+    let procspawn_pool = procspawn::Pool::new(WORKERS)?;
+    for item in 0..1000 {
+        black_box(procspawn_pool.spawn(item, identity).join()?);
+    }
+    let procspawn = Party::new("procspawn", &children()? - &children_before, &before)?;
+
+    let parties = [ours, rayon, procspawn];
+    // Whoever spins a while before it sleeps is asleep by then.
+    sleep(sized(Duration::from_secs(1), Duration::from_millis(100)));
+    let begun = parties.iter().map(Party::used).collect::<anyhow::Result<Vec<Used>>>()?;
+    let seconds = sized(10.0, 0.5);
+    sleep(Duration::from_secs_f64(seconds));
+
+    let mut lines = vec![
+        format!("idle: pools of {WORKERS} in {seconds} s"),
+        "tasks of the kernel".to_owned(),
+        "on a processor, µs".to_owned(),
+        "utime + stime, ticks".to_owned(),
+        "switches".to_owned(),
+    ]
+    .into_iter()
+    .map(|name| vec![name])
+    .collect::<Vec<_>>();
+    for (party, begun) in parties.iter().zip(begun) {
+        let ended = party.used()?;
+        let [nanos, ticks, switches] = std::array::from_fn(|index| ended[index] - begun[index]);
+        let figures =
+            [party.tasks.len().to_string(), (nanos / 1000).to_string(), ticks.to_string(), switches.to_string()];
+        lines
+            .iter_mut()
+            .zip([party.name.to_owned()].into_iter().chain(figures))
+            .for_each(|(line, cell)| line.push(cell));
+    }
+    print_aligned(&lines);
+    Ok(())
+}
+
+fn tasks_of(process: &str) -> anyhow::Result<BTreeSet<PathBuf>> {
+    let folder = format!("/proc/{process}/task");
+    Ok(fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?)
+}
+
+fn used_by(task: &Path) -> anyhow::Result<Used> {
+    let schedstat = fs::read_to_string(task.join("schedstat"))?;
+    let nanos = schedstat.split(' ').next().unwrap_or_default().parse()?;
+    let stat = fs::read_to_string(task.join("stat"))?;
+    let ticks = stat_fields(&stat).skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    let status = fs::read_to_string(task.join("status"))?;
+    let switches = status.lines().filter(|line| line.contains("voluntary_ctxt_switches")).map(|line| {
+        let count = line.split(':').nth(1).unwrap_or_default().trim();
+        count.parse::<u64>()
+    });
+    Ok([nanos, ticks, switches.sum::<Result<u64, _>>()?])
+}

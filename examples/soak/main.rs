@@ -1,0 +1,95 @@
+//! Kills workers at random while every kind of call runs, and accounts for every item: what the workers wrote down
+//! themselves against what the pool answered.
+//!
+//! ```text
+//!  callers ── calls ──▶ pool ──▶ workers ◀── SIGKILL ── killer
+//!     │ outcomes                    │ born, started, finished
+//!     ▼                             ▼
+//!   tally ────────▶ verdict ◀──── ledger          gauges: descriptors, memory, zombies at quiet points
+//! ```
+//!
+//! ```text
+//! cargo run --release --example soak -- [options]
+//! ```
+//!
+//! Everything goes through the public face of the crate. What each number means, what may be other than zero and why,
+//! and which bugs this must catch is in `docs/reliability.md`.
+
+#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#![expect(clippy::print_stderr, reason = "a command line program reports problems where they do not mix with results")]
+
+mod calls;
+mod dice;
+mod gauges;
+mod killer;
+mod ledger;
+mod options;
+mod pool_log;
+mod soak;
+mod tally;
+mod verdict;
+mod watchdog;
+mod work;
+
+use std::env;
+use std::process::Command;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use procpool::StartMethod;
+
+use crate::options::HELP;
+use crate::options::HERE;
+use crate::options::Options;
+
+fn main() -> ExitCode {
+    procpool::init();
+    let arguments: Vec<String> =
+        env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let options = match options::parse(&arguments) {
+        Ok(options) if options.help => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("soak: {error:#}; --help shows what there is");
+            return ExitCode::from(2);
+        }
+    };
+    let mut clean = true;
+    for &method in &options.methods {
+        let is_clean = if options.is_here { soak_here(method, &options) } else { soak_elsewhere(method, &arguments) };
+        clean &= is_clean.unwrap_or_else(|error| {
+            eprintln!("soak: {method}: {error:#}");
+            false
+        });
+    }
+    if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn soak_here(method: StartMethod, options: &Options) -> anyhow::Result<bool> {
+    // Whoever has asked for this, and ends, asks for nothing any more.
+    prctl::set_pdeathsig(Signal::SIGKILL).context("prctl(PR_SET_PDEATHSIG)")?;
+    pool_log::listen();
+    let verdict = soak::run(method, options)?;
+    println!("{method}: {verdict}");
+    for complaint in &verdict.complaints {
+        eprintln!("soak: {method}: {complaint}");
+    }
+    Ok(verdict.is_clean())
+}
+
+/// Soaks in another run of this program: one that ends in any way whatever, an abort of the pool's among them, still
+/// gets its line, and the next method its turn.
+fn soak_elsewhere(method: StartMethod, arguments: &[String]) -> anyhow::Result<bool> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(arguments).arg(format!("{HERE}={method}"));
+    let status = command.status().context("cannot run this program again")?;
+    if !matches!(status.code(), Some(0 | 1)) {
+        println!("{method}: it ended by itself: {status}");
+    }
+    Ok(status.success())
+}

@@ -1,0 +1,306 @@
+//! The verdict: what the workers wrote down, against what the pool answered.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::mem;
+use std::time::Duration;
+
+use crate::killer::Blow;
+use crate::ledger::Event;
+use crate::ledger::Ledger;
+use crate::ledger::Record;
+use crate::options::Options;
+use crate::pool_log::Heard;
+use crate::tally::Anonymous;
+use crate::tally::Fate;
+use crate::tally::Tally;
+
+/// How much this process and its helpers may grow between the two quiet points. Heaps keep what threads once needed, so
+/// it is not zero; it does not depend on the number of items.
+const GROWTH_KIB_MAX: i64 = 4096;
+
+/// What is left, or has become more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Left {
+    /// Descriptors that a pool under way has more than it had at first.
+    pub(crate) descriptors_in_use: i64,
+    /// Descriptors that this process has more after the pool than before it.
+    pub(crate) descriptors_at_end: i64,
+    pub(crate) zombies: usize,
+    pub(crate) processes: usize,
+    pub(crate) resident_kib: i64,
+}
+
+/// What one soak has come to.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    tasks: u32,
+    kills: u64,
+    harmless_kills: u64,
+    deaths: u64,
+    early_deaths: u64,
+    recycled: u64,
+
+    lost: u64,
+    duplicated: u64,
+    started_twice: u64,
+    false_losses: u64,
+    values_wrong: u64,
+    other_errors: u64,
+    callbacks_wrong: u64,
+    overworked: u64,
+    warnings: u64,
+    /// How many descriptors the richest worker had at its birth, beyond those of the poorest.
+    kept_by_workers: u32,
+    pub(crate) left: Left,
+
+    /// Items whose worker died in the middle of them.
+    died_in_task: u64,
+    /// Items whose worker died between reading and beginning them.
+    died_before: u64,
+    /// Items whose worker died between finishing them and sending the answer.
+    died_after: u64,
+    pub(crate) took: Duration,
+    pub(crate) complaints: Vec<String>,
+}
+
+/// One worker, from its birth on, by its own word.
+#[derive(Debug, Default)]
+struct Life {
+    /// Tasks that count for its share.
+    started: u64,
+    /// The item that it began last.
+    last: Option<u32>,
+}
+
+/// What the ledger says.
+#[derive(Debug)]
+struct Account {
+    items: Vec<ItemAccount>,
+    /// By process id: the life that is not over, as far as is known.
+    lives: HashMap<u32, Life>,
+    over: Vec<Life>,
+    descriptors: Option<(u32, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct ItemAccount {
+    started: u32,
+    finished: u32,
+    /// Who began it last.
+    worker: u32,
+    /// That worker began another item afterwards, so it had sent the answer to this one.
+    followed: bool,
+}
+
+impl Account {
+    fn new(tasks: u32) -> Self {
+        let items = vec![ItemAccount::default(); tasks as usize];
+        Self { items, lives: HashMap::new(), over: Vec::new(), descriptors: None }
+    }
+
+    fn read(&mut self, Record { pid, event }: Record) {
+        match event {
+            Event::Born { descriptors } => {
+                self.over.extend(self.lives.insert(pid, Life::default()));
+                let (min, max) = self.descriptors.unwrap_or((descriptors, descriptors));
+                self.descriptors = Some((min.min(descriptors), max.max(descriptors)));
+            }
+            Event::Started(index) => {
+                self.begin(pid, Some(index));
+                let item = &mut self.items[index as usize];
+                *item =
+                    ItemAccount { started: item.started + 1, finished: item.finished, worker: pid, followed: false };
+            }
+            Event::Aside => self.begin(pid, None),
+            Event::Finished(index) => self.items[index as usize].finished += 1,
+        }
+    }
+
+    fn begin(&mut self, pid: u32, index: Option<u32>) {
+        let life = self.lives.entry(pid).or_default();
+        life.started += 1;
+        if let Some(last) = mem::replace(&mut life.last, index) {
+            self.items[last as usize].followed = true;
+        }
+    }
+
+    fn all_lives(&self) -> impl Iterator<Item = &Life> {
+        self.lives.values().chain(&self.over)
+    }
+}
+
+impl Verdict {
+    /// Compares all accounts. Nothing must be under way any more.
+    pub(crate) fn judge(
+        ledger: &Ledger,
+        tally: &Tally,
+        kills: &[(u32, Blow)],
+        options: &Options,
+    ) -> anyhow::Result<Self> {
+        let mut account = Account::new(options.tasks);
+        ledger.replay(|record| account.read(record))?;
+        let share = options.tasks_max.map(|items| items as u64);
+        let recycled = account.all_lives().filter(|life| Some(life.started) == share).count() as u64;
+        let lives = account.all_lives().count() as u64;
+        let mut verdict = Self {
+            tasks: options.tasks,
+            kills: kills.len() as u64,
+            harmless_kills: kills.iter().filter(|(_, blow)| *blow == Blow::Harmless).count() as u64,
+            // All others lived until the pool was closed.
+            deaths: lives.saturating_sub(recycled + options.processes as u64),
+            recycled,
+            overworked: account.all_lives().filter(|life| share.is_some_and(|share| life.started > share)).count()
+                as u64,
+            kept_by_workers: account.descriptors.map_or(0, |(min, max)| max - min),
+            ..Self::default()
+        };
+        for job in tally.take_anonymous() {
+            name_the_dead(&job, tally, &account);
+        }
+        verdict.judge_items(tally, &account);
+        verdict.judge_deaths(tally, kills);
+        verdict.duplicated = tally.duplicated();
+        verdict.values_wrong += tally.values_wrong();
+        verdict.other_errors = tally.other_errors();
+        verdict.complaints = tally.take_complaints();
+        Ok(verdict)
+    }
+
+    fn judge_items(&mut self, tally: &Tally, account: &Account) {
+        for (index, item) in (0..).zip(&account.items) {
+            if item.started > 1 {
+                self.started_twice += 1;
+                tally.complain(|| format!("item {index} was begun {} times", item.started));
+            }
+            if !tally.callback_is_right(index) {
+                self.callbacks_wrong += 1;
+                tally.complain(|| format!("item {index} has the wrong callbacks: {:?}", tally.fate(index)));
+            }
+            match tally.fate(index) {
+                Fate::None => {
+                    self.lost += 1;
+                    tally.complain(|| format!("item {index} has no outcome: {item:?}"));
+                }
+                Fate::Answered if item.started == 0 || item.finished == 0 => {
+                    self.values_wrong += 1;
+                    tally.complain(|| format!("item {index} was answered, and not run: {item:?}"));
+                }
+                Fate::Answered | Fate::Other => {}
+                Fate::Died(_) if item.started == 0 => self.died_before += 1,
+                Fate::Died(pid) if pid != item.worker || (item.finished > 0 && item.followed) => {
+                    self.false_losses += 1;
+                    tally.complain(|| format!("item {index} was not lost with worker {pid}: {item:?}"));
+                }
+                Fate::Died(_) if item.finished > 0 => self.died_after += 1,
+                Fate::Died(_) => self.died_in_task += 1,
+            }
+        }
+    }
+
+    /// A death costs one item at most, a harmless one none, and nobody dies who was not killed.
+    fn judge_deaths(&mut self, tally: &Tally, kills: &[(u32, Blow)]) {
+        let mut unpaid: HashMap<u32, i64> = HashMap::new();
+        for (pid, _) in kills.iter().filter(|(_, blow)| *blow == Blow::Harmful) {
+            *unpaid.entry(*pid).or_default() -= 1;
+        }
+        for index in 0..tally.tasks() {
+            if let Fate::Died(pid) = tally.fate(index) {
+                let unpaid = unpaid.entry(pid).or_default();
+                *unpaid += 1;
+                if *unpaid > 0 {
+                    self.false_losses += 1;
+                    tally.complain(|| format!("no kill of worker {pid} explains the loss of item {index}"));
+                }
+            }
+        }
+    }
+
+    /// Takes in what the pool has logged.
+    pub(crate) fn hear(&mut self, heard: Heard) {
+        self.early_deaths = heard.early_deaths;
+        self.warnings = heard.warnings;
+        self.complaints.extend(heard.lines);
+    }
+
+    /// Whether everything is zero that must be.
+    pub(crate) fn is_clean(&self) -> bool {
+        let counts = [
+            self.lost,
+            self.duplicated,
+            self.started_twice,
+            self.false_losses,
+            self.values_wrong,
+            self.other_errors,
+            self.callbacks_wrong,
+            self.overworked,
+            self.warnings,
+            u64::from(self.kept_by_workers),
+        ];
+        let Left { descriptors_in_use, descriptors_at_end, zombies, processes, resident_kib } = self.left;
+        counts.into_iter().all(|count| count == 0)
+            && (descriptors_in_use, descriptors_at_end, zombies, processes) == (0, 0, 0, 0)
+            && resident_kib <= GROWTH_KIB_MAX
+    }
+}
+
+/// Finds the items that the deaths in an unordered job were for. Those that fit are found first; if what is left over
+/// does not fit, the judgement on the items says so.
+fn name_the_dead(job: &Anonymous, tally: &Tally, account: &Account) {
+    let mut pids = job.pids.clone();
+    let fits: [fn(&ItemAccount, u32) -> bool; 3] =
+        [|item, pid| item.started > 0 && item.worker == pid, |item, _| item.started == 0, |_, _| true];
+    for fits in fits {
+        pids.retain(|&pid| {
+            let is_it = |index: &u32| tally.fate(*index) == Fate::None && fits(&account.items[*index as usize], pid);
+            let found = job.indices.clone().find(is_it);
+            match found {
+                Some(index) => tally.assign(index, pid),
+                None => return true,
+            }
+            false
+        });
+    }
+    for pid in pids {
+        tally.count_duplicate(|| format!("a job has one death too many: worker {pid}"));
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Left { descriptors_in_use, descriptors_at_end, zombies, processes, resident_kib } = self.left;
+        write!(
+            f,
+            "tasks {}, kills {} (harmless {}), deaths seen {} (and early {}), recycles {}",
+            self.tasks, self.kills, self.harmless_kills, self.deaths, self.early_deaths, self.recycled
+        )?;
+        write!(
+            f,
+            " | lost {}, duplicated {}, started twice {}, false losses {}, values wrong {}, other errors {}, \
+             callbacks wrong {}, overworked {}, warnings {}, hangs 0",
+            self.lost,
+            self.duplicated,
+            self.started_twice,
+            self.false_losses,
+            self.values_wrong,
+            self.other_errors,
+            self.callbacks_wrong,
+            self.overworked,
+            self.warnings,
+        )?;
+        write!(
+            f,
+            " | descriptors {descriptors_in_use:+} (at the end {descriptors_at_end:+}, in workers {:+}), zombies \
+             {zombies}, processes left {processes}, memory {resident_kib:+} KiB (at most {GROWTH_KIB_MAX:+})",
+            self.kept_by_workers
+        )?;
+        write!(
+            f,
+            " | died in the task {}, before it {}, after it {} | {:.1} s",
+            self.died_in_task,
+            self.died_before,
+            self.died_after,
+            self.took.as_secs_f64()
+        )
+    }
+}

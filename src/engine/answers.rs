@@ -1,0 +1,381 @@
+//! What workers answer, by their road.
+
+use std::time::Instant;
+
+use log::Level;
+use nix::errno::Errno;
+use start_methods::PrivateFd;
+
+use super::Engine;
+use super::Phase;
+use super::Ringers;
+use super::hear::panic_of;
+use crate::batch::JobId;
+use crate::blob::Blob;
+use crate::codec;
+use crate::error::Failure;
+use crate::error::Panic;
+use crate::error::PoolError;
+use crate::error::Side;
+use crate::error::TaskError;
+use crate::frame;
+use crate::frame::AnswerKind;
+use crate::frame::Body;
+use crate::function::Verdict;
+use crate::jobs::Outcome;
+use crate::load::FinishedFrame;
+use crate::load::ItemOf;
+use crate::member::Member;
+use crate::panics::PanicRecord;
+use crate::schedule::WorkerId;
+use crate::transport::Road;
+use crate::transport::Sent;
+use crate::transport::ring;
+use crate::transport::ring::parent::Arrivals;
+use crate::transport::ring::parent::Broken;
+use crate::transport::ring::parent::Lookout;
+use crate::transport::ring::parent::Run;
+use crate::watch::Source;
+
+/// Answers taken from one worker's socket before the others are looked at.
+const ANSWERS_MAX: usize = 512;
+/// Error texts are cut at this length.
+const TEXT_MAX: usize = 64 * 1024;
+
+impl Engine {
+    /// The road has answers, or room, or both.
+    pub(super) fn hear_road(&mut self, worker: WorkerId) {
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        match &member.road {
+            Road::Ring(..) => {
+                self.hear_rings(worker);
+                if let Some(member) = self.members.get_mut(&worker)
+                    && let Road::Ring(rings, _) = &mut member.road
+                    && let Err(Broken(message)) = rings.rung()
+                {
+                    self.doom_babbler(worker, message);
+                }
+            }
+            Road::Socket(_) => {
+                if member.wants_room {
+                    self.hear_room(worker);
+                }
+                self.hear_socket(worker, ANSWERS_MAX);
+                self.kill_if_idle(worker);
+            }
+        }
+        self.schedule.after_settled(Instant::now());
+    }
+
+    fn hear_room(&mut self, worker: WorkerId) {
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        match member.flush() {
+            Ok(Sent::Taken) => {
+                member.wants_room = false;
+                self.watch_for_room(worker, false);
+                self.schedule.road_has_room(worker, Instant::now());
+            }
+            sent => self.heed(worker, sent),
+        }
+    }
+
+    /// Takes in what busy workers have left in their rings; says whether there was anything.
+    pub(crate) fn poll(&mut self) -> bool {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return false;
+        }
+        let has_news = |member: &Member| !member.is_babbling && member.has_news();
+        let news: Vec<WorkerId> =
+            self.members.iter().filter(|(_, member)| has_news(member)).map(|(&worker, _)| worker).collect();
+        for &worker in &news {
+            self.hear_rings(worker);
+            self.schedule.after_settled(Instant::now());
+            self.carry_out();
+        }
+        !news.is_empty()
+    }
+
+    /// Asks every busy worker to ring when it has an answer.
+    pub(crate) fn ask_to_ring(&self) -> Ringers {
+        let mut ringers = Ringers::None;
+        for rings in self.busy_rings() {
+            if !rings.ask_to_ring() {
+                return Ringers::Late;
+            }
+            ringers = Ringers::Some;
+        }
+        ringers
+    }
+
+    /// Where answers may come soon: nowhere, if the workers need every processor.
+    pub(crate) fn lookouts(&self) -> Vec<Lookout> {
+        match self.has_processor_to_spare() {
+            true => self.busy_rings().map(ring::parent::Road::lookout).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    fn busy_rings(&self) -> impl Iterator<Item = &ring::parent::Road> {
+        let is_over = matches!(self.phase, Phase::Ended(_));
+        self.members.values().filter_map(move |member| match &member.road {
+            Road::Ring(rings, _) if !is_over && !rings.is_idle() && !member.is_babbling => Some(rings.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// Whether somebody may look for work or for answers without taking a processor from whoever works.
+    pub(super) fn has_processor_to_spare(&self) -> bool {
+        self.schedule.busy() < self.processors
+    }
+
+    /// The last that a dead worker has left.
+    pub(super) fn hear_last_answers(&mut self, worker: WorkerId) {
+        match self.members.get(&worker).map(|member| &member.road) {
+            Some(Road::Ring(..)) => self.hear_rings(worker),
+            Some(Road::Socket(_)) => self.hear_socket(worker, usize::MAX),
+            None => {}
+        }
+    }
+
+    /// Whether nothing that the worker says counts any more. What a worker answered before it is killed for another
+    /// reason counts like any answer.
+    fn is_beyond_hearing(&self, worker: WorkerId) -> bool {
+        matches!(self.phase, Phase::Ended(_)) || self.members.get(&worker).is_none_or(|member| member.is_babbling)
+    }
+
+    /// The worker left on its road what no worker of ours does.
+    pub(super) fn doom_babbler(&mut self, worker: WorkerId, message: impl Into<String>) {
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.is_babbling = true;
+        }
+        self.doom(worker, PoolError::Protocol { message: message.into() });
+    }
+
+    // ---- rings ---------------------------------------------------------------------------------------------------
+
+    fn hear_rings(&mut self, worker: WorkerId) {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        if let Err(Broken(message)) = self.receive(worker, &mut arrivals) {
+            self.doom_babbler(worker, message);
+        }
+        self.arrivals = arrivals;
+    }
+
+    fn receive(&mut self, worker: WorkerId, arrivals: &mut Arrivals) -> Result<(), Broken> {
+        if self.is_beyond_hearing(worker) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let Some(Road::Ring(rings, _)) = self.members.get_mut(&worker).map(|member| &mut member.road) else {
+            return Ok(());
+        };
+        rings.receive(arrivals)?;
+        let mut heard = None;
+        while !self.is_beyond_hearing(worker) {
+            let Some(Road::Ring(rings, _)) = self.members.get_mut(&worker).map(|member| &mut member.road) else {
+                break;
+            };
+            let Some(run) = rings.next_run(arrivals)? else { break };
+            let item = self.schedule.running(worker).expect("rings and schedule count the same items");
+            heard = Some(item.job);
+            let items = match run {
+                Run::Values { items, bytes } => {
+                    self.job(item.job).settle_values(item.index, items, bytes);
+                    self.progress(item.job);
+                    items
+                }
+                Run::Answer { kind, bytes } => {
+                    self.settle_answer(worker, item, kind, Body::Inline(bytes), None);
+                    1
+                }
+                Run::Attached { kind, number } => {
+                    let attached = self.attachment(worker, number);
+                    self.settle_answer(worker, item, kind, Body::Attached, attached);
+                    1
+                }
+            };
+            // What it says of its speed is better than what could be measured here.
+            let finished = self.schedule.settled(worker, items, now);
+            self.effects.spent.extend(finished.and_then(|finished| finished.blob));
+        }
+        self.received(worker, arrivals, heard);
+        Ok(())
+    }
+
+    /// Gives the worker its room back, and learns what it says of its speed.
+    fn received(&mut self, worker: WorkerId, arrivals: &Arrivals, heard: Option<JobId>) {
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        let Road::Ring(rings, _) = &mut member.road else { return };
+        rings.taken(arrivals);
+        let busy = rings.busy();
+        if member.has_notes() {
+            let sent = member.flush();
+            self.heed(worker, sent);
+        }
+        self.kill_if_idle(worker);
+        // What filled the rings may have been orders, which nobody answers. Whoever called goes on from there.
+        self.schedule.note_room(worker);
+        if let Some(job) = heard
+            && busy.records > 0
+        {
+            let records = u32::try_from(busy.records).unwrap_or(u32::MAX);
+            self.schedule.measure(job, busy.ns, records);
+        }
+    }
+
+    /// What the worker has sent beside the rings by this number.
+    fn attachment(&mut self, worker: WorkerId, number: u32) -> Option<PrivateFd> {
+        // It was sent before the answer was shown, so it is there now.
+        self.hear_control(worker);
+        let member = self.members.get_mut(&worker)?;
+        member.take_attachment(number)
+    }
+
+    // ---- socket --------------------------------------------------------------------------------------------------
+
+    /// Takes up to `answers_max` answers.
+    fn hear_socket(&mut self, worker: WorkerId, answers_max: usize) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..answers_max {
+            let Some(member) = self.members.get(&worker) else { break };
+            let Road::Socket(road) = &member.road else { break };
+            if member.is_babbling && answers_max == usize::MAX {
+                // Whoever else writes to its road must not hold up its burial.
+                break;
+            }
+            match road.recv(&mut buffer) {
+                Ok(Some(received)) => self.hear_answer(worker, &buffer[..received.len], received.attached),
+                Ok(None) => break,
+                Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => self.hear_loss(worker),
+                Err(_) => {
+                    // A task has shut it down. The worker ends at its next answer, which it cannot give.
+                    self.watch().remove(member.road.fd());
+                    self.dismiss(worker);
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    fn hear_answer(&mut self, worker: WorkerId, bytes: &[u8], attached: Option<PrivateFd>) {
+        if self.is_beyond_hearing(worker) {
+            return;
+        }
+        let answer = match frame::parse_answer(bytes) {
+            Ok(answer) => answer,
+            // Written there by a task; the answers of its worker come all the same, and are counted.
+            Err(error) => return self.hear_nonsense(worker, format!("an answer {}", error.0)),
+        };
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        let running = self.schedule.running(worker);
+        let (Some(item), true) = (running, answer.sequence == member.answers) else {
+            return self.doom_babbler(worker, format!("answer {} out of turn", answer.sequence));
+        };
+        member.answered();
+        if attached.is_some() && answer.body != Body::Attached {
+            return self.doom_babbler(worker, "an attachment that was not announced");
+        }
+        self.settle_answer(worker, item, answer.kind, answer.body, attached);
+        self.settled_one(worker);
+    }
+
+    /// The worker has answered its next item. Without rings, only the time between answers tells of its speed.
+    fn settled_one(&mut self, worker: WorkerId) {
+        let finished = self.schedule.settled(worker, 1, Instant::now());
+        if let Some(FinishedFrame { job, items, elapsed_ns, blob }) = finished {
+            self.effects.spent.extend(blob);
+            self.schedule.measure(job, elapsed_ns, items);
+        }
+    }
+
+    /// An answer came whose attached bytes found no room in our descriptor table. Only a result, or a very long error
+    /// text, is attached; which of them is lost with the message.
+    fn hear_loss(&mut self, worker: WorkerId) {
+        if self.is_beyond_hearing(worker) {
+            return;
+        }
+        let Some(item) = self.schedule.running(worker) else {
+            return self.doom_babbler(worker, "an answer for nothing");
+        };
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.answered();
+        }
+        self.settle_error(item.job, item.index, no_descriptor());
+        self.settled_one(worker);
+    }
+
+    pub(super) fn watch_for_room(&mut self, worker: WorkerId, wants_room: bool) {
+        let Some(member) = self.members.get(&worker) else { return };
+        if let Err(error) = self.watch().set_wants_room(member.road.fd(), Source::Road(worker), wants_room) {
+            self.effects.log(Level::Error, format!("epoll_ctl(EPOLL_CTL_MOD): {error}: a bug in procpool"));
+        }
+    }
+
+    // ---- both ----------------------------------------------------------------------------------------------------
+
+    /// One answer, whatever it is; dooms a worker that answers as no worker of ours does.
+    fn settle_answer(
+        &mut self,
+        worker: WorkerId,
+        item: ItemOf,
+        kind: AnswerKind,
+        body: Body<'_>,
+        attached: Option<PrivateFd>,
+    ) {
+        let ItemOf { job, index } = item;
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        let pid = member.child.pid();
+        let is_value = kind == AnswerKind::Verdict(Verdict::Value);
+        let error = match (body, attached) {
+            (Body::Inline(bytes), _) if is_value => {
+                self.job(job).settle_value(index, bytes);
+                return self.progress(job);
+            }
+            (Body::Inline(bytes), _) => error_of(kind, bytes, pid),
+            (Body::Attached, Some(fd)) if is_value => match Blob::receive(fd) {
+                Ok(blob) => {
+                    self.job(job).settle(index, Outcome::Blob(blob));
+                    return self.progress(job);
+                }
+                Err(error) => self.doom_for_answer(worker, error.to_string()),
+            },
+            (Body::Attached, Some(fd)) => match Blob::receive(fd).and_then(|blob| blob.read_start(TEXT_MAX)) {
+                Ok(text) => error_of(kind, &text, pid),
+                Err(error) => self.doom_for_answer(worker, error.to_string()),
+            },
+            (Body::Attached, None) if member.take_loss() => no_descriptor(),
+            (Body::Attached, None) => self.doom_for_answer(worker, "an answer whose attachment is missing".to_owned()),
+        };
+        self.settle_error(job, index, error);
+    }
+
+    /// Dooms a worker for an answer that cannot be read; what the item's caller is told.
+    fn doom_for_answer(&mut self, worker: WorkerId, message: String) -> TaskError {
+        self.doom_babbler(worker, message.clone());
+        TaskError::Decode { side: Side::Result, message }
+    }
+}
+
+fn no_descriptor() -> TaskError {
+    let message = "its bytes found no free descriptor in this process; raise the limit of open files".to_owned();
+    TaskError::Decode { side: Side::Result, message }
+}
+
+fn error_of(kind: AnswerKind, bytes: &[u8], pid: u32) -> TaskError {
+    let message = || String::from_utf8_lossy(bytes).into_owned();
+    match kind {
+        AnswerKind::Verdict(Verdict::Value) => unreachable!("a value is no error"),
+        AnswerKind::Verdict(Verdict::Failed) => TaskError::Failed(Failure { message: message(), pid }),
+        AnswerKind::Verdict(Verdict::NotDecoded(side)) => TaskError::Decode { side, message: message() },
+        AnswerKind::Verdict(Verdict::NotEncoded) => TaskError::Encode { side: Side::Result, message: message() },
+        AnswerKind::FunctionNotFound => TaskError::FunctionNotFound { message: message() },
+        AnswerKind::Panicked => TaskError::Panicked(match codec::parse::<PanicRecord>(bytes) {
+            Ok(record) => panic_of(record, pid),
+            Err(error) => {
+                let message = format!("the report of this panic is not readable: {error}");
+                Panic { message, location: None, thread: None, backtrace: None, pid }
+            }
+        }),
+    }
+}

@@ -1,0 +1,111 @@
+//! Which process made a thing, told without a system call: getpid(2) is one, and would be asked several times a task.
+//!
+//! A page that the kernel gives to no forked child (MADV_WIPEONFORK: a child finds zeros there, whoever forked and by
+//! what call) holds a number that no two processes of one family share. Where the kernel does not know that, the
+//! process id serves.
+
+#![expect(unsafe_code, reason = "one page of memory, mapped and never unmapped")]
+
+use std::num::NonZero;
+use std::ptr::null_mut;
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::MmapAdvise;
+use nix::sys::mman::ProtFlags;
+use nix::sys::mman::madvise;
+use nix::sys::mman::mmap_anonymous;
+use nix::sys::mman::munmap;
+
+const PAGE: NonZero<usize> = NonZero::new(4096).expect("a page has bytes");
+
+/// The page, once it is there. No lock: a forked child might find it held for ever.
+static MARK: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
+
+/// The process that made something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// What the mark was; `None` where there is no mark.
+    mark: Option<u64>,
+    pid: u32,
+}
+
+impl Origin {
+    /// This process.
+    pub(crate) fn here() -> Self {
+        let pid = std::process::id();
+        let mark = mark_or_new().map(|mark| {
+            let new = new_number(pid);
+            match mark.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => new,
+                Err(number) => number,
+            }
+        });
+        Self { mark, pid }
+    }
+
+    /// Whether this is still that process, and not a forked copy.
+    pub(crate) fn is_here(self) -> bool {
+        match (self.mark, mark()) {
+            (Some(number), Some(mark)) => mark.load(Ordering::Relaxed) == number,
+            _ => self.pid == std::process::id(),
+        }
+    }
+}
+
+/// A number that no process had before that could have forked this one.
+fn new_number(pid: u32) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let now = u64::try_from(now & u128::from(u64::MAX)).expect("cut to 64 bits");
+    (now.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(pid).rotate_left(32)).max(1)
+}
+
+fn mark() -> Option<&'static AtomicU64> {
+    let mark = MARK.load(Ordering::Acquire);
+    // SAFETY: null, or the address of a mapped page that is never unmapped, aligned and zero when it was mapped, which
+    // is a valid atomic.
+    unsafe { mark.as_ref() }
+}
+
+fn mark_or_new() -> Option<&'static AtomicU64> {
+    if let Some(mark) = mark() {
+        return Some(mark);
+    }
+    let flags = MapFlags::MAP_PRIVATE;
+    // SAFETY: new memory at an address of the kernel's choice.
+    let page = unsafe { mmap_anonymous(None, PAGE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }.ok()?;
+    // SAFETY: the page was mapped a line ago, and nothing is in it yet.
+    let wiped = unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_WIPEONFORK) };
+    // Published only when it does what it is for.
+    let published = wiped.is_ok()
+        && MARK.compare_exchange(null_mut(), page.cast().as_ptr(), Ordering::AcqRel, Ordering::Acquire).is_ok();
+    if !published {
+        // SAFETY: mapped above, and nobody was told of it.
+        let unmapped = unsafe { munmap(page, PAGE.get()) };
+        debug_assert!(unmapped.is_ok(), "a page of ours is unmapped");
+    }
+    mark()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_here_is_here() {
+        let (first, second) = (Origin::here(), Origin::here());
+        assert!(first.is_here() && second.is_here());
+        assert_eq!(first.mark, second.mark);
+    }
+
+    #[test]
+    fn a_wiped_mark_is_another_process() {
+        let origin = Origin { mark: Some(new_number(1)), pid: std::process::id() };
+        assert!(Origin::here().is_here());
+        assert!(!origin.is_here());
+    }
+}

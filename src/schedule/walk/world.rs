@@ -1,0 +1,389 @@
+//! The model of the world that the schedule is walked through: jobs, workers, roads.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::time::Duration;
+use std::time::Instant;
+
+use super::Event;
+use super::Refusal;
+use crate::batch::Batch;
+use crate::batch::ChunkSize;
+use crate::batch::Items;
+use crate::batch::JobId;
+use crate::batch::Span;
+use crate::function::FunctionId;
+use crate::load::FinishedFrame;
+use crate::load::FrameNumber;
+use crate::load::Grain;
+use crate::load::Unbegun;
+use crate::restarts::Ending;
+use crate::schedule::Action;
+use crate::schedule::Schedule;
+use crate::schedule::WorkerId;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ItemState {
+    started: u32,
+    pub(super) outcomes: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ModelJob {
+    pub(super) items: Vec<ItemState>,
+    feeding: bool,
+    sealed: bool,
+    removed: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ModelWorker {
+    ready: bool,
+    /// On the road, in order.
+    unread: VecDeque<(FrameNumber, Span)>,
+    /// Read, and not answered yet.
+    reading: Option<Span>,
+    stop_sent: bool,
+    dismissed: bool,
+    /// Its road is full and has not said since that it has room.
+    full: bool,
+    /// Items it was ever made to begin.
+    begun: u64,
+}
+
+impl ModelWorker {
+    /// Takes the next frame off the road, or the next item where items come one by one.
+    fn read_next(&mut self, grain: Grain) {
+        let Some((number, mut span)) = self.unread.pop_front() else { return };
+        if grain == Grain::Item {
+            let item = span.split_front(1);
+            if !span.is_empty() {
+                self.unread.push_front((number, span));
+            }
+            span = item;
+        }
+        self.reading = Some(span);
+    }
+}
+
+pub(super) struct World {
+    pub(super) schedule: Schedule,
+    now: Instant,
+    pub(super) jobs: BTreeMap<JobId, ModelJob>,
+    workers: BTreeMap<WorkerId, ModelWorker>,
+    next_id: u64,
+    starts: usize,
+    processes: usize,
+    tasks_max: Option<u64>,
+    grain: Grain,
+    refusal: Option<Refusal>,
+    closed: bool,
+    pub(super) broken: bool,
+}
+
+impl World {
+    pub(super) fn new(processes: usize, tasks_max: Option<u64>, grain: Grain) -> Self {
+        Self {
+            schedule: Schedule::new(processes, tasks_max, grain),
+            now: Instant::now(),
+            jobs: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            next_id: 0,
+            starts: processes,
+            processes,
+            tasks_max,
+            grain,
+            refusal: None,
+            closed: false,
+            broken: false,
+        }
+    }
+
+    fn nth_job(&self, n: usize, wanted: impl Fn(&ModelJob) -> bool) -> Option<JobId> {
+        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| wanted(job)).map(|(&id, _)| id).collect();
+        (!jobs.is_empty()).then(|| jobs[n % jobs.len()])
+    }
+
+    fn nth_worker(&self, n: usize, wanted: impl Fn(&ModelWorker) -> bool) -> Option<WorkerId> {
+        let workers: Vec<WorkerId> = self.workers.iter().filter(|(_, w)| wanted(w)).map(|(&id, _)| id).collect();
+        (!workers.is_empty()).then(|| workers[n % workers.len()])
+    }
+
+    pub(super) fn happen(&mut self, event: &Event) {
+        match *event {
+            Event::Open { fixed_chunk, feeding } if !self.closed => self.open(fixed_chunk, feeding),
+            Event::Submit { job, items } => self.submit(job, items),
+            Event::Seal { job } => {
+                if let Some(job) = self.nth_job(job, |job| !job.sealed) {
+                    self.seal(job);
+                }
+            }
+            Event::Cancel { job } => {
+                if let Some(job) = self.nth_job(job, |job| !job.removed) {
+                    self.schedule.cancel(job, self.now);
+                }
+            }
+            Event::Start { works } => self.start(works),
+            Event::Ready { worker } => {
+                if let Some(worker) = self.nth_worker(worker, |worker| !worker.ready) {
+                    self.workers.get_mut(&worker).unwrap().ready = true;
+                    self.schedule.ready(worker, self.now);
+                }
+            }
+            Event::Read { worker } => self.read(worker),
+            Event::Answer { worker } => self.answer(worker),
+            Event::Die { worker, killed } => {
+                if let Some(worker) = self.nth_worker(worker, |_| true) {
+                    self.die(worker, if killed { Ending::Killed } else { Ending::Other });
+                }
+            }
+            Event::Dismiss { worker } => {
+                if let Some(worker) = self.nth_worker(worker, |worker| worker.ready && !worker.dismissed) {
+                    self.workers.get_mut(&worker).unwrap().dismissed = true;
+                    self.schedule.dismiss(worker, self.now);
+                }
+            }
+            Event::Refuse { refusal } => self.refusal = Some(refusal),
+            Event::Room { worker } => self.room(worker),
+            Event::Wait { millis } => {
+                self.now += Duration::from_millis(millis);
+                self.schedule.tick(self.now);
+            }
+            Event::Close => {
+                self.closed = true;
+                self.schedule.close(self.now);
+            }
+            Event::Open { .. } => {}
+        }
+        self.act();
+        self.check();
+    }
+
+    fn open(&mut self, fixed_chunk: Option<u32>, feeding: bool) {
+        self.next_id += 1;
+        let job = JobId(self.next_id);
+        self.schedule.open(job, fixed_chunk.map_or(ChunkSize::Adaptive, ChunkSize::Fixed), feeding);
+        self.jobs.insert(job, ModelJob { feeding, ..ModelJob::default() });
+    }
+
+    fn submit(&mut self, job: usize, items: u32) {
+        let closed = self.closed;
+        let Some(id) = self.nth_job(job, |job| !job.sealed && (!closed || job.feeding)) else { return };
+        let job = self.jobs.get_mut(&id).unwrap();
+        let first_index = job.items.len() as u64;
+        job.items.extend((0..items).map(|_| ItemState::default()));
+        let batch = Batch {
+            job: id,
+            function: FunctionId(0),
+            context: 0,
+            first_index,
+            items: Items::Inline { bytes: Vec::new(), ends: vec![0; items as usize] },
+        };
+        self.schedule.submit(Span::whole(batch), self.now);
+    }
+
+    fn seal(&mut self, id: JobId) {
+        let job = self.jobs.get_mut(&id).unwrap();
+        job.sealed = true;
+        if std::mem::take(&mut job.feeding) {
+            self.schedule.fed(self.now);
+        }
+        self.remove_if_done(id);
+    }
+
+    fn remove_if_done(&mut self, id: JobId) {
+        let job = self.jobs.get_mut(&id).unwrap();
+        if job.sealed && !job.removed && job.items.iter().all(|item| item.outcomes == 1) {
+            job.removed = true;
+            self.schedule.remove(id);
+        }
+    }
+
+    fn start(&mut self, works: bool) {
+        if self.starts == 0 {
+            return;
+        }
+        self.starts -= 1;
+        if works {
+            self.next_id += 1;
+            let worker = WorkerId(self.next_id);
+            self.workers.insert(worker, ModelWorker::default());
+            self.schedule.started(worker, self.now);
+        } else {
+            self.schedule.start_failed(self.now);
+        }
+    }
+
+    fn read(&mut self, worker: usize) {
+        let idle = |worker: &ModelWorker| worker.ready && worker.reading.is_none() && !worker.unread.is_empty();
+        let Some(id) = self.nth_worker(worker, idle) else { return };
+        let worker = self.workers.get_mut(&id).unwrap();
+        worker.read_next(self.grain);
+        self.begin(id);
+    }
+
+    fn room(&mut self, worker: usize) {
+        let Some(id) = self.nth_worker(worker, |worker| worker.full) else { return };
+        self.workers.get_mut(&id).unwrap().full = false;
+        self.schedule.road_has_room(id, self.now);
+    }
+
+    /// The worker begins the next item of what it has read.
+    fn begin(&mut self, worker: WorkerId) {
+        let worker = self.workers.get_mut(&worker).unwrap();
+        let Some(span) = &worker.reading else { return };
+        worker.begun += 1;
+        let index = usize::try_from(span.index_of_first()).unwrap();
+        self.jobs.get_mut(&span.batch.job).unwrap().items[index].started += 1;
+    }
+
+    fn settle(&mut self, job: JobId, index: u64) {
+        self.jobs.get_mut(&job).unwrap().items[usize::try_from(index).unwrap()].outcomes += 1;
+        self.remove_if_done(job);
+    }
+
+    fn answer(&mut self, worker: usize) {
+        let Some(id) = self.nth_worker(worker, |worker| worker.reading.is_some()) else { return };
+        let worker = self.workers.get_mut(&id).unwrap();
+        let span = worker.reading.as_mut().unwrap();
+        let (job, index) = (span.batch.job, span.index_of_first());
+        span.start += 1;
+        let more = !span.is_empty();
+        if !more {
+            worker.reading = None;
+        }
+        let running = self.schedule.running(id).unwrap();
+        assert_eq!((running.job, running.index), (job, index), "the parent knows what is running");
+        if let Some(FinishedFrame { job, items, elapsed_ns, .. }) = self.schedule.settled(id, 1, self.now) {
+            self.schedule.measure(job, elapsed_ns, items);
+        }
+        self.settle(job, index);
+        if more {
+            self.begin(id);
+        }
+        self.schedule.after_settled(self.now);
+    }
+
+    fn die(&mut self, id: WorkerId, ending: Ending) {
+        let worker = self.workers.remove(&id).unwrap();
+        let numbers: Vec<FrameNumber> = worker.unread.iter().map(|(number, _)| *number).collect();
+        let unbegun = match self.grain {
+            Grain::Frame => Unbegun::Frames(&numbers),
+            Grain::Item => Unbegun::Last(worker.unread.iter().map(|(_, span)| u64::from(span.len())).sum()),
+        };
+        let lost = self.schedule.exited(id, unbegun, true, ending, self.now);
+        let lost = lost.iter().flat_map(|span| span.indices().map(|index| (span.batch.job, index)));
+        let running = worker.reading.map(|span| (span.batch.job, span.index_of_first()));
+        assert_eq!(lost.collect::<Vec<_>>(), Vec::from_iter(running), "exactly the running item is lost");
+        if let Some((job, index)) = running {
+            self.settle(job, index);
+        }
+    }
+
+    /// What the engine does.
+    fn act(&mut self) {
+        while let Some(action) = self.schedule.next_action() {
+            match action {
+                Action::Start => self.starts += 1,
+                Action::Send(worker, span, number) => self.send(worker, span, number),
+                Action::Stop(worker) => self.workers.get_mut(&worker).unwrap().stop_sent = true,
+                Action::Recall(id) => self.recall(id),
+                Action::Break => self.broken = true,
+            }
+        }
+        for span in self.schedule.take_dropped() {
+            span.indices().for_each(|index| self.settle(span.batch.job, index));
+        }
+    }
+
+    fn send(&mut self, id: WorkerId, span: Span, number: FrameNumber) {
+        let worker = self.workers.get_mut(&id).expect("work goes to a live worker");
+        assert!(!worker.stop_sent, "nothing is sent behind a stop");
+        assert!(!worker.dismissed, "nothing is sent to a worker that is not trusted");
+        let alone = self.schedule.holds_only(id, number);
+        assert_eq!(alone, worker.unread.is_empty() && worker.reading.is_none(), "the parent knows what is held");
+        // A frame that travels alone is refused only by a full road; `Later` waits for an answer that must come.
+        let refusal = if worker.full { Some(Refusal::Full) } else { self.refusal };
+        match refusal {
+            None => worker.unread.push_back((number, span)),
+            Some(Refusal::Later) if alone => worker.unread.push_back((number, span)),
+            Some(Refusal::Part) if alone && span.len() == 1 => worker.unread.push_back((number, span)),
+            Some(refusal) => {
+                worker.full |= refusal == Refusal::Full;
+                self.refusal = None;
+                // Part of a frame is taken only where items count one by one.
+                let taken = if self.grain == Grain::Item && refusal == Refusal::Part { span.len() / 2 } else { 0 };
+                if taken > 0 {
+                    let mut span = span;
+                    worker.unread.push_back((number, span.split_front(taken)));
+                }
+                self.schedule.send_refused(id, taken);
+            }
+        }
+    }
+
+    /// Takes back what is unread, one by one, while the worker reads on.
+    fn recall(&mut self, id: WorkerId) {
+        let dismissed = self.workers[&id].dismissed;
+        assert!(dismissed || self.busy() < self.processes, "work comes back only if another may take it up");
+        let worker = self.workers.get_mut(&id).unwrap();
+        if self.grain == Grain::Item {
+            let items = worker.unread.drain(..).map(|(_, span)| u64::from(span.len())).sum();
+            self.schedule.recalled(id, Unbegun::Last(items), self.now);
+            return;
+        }
+        let mut numbers = Vec::new();
+        while let Some((number, _)) = self.workers.get_mut(&id).unwrap().unread.pop_front() {
+            numbers.push(number);
+            let worker = self.workers.get_mut(&id).unwrap();
+            if worker.ready && worker.reading.is_none() && !worker.unread.is_empty() {
+                worker.read_next(self.grain);
+                self.begin(id);
+            }
+        }
+        self.schedule.recalled(id, Unbegun::Frames(&numbers), self.now);
+    }
+
+    fn busy(&self) -> usize {
+        self.workers.values().filter(|w| w.reading.is_some() || !w.unread.is_empty()).count()
+    }
+
+    fn check(&self) {
+        for item in self.jobs.values().flat_map(|job| &job.items) {
+            assert!(item.started <= 1, "no item begins twice");
+            assert!(item.outcomes <= 1, "no item has two outcomes");
+        }
+        assert!(self.busy() <= self.processes, "busy workers never exceed the pool's size");
+        let staying = self.workers.values().filter(|worker| !worker.stop_sent).count();
+        assert!(staying + self.starts <= self.processes, "never more workers stay than were asked for");
+        for worker in self.workers.values() {
+            assert!(self.tasks_max.is_none_or(|max| worker.begun <= max), "nobody runs more than its share");
+        }
+    }
+
+    /// Everything that can go on goes on, until nothing does.
+    pub(super) fn run_out(&mut self) {
+        self.refusal = None;
+        self.happen(&Event::Close);
+        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| !job.sealed).map(|(&id, _)| id).collect();
+        jobs.into_iter().for_each(|job| self.seal(job));
+        for _ in 0..10_000 {
+            self.act();
+            if self.schedule.is_at_rest() || self.broken {
+                break;
+            }
+            for n in 0..self.workers.len() + 1 {
+                self.happen(&Event::Start { works: true });
+                self.happen(&Event::Ready { worker: n });
+                self.happen(&Event::Room { worker: n });
+                self.happen(&Event::Read { worker: n });
+                self.happen(&Event::Answer { worker: n });
+            }
+            let done = |w: &ModelWorker| w.ready && w.stop_sent && w.unread.is_empty() && w.reading.is_none();
+            while let Some(worker) = self.nth_worker(0, done) {
+                self.die(worker, Ending::Other);
+            }
+            self.happen(&Event::Wait { millis: 100 });
+        }
+    }
+}

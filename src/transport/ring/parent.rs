@@ -1,0 +1,484 @@
+//! The parent's end of the rings.
+//!
+//! Everything the parent needs to know it keeps for itself: how far it has written and read, what it has sent, how long
+//! each record is. What the worker writes is looked at once, in a private copy, and compared with that; what cannot be
+//! is [`Broken`], and the worker is done for.
+
+mod arrivals;
+
+use std::cell;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use start_methods::PrivateFd;
+
+pub(crate) use self::arrivals::Arrivals;
+pub(crate) use self::arrivals::Run;
+use super::ledger::Count;
+use super::ledger::IN_FLIGHT_MAX;
+use super::ledger::ParentLedger;
+use super::ledger::View;
+use super::ledger::Wake;
+use super::memory::Cell;
+use super::memory::Memory;
+use super::memory::RING_LEN;
+use super::memory::Ring;
+use super::record;
+use super::record::DownHead;
+use crate::batch::Span;
+use crate::frame::Head;
+use crate::function::FunctionId;
+use crate::transport::Note;
+
+/// A worker rings at most once for each record that it finishes; so much more is forgiven.
+const RINGS_MORE_MAX: u64 = 16;
+
+/// What the worker left in the shared memory is no worker's doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) &'static str);
+
+/// Something on its way to the worker.
+#[derive(Debug)]
+enum Flight {
+    /// Items that are not done, one record each.
+    Items(Span),
+    /// One item whose bytes are attached.
+    AttachedItem,
+    /// What the following items are given to.
+    Select,
+    Note(Note),
+}
+
+#[derive(Debug)]
+struct Entry {
+    flight: Flight,
+    /// Where its last record ends in the down ring.
+    end: u64,
+}
+
+/// The rings, as the parent holds them.
+#[derive(Debug)]
+pub(crate) struct Road {
+    memory: Arc<Memory>,
+    /// What has been sent, by our own count.
+    sent: Count,
+    /// What is known to be done.
+    seen: Count,
+    /// What the worker has shown to be done, when it was last asked: `seen`, and what was received beyond that.
+    shown: Count,
+    /// Where the next record goes, and where the first that is not done begins.
+    down_write: u64,
+    down_read: u64,
+    up_read: u64,
+    flights: VecDeque<Entry>,
+    /// Function and context of the last items that were sent.
+    selected: Option<(FunctionId, u64)>,
+    /// Records that were done, and rings that were heard, ever.
+    records: u64,
+    rings: u64,
+    busy: Busy,
+    spin_ns: u64,
+    /// What was found when something was sent.
+    broken: Option<Broken>,
+    /// What is wrong has been told.
+    is_given_up: bool,
+    /// How much was done when the worker was last asked to ring, and had not begun what comes next.
+    waited_for: cell::Cell<Option<Count>>,
+}
+
+/// Sees whether a worker has answered.
+#[derive(Debug)]
+pub(crate) struct Lookout {
+    memory: Arc<Memory>,
+    seen: Count,
+}
+
+impl Lookout {
+    pub(crate) fn has_news(&self) -> bool {
+        ParentLedger(self.memory.cell(Cell::Ledger)).look().done() != self.seen
+    }
+}
+
+/// What the worker says of its own speed. A hint, and no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Busy {
+    pub(crate) ns: u64,
+    pub(crate) records: u64,
+}
+
+/// What the worker had not begun.
+#[derive(Debug, Default)]
+pub(crate) struct Unbegun {
+    /// So many of the last items that were sent.
+    pub(crate) items: u64,
+    pub(crate) notes: Vec<Note>,
+}
+
+impl Road {
+    /// New rings, with the descriptor for the worker.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses what it takes.
+    pub(crate) fn new() -> io::Result<(Self, PrivateFd)> {
+        let (memory, fd) = Memory::new()?;
+        let road = Self {
+            memory: Arc::new(memory),
+            sent: Count::default(),
+            seen: Count::default(),
+            shown: Count::default(),
+            down_write: 0,
+            down_read: 0,
+            up_read: 0,
+            flights: VecDeque::new(),
+            selected: None,
+            records: 0,
+            rings: 0,
+            busy: Busy::default(),
+            spin_ns: 0,
+            broken: None,
+            is_given_up: false,
+            waited_for: cell::Cell::new(None),
+        };
+        Ok((road, fd))
+    }
+
+    fn ledger(&self) -> ParentLedger<'_, AtomicU64> {
+        ParentLedger(self.memory.cell(Cell::Ledger))
+    }
+
+    /// Whether the worker has nothing of ours that is not known to be done, and nothing has happened to its ledger.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sent == self.seen && self.is_right()
+    }
+
+    /// Whether the ledger can be what a worker of ours left. If not, nothing is sent, and it is news.
+    fn is_right(&self) -> bool {
+        self.check(self.ledger().look()).is_ok()
+    }
+
+    // ---- down ----------------------------------------------------------------------------------------------------
+
+    fn room(&self) -> usize {
+        let used = usize::try_from(self.down_write - self.down_read).expect("what is in a ring fits a ring");
+        match self.sent.since(self.seen) < IN_FLIGHT_MAX && self.is_right() {
+            true => RING_LEN - used,
+            false => 0,
+        }
+    }
+
+    fn show(&mut self, records: u32) {
+        // A worker that copies ahead may see this before it sees the ledger, and then it must see the bytes.
+        self.memory.cell(Cell::Sent).store(self.down_write, Ordering::Release);
+        let (before, wake) = self.ledger().send(records);
+        if wake == Wake::Needed {
+            self.memory.ring();
+        }
+        // Now, because with more in flight more would pass for right.
+        self.broken = self.check(before).err();
+        self.sent = self.sent.plus(records);
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.memory.put(Ring::Down, self.down_write, bytes);
+        self.down_write += bytes.len() as u64;
+    }
+
+    fn push(&mut self, flight: Flight) {
+        self.flights.push_back(Entry { flight, end: self.down_write });
+    }
+
+    /// Puts as many of the items into the ring as it takes; says how many.
+    pub(crate) fn send_items(&mut self, span: &Span) -> u32 {
+        let selection = self.selection(span);
+        let room = self.room().saturating_sub(selection.as_ref().map_or(0, |frame| record::HEAD + frame.len()));
+        let taken = span.fitting(room);
+        if taken.is_empty() {
+            return 0;
+        }
+        let records = self.select(span, selection);
+        self.put(taken.bytes().expect("items that fit have bytes"));
+        let items = taken.len();
+        self.push(Flight::Items(taken));
+        self.show(records + items);
+        items
+    }
+
+    /// Whether an item whose bytes are attached finds room.
+    pub(crate) fn has_room_beside(&self, span: &Span) -> bool {
+        let selection = self.selection(span).map_or(0, |frame| record::HEAD + frame.len());
+        self.room() >= selection + record::HEAD + record::NUMBER
+    }
+
+    /// Puts one item into the ring whose bytes travel as this attachment. There is room.
+    pub(crate) fn send_attached_item(&mut self, span: &Span, number: u32) {
+        let selection = self.selection(span);
+        let records = self.select(span, selection);
+        let head = DownHead { is_order: false, is_attached: true, len: record::NUMBER };
+        self.put(&head.to_bytes());
+        self.put(&number.to_le_bytes());
+        self.push(Flight::AttachedItem);
+        self.show(records + 1);
+    }
+
+    /// Whether an order finds room.
+    pub(crate) fn has_room_for(&self, note: &Note) -> bool {
+        self.room() >= record::HEAD + record::NUMBER + note.frame.len()
+    }
+
+    /// Puts an order into the ring. There is room.
+    pub(crate) fn send_note(&mut self, note: Note, attachment: Option<u32>) {
+        let len = attachment.map_or(0, |_| record::NUMBER) + note.frame.len();
+        let head = DownHead { is_order: true, is_attached: attachment.is_some(), len };
+        self.put(&head.to_bytes());
+        if let Some(number) = attachment {
+            self.put(&number.to_le_bytes());
+        }
+        self.put(&note.frame);
+        self.push(Flight::Note(note));
+        self.show(1);
+    }
+
+    /// The order that must go before these items, if the worker does not expect them.
+    fn selection(&self, span: &Span) -> Option<Head> {
+        let wanted = (span.batch.function, span.batch.context);
+        (self.selected != Some(wanted)).then(|| Head::select(wanted.0, wanted.1))
+    }
+
+    fn select(&mut self, span: &Span, selection: Option<Head>) -> u32 {
+        let Some(frame) = selection else { return 0 };
+        let head = DownHead { is_order: true, is_attached: false, len: frame.len() };
+        self.put(&head.to_bytes());
+        self.put(frame.as_bytes());
+        self.push(Flight::Select);
+        self.selected = Some((span.batch.function, span.batch.context));
+        1
+    }
+
+    /// Takes back everything that the worker has not begun.
+    pub(crate) fn recall(&mut self) -> Result<Unbegun, Broken> {
+        let view = self.ledger().hold();
+        let checked = self.check(view);
+        let records = match checked {
+            Ok(()) => {
+                self.shown = view.done();
+                self.sent.since(view.done()) - u32::from(view.has_begun())
+            }
+            Err(_) => 0,
+        };
+        let unbegun = self.take_back(records);
+        // In this order: a worker that has seen the recall copies nothing ahead that was taken back by it.
+        self.memory.cell(Cell::Sent).store(self.down_write, Ordering::Release);
+        self.memory.cell(Cell::Recalls).fetch_add(1, Ordering::Release);
+        if self.ledger().release(records) == Wake::Needed {
+            self.memory.ring();
+        }
+        checked.map(|()| unbegun)
+    }
+
+    fn take_back(&mut self, records: u32) -> Unbegun {
+        let mut unbegun = Unbegun::default();
+        let mut left = records;
+        while left > 0 {
+            let Some(mut entry) = self.flights.pop_back() else { unreachable!("every record in flight has an entry") };
+            let start = self.flights.back().map_or(self.down_read, |before| before.end);
+            match entry.flight {
+                Flight::Items(ref mut span) => {
+                    let taken = left.min(span.len());
+                    unbegun.items += u64::from(taken);
+                    left -= taken;
+                    let bytes = span.cut_back(taken);
+                    entry.end -= bytes;
+                    self.down_write = entry.end;
+                    if !span.is_empty() {
+                        self.flights.push_back(entry);
+                    }
+                    continue;
+                }
+                Flight::AttachedItem => unbegun.items += 1,
+                Flight::Select => {}
+                Flight::Note(note) => unbegun.notes.push(note),
+            }
+            left -= 1;
+            self.down_write = start;
+        }
+        unbegun.notes.reverse();
+        self.sent = self.sent.minus(records);
+        if records > 0 {
+            self.selected = None;
+        }
+        unbegun
+    }
+
+    // ---- up ------------------------------------------------------------------------------------------------------
+
+    /// Whether the ledger can be what a worker of ours left.
+    fn check(&self, view: View) -> Result<(), Broken> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        let in_flight = self.sent.since(self.seen);
+        let done = view.done().since(self.seen);
+        let wrong = if view.sent() != self.sent {
+            "its ledger shows other orders than it was sent"
+        } else if done > in_flight {
+            "its ledger shows more done than it was sent"
+        } else if done < self.shown.since(self.seen) {
+            "its ledger shows less done than it did before"
+        } else if view.has_begun() && done == in_flight {
+            "its ledger shows something running, and nothing to run"
+        } else if view.is_held() {
+            "its ledger lets nothing begin"
+        } else {
+            return Ok(());
+        };
+        Err(Broken(wrong))
+    }
+
+    /// Whether [`receive`](Self::receive) would find something: for a look in passing.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.is_given_up && !self.is_still(self.ledger().look())
+    }
+
+    /// Whether the ledger is what it was when it was last looked at, as far as the parent is concerned.
+    fn is_still(&self, view: View) -> bool {
+        view.done() == self.seen && self.check(view).is_ok()
+    }
+
+    /// Copies what has been answered out of the ring.
+    pub(crate) fn receive(&mut self, arrivals: &mut Arrivals) -> Result<(), Broken> {
+        let received = self.copy(arrivals);
+        self.is_given_up |= received.is_err();
+        received
+    }
+
+    fn copy(&mut self, arrivals: &mut Arrivals) -> Result<(), Broken> {
+        arrivals.bytes.clear();
+        arrivals.read = 0;
+        arrivals.records = 0;
+        let view = self.ledger().look();
+        self.check(view)?;
+        self.shown = view.done();
+        let records = view.done().since(self.seen);
+        if records == 0 {
+            return Ok(());
+        }
+        let answered = self.memory.cell(Cell::Answered).load(Ordering::Relaxed);
+        let len = usize::try_from(answered.wrapping_sub(self.up_read)).unwrap_or(usize::MAX);
+        if len > RING_LEN {
+            return Err(Broken("its answers are longer than the ring"));
+        }
+        self.memory.copy_out(Ring::Up, self.up_read, len, &mut arrivals.bytes);
+        arrivals.records = records;
+        Ok(())
+    }
+
+    /// The next answers of what was received, with the items that they are for; `None` when there are no more.
+    pub(crate) fn next_run<'a>(&mut self, arrivals: &'a mut Arrivals) -> Result<Option<Run<'a>>, Broken> {
+        let run = self.take_run(arrivals);
+        self.is_given_up |= run.is_err();
+        run
+    }
+
+    fn take_run<'a>(&mut self, arrivals: &'a mut Arrivals) -> Result<Option<Run<'a>>, Broken> {
+        while arrivals.records > 0 {
+            let entry = self.flights.front_mut().expect("every record in flight has an entry");
+            let end = entry.end;
+            match &mut entry.flight {
+                Flight::Select | Flight::Note(_) => {
+                    self.flights.pop_front();
+                    self.done(arrivals, 1, end);
+                }
+                Flight::AttachedItem => {
+                    let (run, _) = arrivals.split(1)?;
+                    self.flights.pop_front();
+                    self.done(arrivals, 1, end);
+                    return Ok(Some(arrivals.run(run)));
+                }
+                Flight::Items(span) => {
+                    let (run, items) = arrivals.split(span.len())?;
+                    let bytes = span.cut_front(items);
+                    if span.is_empty() {
+                        self.flights.pop_front();
+                    }
+                    let down_read = self.down_read + bytes;
+                    self.done(arrivals, items, down_read);
+                    return Ok(Some(arrivals.run(run)));
+                }
+            }
+        }
+        // Beyond the last record that is done there may be bytes of the next: they are copied again when it is.
+        Ok(None)
+    }
+
+    fn done(&mut self, arrivals: &mut Arrivals, records: u32, down_read: u64) {
+        arrivals.records -= records;
+        self.records += u64::from(records);
+        self.seen = self.seen.plus(records);
+        self.down_read = down_read;
+    }
+
+    /// Everything that was received has been looked at: its place in the ring is free.
+    pub(crate) fn taken(&mut self, arrivals: &Arrivals) {
+        if arrivals.read == 0 {
+            return;
+        }
+        self.up_read += arrivals.read as u64;
+        self.memory.cell(Cell::Taken).store(self.up_read, Ordering::Release);
+        if self.ledger().made_room() == Wake::Needed {
+            self.memory.ring();
+        }
+    }
+
+    // ---- sleep ---------------------------------------------------------------------------------------------------
+
+    /// Asks the worker to ring when it has finished another record. False: it has already, or has left no sense.
+    pub(crate) fn ask_to_ring(&self) -> bool {
+        let view = self.ledger().sleep();
+        let is_waited_for = (!view.has_begun() && view.sent() != view.done()).then_some(view.done());
+        if is_waited_for.is_some() && self.waited_for.replace(is_waited_for) == is_waited_for {
+            // It should have begun since it was last asked. A task may have taken down the flag by which it would have
+            // been woken.
+            self.memory.ring();
+        }
+        self.is_still(view)
+    }
+
+    /// The worker has rung. After what it has done was received.
+    pub(crate) fn rung(&mut self) -> Result<(), Broken> {
+        self.rings += 1;
+        match self.rings <= self.records + RINGS_MORE_MAX {
+            true => Ok(()),
+            false => Err(Broken("it rings for nothing")),
+        }
+    }
+
+    /// How long the worker may look for work before it sleeps.
+    pub(crate) fn allow_spinning(&mut self, ns: u64) {
+        // Written only when it changes: the worker's copy of that line stays good.
+        if std::mem::replace(&mut self.spin_ns, ns) != ns {
+            self.memory.cell(Cell::SpinNs).store(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// For a look at the rings without whatever guards them.
+    pub(crate) fn lookout(&self) -> Lookout {
+        Lookout { memory: Arc::clone(&self.memory), seen: self.seen }
+    }
+
+    /// What the worker says of its speed since the last call.
+    pub(crate) fn busy(&mut self) -> Busy {
+        let now = Busy {
+            ns: self.memory.cell(Cell::BusyNs).load(Ordering::Relaxed),
+            records: self.memory.cell(Cell::BusyRecords).load(Ordering::Relaxed),
+        };
+        let before = std::mem::replace(&mut self.busy, now);
+        Busy { ns: now.ns.wrapping_sub(before.ns), records: now.records.wrapping_sub(before.records) }
+    }
+}
+
+#[cfg(test)]
+mod hostile;

@@ -1,0 +1,81 @@
+//! Answers on this side: a private copy of what the worker wrote, taken apart and checked.
+
+use std::ops::Range;
+
+use super::Broken;
+use super::record;
+use super::record::UpHead;
+use crate::frame::AnswerKind;
+
+/// Where the next run lies: values one behind the other, or one answer of another kind.
+pub(super) enum RunAt {
+    Values { items: u32, range: Range<usize> },
+    Answer { kind: AnswerKind, range: Range<usize> },
+    Attached { kind: AnswerKind, number: u32 },
+}
+
+/// Answers of one kind that came one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Run<'a> {
+    /// Values, each behind its length.
+    Values { items: u32, bytes: &'a [u8] },
+    /// One answer of another kind.
+    Answer { kind: AnswerKind, bytes: &'a [u8] },
+    /// One answer whose bytes are attached, by their number.
+    Attached { kind: AnswerKind, number: u32 },
+}
+
+/// Answers that were copied out of the ring and not looked at yet.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    pub(super) bytes: Vec<u8>,
+    /// So many of the bytes have been looked at.
+    pub(super) read: usize,
+    /// Records that are done and not looked at.
+    pub(super) records: u32,
+}
+
+impl Arrivals {
+    pub(super) fn run(&self, run: RunAt) -> Run<'_> {
+        match run {
+            RunAt::Values { items, range } => Run::Values { items, bytes: &self.bytes[range] },
+            RunAt::Answer { kind, range } => Run::Answer { kind, bytes: &self.bytes[range] },
+            RunAt::Attached { kind, number } => Run::Attached { kind, number },
+        }
+    }
+
+    /// Reads over the next run of at most `items_max` answers; says of how many.
+    pub(super) fn split(&mut self, items_max: u32) -> Result<(RunAt, u32), Broken> {
+        let items_max = items_max.min(self.records);
+        let start = self.read;
+        let mut items = 0;
+        while items < items_max {
+            let rest = &self.bytes[self.read..];
+            let (head, rest) = record::split_head(rest).ok_or(Broken("an answer ends before it begins"))?;
+            let head = UpHead::from_bytes(head).ok_or(Broken("an answer of no known kind"))?;
+            if head.len > rest.len() {
+                return Err(Broken("an answer is longer than what was written"));
+            }
+            let kind = head.kind;
+            match (head.is_plain(), items) {
+                (true, _) => {
+                    self.bytes[self.read + record::UP_KIND_BYTE] = 0;
+                    self.read += record::HEAD + head.len;
+                    items += 1;
+                }
+                (false, 0) => {
+                    let start = self.read + record::HEAD;
+                    self.read = start + head.len;
+                    if !head.is_attached {
+                        return Ok((RunAt::Answer { kind, range: start..self.read }, 1));
+                    }
+                    let number = <[u8; record::NUMBER]>::try_from(&self.bytes[start..self.read])
+                        .map_err(|_| Broken("an attached answer without the number of its attachment"))?;
+                    return Ok((RunAt::Attached { kind, number: u32::from_le_bytes(number) }, 1));
+                }
+                (false, _) => break,
+            }
+        }
+        Ok((RunAt::Values { items, range: start..self.read }, items))
+    }
+}

@@ -1,0 +1,94 @@
+//! The honest worker of a trial: the real one, step by step, and what it must find.
+
+use std::io::Read;
+
+use super::super::super::ledger::WorkerLedger;
+use super::super::Cell;
+use super::super::RING_LEN;
+use super::super::record;
+use super::Known;
+use super::Reply;
+use super::Trial;
+use crate::frame::AnswerKind;
+use crate::frame::Order;
+use crate::frame::parse_order;
+use crate::function::Verdict;
+use crate::transport::ring::worker::Next;
+
+impl Trial {
+    pub(super) fn begin(&mut self) {
+        if self.is_begun || !WorkerLedger(self.road.memory.cell(Cell::Ledger)).has_work() {
+            assert!(self.is_begun || self.waiting.is_empty(), "what was sent can be begun");
+            return;
+        }
+        self.sleeps = false;
+        self.worker.begin();
+        self.read();
+    }
+
+    /// The record that has begun must be the next that was sent.
+    fn read(&mut self) {
+        self.is_begun = true;
+        let record = self.worker.record().unwrap();
+        let bytes = self.worker.bytes(&record);
+        self.running = None;
+        if record.is_order
+            && let Ok(Order::Select { function, .. }) = parse_order(bytes)
+        {
+            self.selected = Some(function.0);
+            return;
+        }
+        let begun = self.waiting.pop_front().expect("it was sent and not taken back");
+        let function = self.selected.unwrap_or_default();
+        let known = match (record.is_order, record.attachment) {
+            (true, number) => Known::Note { frame: bytes.to_vec(), number },
+            (false, None) => Known::Item { function, bytes: bytes.to_vec() },
+            (false, Some(number)) => Known::AttachedItem { function, number },
+        };
+        assert_eq!(begun, known);
+        self.running = Some(begun).filter(Known::is_item);
+    }
+
+    pub(super) fn finish(&mut self, kind: u8, len: usize) {
+        if !self.is_begun || self.up + record::HEAD + len > RING_LEN {
+            return;
+        }
+        if self.running.take().is_some() {
+            let reply = self.reply(kind, len);
+            match &reply {
+                Reply::Here { kind, bytes } => self.worker.answer(*kind, false, bytes).unwrap(),
+                Reply::Attached { kind, number } => self.worker.answer(*kind, true, &number.to_le_bytes()).unwrap(),
+            }
+            self.up += record::HEAD
+                + match &reply {
+                    Reply::Here { bytes, .. } => bytes.len(),
+                    Reply::Attached { .. } => record::NUMBER,
+                };
+            self.replies.push_back(reply);
+        }
+        self.finished += 1;
+        let next = self.worker.finish();
+        if std::mem::take(&mut self.is_asked) {
+            self.bell.read_exact(&mut [0; 8]).expect("who was asked to ring has rung");
+            self.has_rung = true;
+        }
+        match next {
+            Next::HasBegun => self.read(),
+            Next::Wait => self.is_begun = false,
+            Next::Leave => unreachable!("its bell is open"),
+        }
+    }
+
+    fn reply(&mut self, kind: u8, len: usize) -> Reply {
+        let serial = self.serial();
+        let bytes = serial.to_le_bytes().into_iter().cycle().take(len).collect();
+        let value = AnswerKind::Verdict(Verdict::Value);
+        match kind {
+            0 => Reply::Here { kind: AnswerKind::Panicked, bytes },
+            1 => Reply::Here { kind: AnswerKind::Verdict(Verdict::Failed), bytes },
+            2 => Reply::Attached { kind: value, number: serial },
+            3 => Reply::Attached { kind: AnswerKind::Panicked, number: serial },
+            _ => Reply::Here { kind: value, bytes },
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The worker's end of the rings.
+//!
+//! ```text
+//!   begin ──▶ record ──▶ (run) ──▶ answer ──▶ finish ──▶ the next has begun ──▶ record …
+//!     ▲                                          │
+//!     └── looks for a while, then sleeps ◀────────┘ there is no next
+//! ```
+
+use std::hint::spin_loop;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::sys::stat::fstat;
+use nix::unistd::write;
+use start_methods::PrivateFd;
+
+use super::ledger::Wake;
+use super::ledger::WorkerLedger;
+use super::memory::Cell;
+use super::memory::Memory;
+use super::memory::RING_LEN;
+use super::memory::Ring;
+use super::record;
+use super::record::DownHead;
+use super::record::UpHead;
+use crate::frame::AnswerKind;
+
+/// What is copied out of the down ring at one go, unless a record is longer.
+const READ_AHEAD: usize = 4096;
+/// Looks at the ledger between two looks at the clock.
+const LOOKS: u32 = 32;
+/// How long a worker looks for work at least: what a parent takes that hands over one task after the other.
+const SPIN_MIN: Duration = Duration::from_micros(5);
+/// How long it looks at most, if the parent allows that.
+const SPIN_MAX: Duration = Duration::from_micros(50);
+/// Records between two looks at the clock, at most, and about how much time shall lie between them.
+const CHECKPOINT_RECORDS: u32 = 64;
+const CHECKPOINT_NS: u64 = 20_000;
+
+/// One record of the parent's.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) is_order: bool,
+    /// The number of what travels beside it.
+    pub(crate) attachment: Option<u32>,
+    /// Its bytes, in [`WorkerRoad::bytes`].
+    range: Range<usize>,
+}
+
+/// The rings, as the worker holds them.
+#[derive(Debug)]
+pub(crate) struct WorkerRoad {
+    memory: Memory,
+    /// Wakes the parent.
+    bell: PrivateFd,
+    /// The position of the next record, and a private copy of the ring from `copied_from` on.
+    read: u64,
+    copied_from: u64,
+    copied: Vec<u8>,
+    recalls: u64,
+    /// Where the next answer goes, and up to where there is room.
+    write: u64,
+    taken: u64,
+    clock: Clock,
+    spin: Duration,
+    /// What kind of file the bell is, and whether it is gone.
+    bell_id: Option<(u64, u64, u32)>,
+    is_mute: bool,
+}
+
+/// What a worker does when a record is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The next record, which has begun.
+    HasBegun,
+    /// Wait for one.
+    Wait,
+    /// Nothing more: the parent cannot be woken, but by this worker's end.
+    Leave,
+}
+
+/// How long the records take.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    /// The last look at it, and the records since then.
+    since: Instant,
+    records: u32,
+    /// How many records lie between two looks.
+    every: u32,
+    /// What the parent has been told.
+    busy_ns: u64,
+    busy_records: u64,
+}
+
+impl WorkerRoad {
+    /// The worker's end, from what came at its birth.
+    ///
+    /// # Errors
+    ///
+    /// The memory cannot be mapped here.
+    pub(crate) fn new(memory: PrivateFd, bell: PrivateFd) -> io::Result<Self> {
+        Ok(Self {
+            memory: Memory::map(&memory)?,
+            bell_id: bell_id(&bell),
+            is_mute: false,
+            bell,
+            read: 0,
+            copied_from: 0,
+            copied: Vec::new(),
+            recalls: 0,
+            write: 0,
+            taken: 0,
+            clock: Clock { since: Instant::now(), records: 0, every: 1, busy_ns: 0, busy_records: 0 },
+            spin: SPIN_MIN,
+        })
+    }
+
+    fn ledger(&self) -> WorkerLedger<'_, AtomicU64> {
+        WorkerLedger(self.memory.cell(Cell::Ledger))
+    }
+
+    // ---- down ----------------------------------------------------------------------------------------------------
+
+    /// Begins the next record; waits until there is one.
+    pub(crate) fn begin(&mut self) {
+        while !self.ledger().begin() {
+            if self.look() {
+                continue;
+            }
+            let rings = self.memory.rings();
+            if self.ledger().sleep() {
+                let asleep = Instant::now();
+                self.memory.sleep(rings);
+                // A short sleep is one that looking on would have spared.
+                let was_short = asleep.elapsed() < SPIN_MAX;
+                self.spin = if was_short { self.spin * 2 } else { self.spin / 2 }.clamp(SPIN_MIN, SPIN_MAX);
+            }
+        }
+        self.clock.since = Instant::now();
+    }
+
+    /// Looks for work for a while: longer the next time if that was of use.
+    fn look(&mut self) -> bool {
+        let allowed = Duration::from_nanos(self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed));
+        let limit = self.spin.min(allowed);
+        let began = Instant::now();
+        while began.elapsed() < limit {
+            for _ in 0..LOOKS {
+                if self.ledger().has_work() {
+                    self.spin = (self.spin * 2).min(SPIN_MAX);
+                    return true;
+                }
+                spin_loop();
+            }
+        }
+        false
+    }
+
+    /// The record that has begun.
+    ///
+    /// # Errors
+    ///
+    /// It is not one: a bug of ours, in the parent.
+    pub(crate) fn record(&mut self) -> io::Result<Record> {
+        let recalls = self.memory.cell(Cell::Recalls).load(Ordering::Acquire);
+        if recalls != self.recalls {
+            // What was copied ahead may have been taken back, and other records written in its place.
+            self.recalls = recalls;
+            self.copied.clear();
+        }
+        self.copy(record::HEAD)?;
+        let place = self.place();
+        let head = self.copied[place..].first_chunk().copied().expect("a head was copied");
+        let head = DownHead::from_bytes(head);
+        self.copy(record::HEAD + head.len)?;
+        let mut start = self.place() + record::HEAD;
+        let end = start + head.len;
+        let attachment = match head.is_attached {
+            true => {
+                let number = self.copied[start..end].first_chunk().ok_or_else(|| broken("no attachment's number"))?;
+                start += record::NUMBER;
+                Some(u32::from_le_bytes(*number))
+            }
+            false => None,
+        };
+        self.read += (record::HEAD + head.len) as u64;
+        Ok(Record { is_order: head.is_order, attachment, range: start..end })
+    }
+
+    /// The bytes of the record, which are ours until the next one.
+    pub(crate) fn bytes(&self, record: &Record) -> &[u8] {
+        &self.copied[record.range.clone()]
+    }
+
+    /// Where the record begins in the copy.
+    fn place(&self) -> usize {
+        usize::try_from(self.read - self.copied_from).expect("a copy is no longer than a ring")
+    }
+
+    /// Makes sure that `len` bytes of the record are in the copy.
+    fn copy(&mut self, len: usize) -> io::Result<()> {
+        if !self.copied.is_empty() && self.place() + len <= self.copied.len() {
+            return Ok(());
+        }
+        let sent = self.memory.cell(Cell::Sent).load(Ordering::Acquire);
+        let there = usize::try_from(sent.wrapping_sub(self.read)).unwrap_or(usize::MAX);
+        if there > RING_LEN || there < len {
+            return Err(broken("a record is longer than what was sent"));
+        }
+        self.copied.clear();
+        self.copied_from = self.read;
+        self.memory.copy_out(Ring::Down, self.read, there.min(len.max(READ_AHEAD)), &mut self.copied);
+        Ok(())
+    }
+
+    // ---- up ------------------------------------------------------------------------------------------------------
+
+    /// Writes the answer to the item that has begun; waits while the ring is full.
+    ///
+    /// # Errors
+    ///
+    /// It is longer than any answer may be.
+    pub(crate) fn answer(&mut self, kind: AnswerKind, is_attached: bool, bytes: &[u8]) -> io::Result<()> {
+        let needed = record::HEAD + bytes.len();
+        if needed > RING_LEN {
+            return Err(broken("an answer is longer than the ring"));
+        }
+        while !self.has_room(needed) {
+            self.wait_for_room(needed);
+        }
+        let head = UpHead { kind, is_attached, len: bytes.len() };
+        self.memory.put(Ring::Up, self.write, &head.to_bytes());
+        self.memory.put(Ring::Up, self.write + record::HEAD as u64, bytes);
+        self.write += needed as u64;
+        // Ordered by the change of the ledger that follows: whoever has seen that sees this.
+        self.memory.cell(Cell::Answered).store(self.write, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn has_room(&mut self, needed: usize) -> bool {
+        let fits = |taken: u64| self.write - taken + needed as u64 <= RING_LEN as u64;
+        if fits(self.taken) {
+            return true;
+        }
+        let taken = self.memory.cell(Cell::Taken).load(Ordering::Acquire);
+        let fits = fits(taken);
+        self.taken = taken;
+        fits
+    }
+
+    fn wait_for_room(&mut self, needed: usize) {
+        let rings = self.memory.rings();
+        self.ledger().wait_for_room();
+        // If the parent took something before that, it may not have seen the flag, but then this look sees the room.
+        let parent_will_ring = match self.has_room(needed) {
+            true => !self.ledger().room_found(),
+            false => true,
+        };
+        if parent_will_ring {
+            self.memory.sleep(rings);
+        }
+    }
+
+    /// Shows that the record is done. Says what comes now.
+    pub(crate) fn finish(&mut self) -> Next {
+        let finished = self.ledger().finish(!self.is_mute);
+        if finished.wake == Wake::Needed {
+            self.is_mute |= !self.ring_the_parent();
+        }
+        // After the answer is shown: somebody may be waiting for that.
+        self.clock.records += 1;
+        if self.clock.records >= self.clock.every || !finished.next_has_begun {
+            self.checkpoint();
+        }
+        match (finished.next_has_begun, self.is_mute) {
+            (true, _) => Next::HasBegun,
+            (false, false) => Next::Wait,
+            (false, true) => Next::Leave,
+        }
+    }
+
+    /// False if a task has closed the bell. What has its number now is the task's, and is not written to.
+    fn ring_the_parent(&self) -> bool {
+        bell_id(&self.bell) == self.bell_id && write(&self.bell, &1u64.to_ne_bytes()).is_ok()
+    }
+
+    /// Tells the parent how long the last records took.
+    fn checkpoint(&mut self) {
+        let now = Instant::now();
+        let ns = u64::try_from((now - self.clock.since).as_nanos()).unwrap_or(u64::MAX);
+        self.clock.busy_ns = self.clock.busy_ns.wrapping_add(ns);
+        self.clock.busy_records = self.clock.busy_records.wrapping_add(u64::from(self.clock.records));
+        self.memory.cell(Cell::BusyNs).store(self.clock.busy_ns, Ordering::Relaxed);
+        self.memory.cell(Cell::BusyRecords).store(self.clock.busy_records, Ordering::Relaxed);
+        let each = ns / u64::from(self.clock.records.max(1));
+        let every = u32::try_from(CHECKPOINT_NS / each.max(1)).unwrap_or(u32::MAX);
+        self.clock = Clock { since: now, records: 0, every: every.clamp(1, CHECKPOINT_RECORDS), ..self.clock };
+    }
+}
+
+/// Tells a bell from most files that a task may have opened under its number.
+fn bell_id(bell: &PrivateFd) -> Option<(u64, u64, u32)> {
+    fstat(bell).ok().map(|status| (status.st_dev, status.st_ino, status.st_mode))
+}
+
+fn broken(detail: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, detail)
+}
