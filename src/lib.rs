@@ -30,8 +30,8 @@
 //! 2. **It is as easy as a closure.** No macros on functions, no traits to derive beyond serde's. Tasks are `fn`
 //!    pointers, so a closure that captures something is a compile error that names the captured variable; what a task
 //!    needs besides its arguments is given with [`Pool::with`] or an [initializer](PoolBuilder::initializer).
-//! 3. **It isolates processes, and nothing is shared.** No lock exists that two processes hold, so no crash can wedge
-//!    the pool.
+//! 3. **It isolates processes, and workers share nothing.** No lock exists that two processes hold, so no crash can
+//!    wedge the pool.
 //!
 //! # Start methods
 //!
