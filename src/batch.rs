@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::blob::Blob;
 use crate::function::FunctionId;
@@ -23,13 +24,30 @@ pub(crate) enum ChunkSize {
     Adaptive,
 }
 
+/// On what terms the items of a job are handed out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) chunk: ChunkSize,
+    /// How often an item is run again that was lost with its worker.
+    pub(crate) retries: u32,
+    /// Whether its items have a time limit: then it must be known which of them runs.
+    pub(crate) is_timed: bool,
+}
+
+/// What the items of a job are given to, and how long each may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Selection {
+    pub(crate) function: FunctionId,
+    /// The call's context, 0 for none.
+    pub(crate) context: u64,
+    pub(crate) timeout: Option<Duration>,
+}
+
 /// Encoded items of one job, in input order, without gaps.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) job: JobId,
-    pub(crate) function: FunctionId,
-    /// The call's context, 0 for none.
-    pub(crate) context: u64,
+    pub(crate) selection: Selection,
     /// Position of the first item in the job's input.
     pub(crate) first_index: u64,
     pub(crate) items: Items,

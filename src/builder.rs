@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -25,6 +26,7 @@ use crate::function::LocalFunction;
 use crate::output::Output;
 use crate::output::no_room;
 use crate::pool::Pool;
+use crate::schedule::size::Size;
 use crate::task::Args;
 use crate::task::Initialized;
 use crate::worker;
@@ -62,6 +64,10 @@ pub struct PoolBuilder {
     processes: Option<usize>,
     start_method: StartMethod,
     max_tasks_per_child: Option<usize>,
+    max_rss_per_child: Option<u64>,
+    max_age_per_child: Option<Duration>,
+    min_processes: usize,
+    idle_timeout: Option<Duration>,
     initializer: Option<Result<InitializerCall, String>>,
     name: String,
     executable: Option<PathBuf>,
@@ -88,6 +94,10 @@ impl Pool {
             processes: None,
             start_method: StartMethod::default(),
             max_tasks_per_child: None,
+            max_rss_per_child: None,
+            max_age_per_child: None,
+            min_processes: 0,
+            idle_timeout: None,
             initializer: None,
             name: "procpool".to_owned(),
             executable: None,
@@ -119,6 +129,60 @@ impl PoolBuilder {
     #[doc(alias = "maxtasksperchild")]
     pub fn max_tasks_per_child(mut self, items: usize) -> Self {
         self.max_tasks_per_child = Some(items);
+        self
+    }
+
+    /// A worker that has more memory than this, in bytes, is replaced once it has answered what it runs; by default
+    /// never.
+    ///
+    /// It is the memory that lies in RAM, as `ps -o rss` shows it, shared pages included: a worker by fork begins with what
+    /// this process has. It is looked at when a worker has answered, at most once in a millisecond while it is busy; for
+    /// a worker that grows without end during one item, see [`rlimit`](Self::rlimit).
+    ///
+    /// [`build`](Self::build) fails for 0 ([`PoolError::ZeroLimit`]). With a limit below what a fresh worker has,
+    /// every worker runs little more than one item. Named `max_memory_per_child` in billiard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::Pool;
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(2).max_rss_per_child(500 << 20).build()?;
+    ///     let lengths: Vec<usize> = pool.map(["a", "bc"].map(str::to_owned), |text| text.len())?;
+    ///     assert_eq!(lengths, [1, 2]);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias = "max_memory_per_child")]
+    pub fn max_rss_per_child(mut self, bytes: u64) -> Self {
+        self.max_rss_per_child = Some(bytes);
+        self
+    }
+
+    /// A worker that has been ready for so long is replaced once it has answered what it runs; by default never.
+    ///
+    /// Idle workers are replaced as well. [`build`](Self::build) fails for no time at all ([`PoolError::ZeroLimit`]).
+    pub fn max_age_per_child(mut self, age: Duration) -> Self {
+        self.max_age_per_child = Some(age);
+        self
+    }
+
+    /// A worker that has had nothing to do for so long leaves; by default none does.
+    ///
+    /// The pool begins with all its [`processes`](Self::processes), and shrinks to no fewer than
+    /// [`min_processes`](Self::min_processes). When there is more to do than workers to do it, it grows again at once.
+    /// [`build`](Self::build) fails for no time at all ([`PoolError::ZeroLimit`]).
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// How many workers stay however long they are idle, with an [`idle_timeout`](Self::idle_timeout): 0 by default,
+    /// and never more than [`processes`](Self::processes).
+    pub fn min_processes(mut self, processes: usize) -> Self {
+        self.min_processes = processes;
         self
     }
 
@@ -326,12 +390,27 @@ impl PoolBuilder {
         if self.max_tasks_per_child == Some(0) {
             return Err(PoolError::ZeroMaxTasksPerChild);
         }
+        for (option, is_zero) in [
+            ("max_rss_per_child", self.max_rss_per_child == Some(0)),
+            ("max_age_per_child", self.max_age_per_child == Some(Duration::ZERO)),
+            ("idle_timeout", self.idle_timeout == Some(Duration::ZERO)),
+        ] {
+            if is_zero {
+                return Err(PoolError::ZeroLimit { option });
+            }
+        }
+        let size = match self.idle_timeout {
+            Some(timeout) => Size::elastic(self.min_processes, processes, timeout),
+            None => Size::fixed(processes),
+        };
         let initializer = self.initializer.transpose().map_err(|message| PoolError::Initializer { message })?;
         let starter = make_starter(self.start_method, self.executable, self.fork_despite_threads)?;
         let config = Config {
-            processes,
+            size,
             start_method: self.start_method,
             max_tasks_per_child: self.max_tasks_per_child.map(|items| items as u64),
+            max_rss_per_child: self.max_rss_per_child,
+            max_age_per_child: self.max_age_per_child,
             initializer,
             name: self.name,
             boot: self.boot,

@@ -1,6 +1,7 @@
 //! The options of one call, as views with the same methods as the pool; and the way all those methods go.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::batch::ChunkSize;
 use crate::driver::Shared;
@@ -90,8 +91,9 @@ impl<C: Data> Request<'_, C> {
     }
 }
 
-/// Options for one call without a context: made by [`Pool::chunk_size`](crate::Pool::chunk_size) and
-/// [`Pool::fail_fast`](crate::Pool::fail_fast), with the same methods as the pool.
+/// Options for one call without a context: made by [`Pool::chunk_size`](crate::Pool::chunk_size),
+/// [`Pool::fail_fast`](crate::Pool::fail_fast), [`Pool::timeout`](crate::Pool::timeout) and
+/// [`Pool::retries`](crate::Pool::retries), with the same methods as the pool.
 ///
 /// # Examples
 ///
@@ -309,6 +311,19 @@ macro_rules! options {
         /// Items travel `items` at a time; see [`Pool::chunk_size`](crate::Pool::chunk_size).
         pub fn chunk_size(mut $self, items: usize) -> Self {
             $options.chunk_size = Some(items);
+            $self
+        }
+
+        /// Each item may run for so long; see [`Pool::timeout`](crate::Pool::timeout).
+        pub fn timeout(mut $self, timeout: Duration) -> Self {
+            $options.timeout = Some(timeout);
+            $self
+        }
+
+        /// Items that are lost with their workers run again, so many times; see
+        /// [`Pool::retries`](crate::Pool::retries).
+        pub fn retries(mut $self, times: u32) -> Self {
+            $options.retries = times;
             $self
         }
 

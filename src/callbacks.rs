@@ -110,19 +110,17 @@ impl Callbacks {
     }
 
     /// Lets the thread leave once nothing is due, and waits for that; not for ever if there is a deadline, and not at
-    /// all on the callback thread itself.
-    pub(crate) fn finish(&self, deadline: Option<Instant>) {
+    /// all on the callback thread itself. Whether it has left, as far as anybody can wait for that.
+    pub(crate) fn finish(&self, deadline: Option<Instant>) -> bool {
         let mut queue = self.queue.lock();
         queue.closing = true;
         self.changed.notify_all();
         if self.is_current() {
-            return;
+            return true;
         }
         while !queue.gone {
             if condvar::sleep(&self.changed, &mut queue, deadline) {
-                drop(queue);
-                log::warn!("a callback is still running; its thread is left behind");
-                return;
+                return queue.gone;
             }
         }
         drop(queue);
@@ -132,6 +130,7 @@ impl Callbacks {
         {
             log::error!("the callback thread panicked: a bug in procpool");
         }
+        true
     }
 
     fn serve(&self, resident: &Resident) {

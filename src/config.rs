@@ -23,6 +23,8 @@ use crate::message;
 use crate::message::Initializer;
 use crate::message::RoadKind;
 use crate::message::Setup;
+use crate::schedule::Keeping;
+use crate::schedule::size::Size;
 use crate::transport::Road;
 use crate::transport::ring;
 use crate::transport::socket;
@@ -50,9 +52,11 @@ pub(crate) enum InitializerArgs {
 /// A pool's settings.
 #[derive(Debug)]
 pub(crate) struct Config {
-    pub(crate) processes: usize,
+    pub(crate) size: Size,
     pub(crate) start_method: StartMethod,
     pub(crate) max_tasks_per_child: Option<u64>,
+    pub(crate) max_rss_per_child: Option<u64>,
+    pub(crate) max_age_per_child: Option<Duration>,
     pub(crate) initializer: Option<InitializerCall>,
     /// What workers' names begin with.
     pub(crate) name: String,
@@ -111,9 +115,11 @@ impl Config {
         self.with_rings.store(false, Ordering::Relaxed);
     }
 
-    /// What can be taken back from workers.
-    pub(crate) fn grain(&self) -> Grain {
-        if self.with_rings.load(Ordering::Relaxed) { Grain::Item } else { Grain::Frame }
+    /// How the pool keeps its workers.
+    pub(crate) fn keeping(&self) -> Keeping {
+        // What can be taken back from workers.
+        let grain = if self.with_rings.load(Ordering::Relaxed) { Grain::Item } else { Grain::Frame };
+        Keeping { size: self.size, tasks_max: self.max_tasks_per_child, age_max: self.max_age_per_child, grain }
     }
 
     /// Starts a process with the directory and the limits of a worker, which only tells whether it can have them.

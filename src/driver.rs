@@ -113,7 +113,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: Config, starter: Starter) -> io::Result<Self> {
         let watch = Arc::new(Watch::new()?);
-        let engine = Engine::new(watch, config.processes, config.max_tasks_per_child, config.grain());
+        let engine = Engine::new(watch, config.keeping(), config.max_rss_per_child);
         Ok(Self {
             config,
             callbacks: Arc::new(Callbacks::new()),
@@ -148,13 +148,14 @@ impl Shared {
     ///
     /// The first start that failed; the caller drops the pool, and with it the workers that did start.
     pub(crate) fn start_first_workers(&self) -> Result<(), PoolError> {
-        for started in 0..self.config.processes {
+        let processes = self.config.size.wanted();
+        for started in 0..processes {
             let worker = self.start_worker();
             let engine = &mut self.driven.lock().engine;
             match worker {
                 Ok((child, road)) => engine.started(child, road),
                 Err(error) => {
-                    engine.drop_starts(self.config.processes - started);
+                    engine.drop_starts(processes - started);
                     return Err(error);
                 }
             }
@@ -457,7 +458,9 @@ impl Shared {
     /// Ends the two threads, and gives back every descriptor. The workers are gone before. Callbacks that are due run
     /// first; not for ever if there is a deadline.
     pub(crate) fn finish(&self, deadline: Option<Instant>) {
-        self.callbacks.finish(deadline);
+        if !self.callbacks.finish(deadline) {
+            log::warn!("a callback is still running; its thread is left behind");
+        }
         let mut driven = self.driven.lock();
         driven.leaving = true;
         self.background.notify_all();

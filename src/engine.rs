@@ -19,6 +19,7 @@
 mod act;
 mod answers;
 mod hear;
+mod stop;
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -31,21 +32,22 @@ use log::Level;
 use parking_lot::Condvar;
 use start_methods::Child;
 
-use crate::batch::ChunkSize;
 use crate::batch::JobId;
 use crate::batch::Span;
+use crate::batch::Terms;
 use crate::blob::Blob;
 use crate::callbacks::Due;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::frame::FRAME_MAX;
+use crate::jobs::Cancelled;
 use crate::jobs::ContextBody;
 use crate::jobs::Job;
 use crate::jobs::Jobs;
 use crate::jobs::Outcome;
-use crate::load::Grain;
 use crate::member::Greeting;
 use crate::member::Member;
+use crate::schedule::Keeping;
 use crate::schedule::Schedule;
 use crate::schedule::WorkerId;
 use crate::transport::Road;
@@ -55,7 +57,7 @@ use crate::watch::Watch;
 
 /// How long a worker may take from its start to its hello.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a worker may take between SIGTERM and SIGKILL.
+/// How long a worker may take between SIGTERM and SIGKILL, if the caller does not say.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// Whether the pool takes tasks.
@@ -116,27 +118,33 @@ pub(crate) struct Engine {
     /// Unfinished jobs that have a callback or a waker.
     attended: usize,
     last_start_error: Option<PoolError>,
+    /// When SIGKILL follows, once the pool has ended.
+    killed_by: Option<Instant>,
     /// Threads that wait for the end of workers without driving.
     watchers: Vec<Arc<Condvar>>,
     buffer: Vec<u8>,
     arrivals: Arrivals,
+    /// The memory with which a worker is replaced.
+    rss_max: Option<u64>,
     /// Processors that this process may use.
     processors: usize,
 }
 
 impl Engine {
-    pub(crate) fn new(watch: Arc<Watch>, processes: usize, tasks_max: Option<u64>, grain: Grain) -> Self {
+    pub(crate) fn new(watch: Arc<Watch>, keeping: Keeping, rss_max: Option<u64>) -> Self {
         Self {
             watch: Some(watch),
             phase: Phase::Running,
             effects: Effects::default(),
-            schedule: Schedule::new(processes, tasks_max, grain),
+            schedule: Schedule::new(keeping),
+            rss_max,
             jobs: Jobs::default(),
             members: BTreeMap::new(),
             next_id: 1,
             unfinished: 0,
             attended: 0,
             last_start_error: None,
+            killed_by: None,
             watchers: Vec::new(),
             buffer: vec![0; FRAME_MAX],
             arrivals: Arrivals::default(),
@@ -150,6 +158,16 @@ impl Engine {
 
     pub(crate) fn attended(&self) -> usize {
         self.attended
+    }
+
+    /// When the workers of a pool that has ended are killed, at the latest; `None` if never.
+    pub(crate) fn killed_by(&self) -> Option<Instant> {
+        self.killed_by
+    }
+
+    /// How many workers the pool keeps.
+    pub(crate) fn processes(&self) -> usize {
+        self.schedule.processes()
     }
 
     /// Whether nothing is left to be waited for: no worker, and no work for one.
@@ -202,12 +220,12 @@ impl Engine {
     }
 
     /// Begins a job, unless the pool takes no more.
-    pub(crate) fn open(&mut self, chunk: ChunkSize, job: Job) -> Result<JobId, PoolError> {
+    pub(crate) fn open(&mut self, terms: Terms, job: Job) -> Result<JobId, PoolError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
         let id = JobId(self.new_id());
-        self.schedule.open(id, chunk, job.feeding);
+        self.schedule.open(id, terms, job.feeding);
         self.unfinished += 1;
         self.jobs.insert(id, job);
         Ok(id)
@@ -224,7 +242,7 @@ impl Engine {
             None => {}
         }
         match work {
-            Ok(span) if job.cancelled => {
+            Ok(span) if job.cancelled.is_some() => {
                 job.submitted += u64::from(span.len());
                 self.skip(&span);
             }
@@ -284,9 +302,9 @@ impl Engine {
 
     fn cancel(&mut self, id: JobId) {
         if let Some(job) = self.jobs.get_mut(&id)
-            && !job.cancelled
+            && job.cancelled.is_none()
         {
-            job.cancelled = true;
+            job.cancelled = Some(Cancelled::ByItself);
             self.schedule.cancel(id, Instant::now());
             self.carry_out();
         }
@@ -295,7 +313,7 @@ impl Engine {
     fn settle_error(&mut self, id: JobId, index: u64, error: TaskError) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.settle(index, Outcome::Error(Box::new(error)));
-        let stop = job.fail_fast && !job.cancelled;
+        let stop = job.fail_fast && job.cancelled.is_none();
         self.progress(id);
         if stop {
             self.cancel(id);
@@ -447,7 +465,7 @@ impl Engine {
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let members = self.members.values().filter_map(|member| {
             let hello_due = match member.greeting {
-                Greeting::Awaited(due) if member.doom.is_none() => Some(due),
+                Greeting::Awaited(due) if member.standing.sentence().is_none() => Some(due),
                 _ => None,
             };
             [hello_due, member.status_due, member.kill_at].into_iter().flatten().min()

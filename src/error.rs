@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::fmt;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -91,10 +92,24 @@ pub enum TaskError {
         status: Option<ExitStatus>,
         /// Whether the worker had taken the item up. What it had not taken up has had no effect, and runs elsewhere.
         started: bool,
+        /// How many workers have died while they ran this item: more than one only if the call asks for
+        /// [`retries`](crate::Pool::retries).
+        attempts: u32,
         /// The panic that aborted the worker, when it could still be reported
         /// (builds with `panic = "abort"`, a panic while panicking).
         panic: Option<Box<Panic>>,
     },
+    /// The item had run for the [`timeout`](crate::Pool::timeout) of its call, and its worker was killed for that. No
+    /// other item is the worse for it.
+    TimedOut {
+        /// The worker's process id.
+        pid: u32,
+        /// How long it was allowed to run.
+        timeout: Duration,
+    },
+    /// The call was [cancelled](crate::AsyncResult::cancel) before the item had an answer. If it was running, its
+    /// worker was killed for that.
+    Cancelled,
     /// A value could not be serialized. The worker and the other items are unharmed.
     Encode {
         /// Which value.
@@ -132,7 +147,7 @@ impl fmt::Display for TaskError {
         match self {
             TaskError::Failed(failure) => write!(f, "task failed: {}", failure.message),
             TaskError::Panicked(panic) => write!(f, "{panic}"),
-            TaskError::WorkerDied { pid, status, started, panic } => {
+            TaskError::WorkerDied { pid, status, started, attempts, panic } => {
                 match started {
                     true => write!(f, "worker {pid} died while it ran this item: ")?,
                     false => write!(f, "worker {pid} died before it began this item: ")?,
@@ -141,11 +156,18 @@ impl fmt::Display for TaskError {
                     Some(status) => write!(f, "{status}")?,
                     None => f.write_str("exit status unknown")?,
                 }
+                if *attempts > 1 {
+                    write!(f, "; {attempts} workers have died of it")?;
+                }
                 match panic {
                     Some(panic) => write!(f, " ({panic})"),
                     None => Ok(()),
                 }
             }
+            TaskError::TimedOut { pid, timeout } => {
+                write!(f, "this item did not end within {timeout:?}, and worker {pid} was killed for that")
+            }
+            TaskError::Cancelled => f.write_str("the call was cancelled before this item was done"),
             TaskError::Encode { side, message } => {
                 write!(f, "{side} does not serialize: {message}")
             }
@@ -191,6 +213,11 @@ pub enum PoolError {
     ZeroProcesses,
     /// `chunk_size(0)`: a chunk holds at least one item.
     ZeroChunkSize,
+    /// A limit of nothing, such as `timeout(Duration::ZERO)`.
+    ZeroLimit {
+        /// The method that was called with it.
+        option: &'static str,
+    },
     /// `max_tasks_per_child(0)`: a worker must be allowed one item.
     ZeroMaxTasksPerChild,
     /// `main` did not call [`init`](crate::init) before the first pool was made.
@@ -256,6 +283,9 @@ impl fmt::Display for PoolError {
         match self {
             PoolError::ZeroProcesses => f.write_str("processes(0): a pool needs at least one worker process"),
             PoolError::ZeroChunkSize => f.write_str("chunk_size(0): a chunk holds at least one item"),
+            PoolError::ZeroLimit { option } => {
+                write!(f, "{option}(0): with a limit of nothing, nothing could run; leave the option out for no limit")
+            }
             PoolError::ZeroMaxTasksPerChild => f.write_str(
                 "max_tasks_per_child(0): a worker must be allowed at least one item; leave the option out for no limit",
             ),

@@ -4,18 +4,23 @@
 //! down   Define   kind  function u32   postcard(Definition)
 //!        Context  kind  function u32   context u64   bytes, or attached
 //!        Forget   kind  context u64
-//!        Run      kind  function u32   context u64   number u32   items x (length u32, bytes), or one attached
+//!        Run      kind  selection      number u32    items x (length u32, bytes), or one attached
 //!        Stop     kind
-//!        Select   kind  function u32   context u64
+//!        Select   kind  selection
 //! up     Answer   kind  sequence u32   bytes, or attached
 //! ```
 //!
-//! Numbers are little-endian. A frame's end is known from outside (a datagram, a length in a ring). *Attached* is a
+//! A *selection* is what items are given to, and the time each may take in nanoseconds, 0 for any: `function u32`,
+//! `context u64`, `timeout u64`. Numbers are little-endian. A frame's end is known from outside (a datagram, a length in a ring). *Attached* is a
 //! bit of the kind: the bytes did not fit, and travel as a [`Blob`](crate::blob::Blob) beside the frame. `sequence`
 //! counts the answers of one worker, so that a worker that answers twice, or out of turn, is found out; `number` is how the parent
 //! knows a `Run` again that it has taken back. Every
 //! decoder takes arbitrary bytes, and returns an error for what it cannot have been sent.
 
+use std::num::NonZero;
+use std::time::Duration;
+
+use crate::batch::Selection;
 use crate::batch::Span;
 use crate::error::Side;
 use crate::function::FunctionId;
@@ -55,11 +60,11 @@ pub(crate) enum Order<'a> {
     /// The context is needed no longer.
     Forget { context: u64 },
     /// Run the function on these items, in order, and answer each.
-    Run { function: FunctionId, context: u64, number: u32, body: Body<'a> },
+    Run { selection: Selection, number: u32, body: Body<'a> },
     /// Leave.
     Stop,
     /// From now on items that come by themselves are for this function. Only on roads where they do.
-    Select { function: FunctionId, context: u64 },
+    Select { selection: Selection },
 }
 
 /// Bytes that stand in the frame, or beside it.
@@ -118,13 +123,13 @@ impl AnswerKind {
 /// The head of a frame; what follows it is sent from where it lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
-    bytes: [u8; 24],
+    bytes: [u8; 32],
     len: usize,
 }
 
 impl Head {
     fn new(kind: u8) -> Self {
-        let mut bytes = [0; 24];
+        let mut bytes = [0; 32];
         bytes[0] = kind;
         Self { bytes, len: 1 }
     }
@@ -133,6 +138,11 @@ impl Head {
         self.bytes[self.len..self.len + number.len()].copy_from_slice(number);
         self.len += number.len();
         self
+    }
+
+    fn with_selection(self, selection: Selection) -> Self {
+        let Selection { function, context, timeout } = selection;
+        self.with(&function.0.to_le_bytes()).with(&context.to_le_bytes()).with(&nanos(timeout).to_le_bytes())
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -152,18 +162,15 @@ impl Head {
     }
 
     pub(crate) fn run(span: &Span, number: u32) -> Self {
-        Self::new(RUN | flag(span.bytes().is_none()))
-            .with(&span.batch.function.0.to_le_bytes())
-            .with(&span.batch.context.to_le_bytes())
-            .with(&number.to_le_bytes())
+        Self::new(RUN | flag(span.bytes().is_none())).with_selection(span.batch.selection).with(&number.to_le_bytes())
     }
 
     pub(crate) fn stop() -> Self {
         Self::new(STOP)
     }
 
-    pub(crate) fn select(function: FunctionId, context: u64) -> Self {
-        Self::new(SELECT).with(&function.0.to_le_bytes()).with(&context.to_le_bytes())
+    pub(crate) fn select(selection: Selection) -> Self {
+        Self::new(SELECT).with_selection(selection)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -173,6 +180,11 @@ impl Head {
     pub(crate) fn answer(kind: AnswerKind, sequence: u32, attached: bool) -> Self {
         Self::new(kind.code() | flag(attached)).with(&sequence.to_le_bytes())
     }
+}
+
+/// Centuries are as good as any time.
+fn nanos(timeout: Option<Duration>) -> u64 {
+    timeout.map_or(0, |timeout| u64::try_from(timeout.as_nanos()).unwrap_or(0))
 }
 
 fn flag(attached: bool) -> u8 {
@@ -195,6 +207,12 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Result<u64, NotAFrame> {
         self.take().map(u64::from_le_bytes)
+    }
+
+    fn selection(&mut self) -> Result<Selection, NotAFrame> {
+        let (function, context) = (FunctionId(self.u32()?), self.u64()?);
+        let timeout = NonZero::new(self.u64()?).map(|nanos| Duration::from_nanos(nanos.get()));
+        Ok(Selection { function, context, timeout })
     }
 
     fn body(self, attached: bool) -> Result<Body<'a>, NotAFrame> {
@@ -226,12 +244,12 @@ pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
             reader.end().map(|()| Order::Forget { context })
         }
         RUN => {
-            let (function, context, number) = (FunctionId(reader.u32()?), reader.u64()?, reader.u32()?);
-            Ok(Order::Run { function, context, number, body: reader.body(attached)? })
+            let (selection, number) = (reader.selection()?, reader.u32()?);
+            Ok(Order::Run { selection, number, body: reader.body(attached)? })
         }
         SELECT if !attached => {
-            let (function, context) = (FunctionId(reader.u32()?), reader.u64()?);
-            reader.end().map(|()| Order::Select { function, context })
+            let selection = reader.selection()?;
+            reader.end().map(|()| Order::Select { selection })
         }
         STOP if !attached => reader.end().map(|()| Order::Stop),
         _ => Err(NotAFrame("of no known kind")),
@@ -295,20 +313,22 @@ mod tests {
 
     #[test]
     fn orders_come_back_from_their_bytes() {
+        let selection = Selection { function: FunctionId(7), context: 9, timeout: Some(Duration::from_millis(2)) };
         let batch = Batch {
             job: JobId(1),
-            function: FunctionId(7),
-            context: 9,
+            selection,
             first_index: 0,
             items: Items::Inline { bytes: vec![1, 0, 0, 0, 42, 0, 0, 0, 0], ends: vec![5, 9] },
         };
         let span = Span::whole(batch);
         let run = frame(Head::run(&span, 2), span.bytes().unwrap());
-        let Order::Run { function: FunctionId(7), context: 9, number: 2, body: Body::Inline(items) } =
-            parse_order(&run).unwrap()
+        let Order::Run { selection: selected, number: 2, body: Body::Inline(items) } = parse_order(&run).unwrap()
         else {
             panic!("{:?}", parse_order(&run))
         };
+        assert_eq!(selected, selection);
+        let untimed = Selection { timeout: None, ..selection };
+        assert_eq!(parse_order(Head::select(untimed).as_bytes()), Ok(Order::Select { selection: untimed }));
         let items: Vec<_> = ItemReader(items).map(Result::unwrap).collect();
         assert_eq!(items, [&[42u8][..], &[]]);
         assert_eq!(parse_order(Head::stop().as_bytes()), Ok(Order::Stop));

@@ -142,6 +142,14 @@ pub(crate) enum ContextBody {
     Blob(Blob),
 }
 
+/// Why nothing more of a job is handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cancelled {
+    /// An item of a fail-fast call has failed, or nobody is left to see the others.
+    ByItself,
+    ByCaller,
+}
+
 /// One call on the pool.
 #[derive(Default)]
 pub(crate) struct Job {
@@ -157,7 +165,7 @@ pub(crate) struct Job {
     pub(crate) feeding: bool,
     /// The first error cancels what has not been handed out.
     pub(crate) fail_fast: bool,
-    pub(crate) cancelled: bool,
+    pub(crate) cancelled: Option<Cancelled>,
     /// Nobody holds the job any more: it goes when it is finished.
     pub(crate) abandoned: bool,
     pub(crate) context: Option<Context>,

@@ -4,11 +4,15 @@
 //! others have not begun. Service times are measured here, from one finished frame to the next.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 use std::time::Instant;
 
 use crate::batch::JobId;
 use crate::batch::Span;
 use crate::blob::Blob;
+use crate::clock::Clock;
+use crate::clock::Progress;
+use crate::clock::Ruling;
 
 /// One frame to one worker: how it is known again when it is taken back unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +91,14 @@ pub(crate) struct Load {
     allowance: Option<u64>,
     /// When it last finished a frame.
     settled_at: Option<Instant>,
+    /// Of the item that must be answered next, if its time is limited.
+    clock: Option<Clock>,
 }
 
 impl Load {
     /// Nothing, for a worker that may be given `allowance` items in its life.
     pub(crate) fn new(allowance: Option<u64>) -> Self {
-        Self { flights: VecDeque::new(), items: 0, backlog_ns: 0, sent: 0, allowance, settled_at: None }
+        Self { flights: VecDeque::new(), items: 0, backlog_ns: 0, sent: 0, allowance, settled_at: None, clock: None }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -125,6 +131,11 @@ impl Load {
         Some(ItemOf { job: span.batch.job, index: span.index_of_first() })
     }
 
+    /// Whether anything of the job is in flight.
+    pub(crate) fn holds(&self, job: JobId) -> bool {
+        self.flights.iter().any(|flight| flight.span.batch.job == job)
+    }
+
     /// How many items are in flight.
     pub(crate) fn items(&self) -> u64 {
         self.items
@@ -147,6 +158,9 @@ impl Load {
             *allowance -= u64::from(span.len());
         }
         self.flights.push_back(Flight { items: span.len(), span, estimate_ns, sent_at: now, number });
+        if self.flights.len() == 1 {
+            self.start_clock(now);
+        }
         number
     }
 
@@ -157,9 +171,11 @@ impl Load {
         flight.span.start += items;
         self.items -= u64::from(items);
         if !flight.span.is_empty() {
+            self.start_clock(now);
             return None;
         }
         let flight = self.flights.pop_front().expect("it was there a moment ago");
+        self.start_clock(now);
         self.backlog_ns -= flight.estimate_ns;
         let since = self.settled_at.map_or(flight.sent_at, |settled_at| settled_at.max(flight.sent_at));
         self.settled_at = Some(now);
@@ -216,7 +232,38 @@ impl Load {
         self.give_back(taken)
     }
 
+    /// Another item has become the one to be answered next.
+    fn start_clock(&mut self, now: Instant) {
+        let timeout = self.flights.front().and_then(|flight| flight.span.batch.selection.timeout);
+        self.clock = timeout.map(|timeout| Clock::new(timeout, now));
+    }
+
+    /// What had to be done before the item in front has been done.
+    pub(crate) fn restart_clock(&mut self, now: Instant) {
+        if let Some(clock) = &mut self.clock {
+            clock.restart(now);
+        }
+    }
+
+    /// How long the item in front may run, if its time is limited.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.flights.front()?.span.batch.selection.timeout
+    }
+
+    /// When the item in front must be looked at, if its time is limited.
+    pub(crate) fn look_due(&self) -> Option<Instant> {
+        self.clock.as_ref().and_then(Clock::due)
+    }
+
+    /// What is to be done about the item in front.
+    pub(crate) fn look(&mut self, progress: Progress, now: Instant) -> Ruling {
+        self.clock.as_mut().map_or(Ruling::Wait, |clock| clock.look(progress, now))
+    }
+
     fn give_back(&mut self, taken: VecDeque<Flight>) -> Vec<Span> {
+        if self.flights.is_empty() {
+            self.clock = None;
+        }
         let items = taken.iter().map(|flight| u64::from(flight.span.len())).sum::<u64>();
         self.backlog_ns -= taken.iter().map(|flight| flight.estimate_ns).sum::<u64>();
         self.items -= items;

@@ -8,16 +8,19 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
+use std::time::Duration;
 use std::time::Instant;
 
+use nix::unistd::SysconfVar;
 use start_methods::Child;
 use start_methods::PrivateFd;
 
 use crate::batch::Items;
 use crate::batch::Span;
 use crate::blob::Blob;
+use crate::clock::Progress;
 use crate::error::Panic;
-use crate::error::PoolError;
+use crate::error::TaskError;
 use crate::frame;
 use crate::frame::Head;
 use crate::frame::Order;
@@ -26,13 +29,18 @@ use crate::function::LocalFunction;
 use crate::jobs::Context;
 use crate::jobs::ContextBody;
 use crate::load::FrameNumber;
+use crate::load::ItemOf;
 use crate::load::Unbegun;
 use crate::message;
+use crate::standing::Standing;
 use crate::transport::Attached;
 use crate::transport::Note;
 use crate::transport::Road;
 use crate::transport::Sent;
 use crate::transport::ring;
+
+/// How long after one look at a busy worker's memory the next may follow: a look takes some ten microseconds.
+const WEIGH_EVERY: Duration = Duration::from_millis(1);
 
 /// What a worker had not begun, as the schedule is told.
 #[derive(Debug)]
@@ -46,6 +54,14 @@ impl TakenBack {
         match self {
             TakenBack::Frames(numbers) => Unbegun::Frames(numbers),
             TakenBack::Last(items) => Unbegun::Last(*items),
+        }
+    }
+
+    /// As if one item more had begun, if none has of the `items` that the worker held.
+    pub(crate) fn with_one_begun(self, items: u64) -> Self {
+        match self {
+            TakenBack::Last(unbegun) if unbegun == items => TakenBack::Last(unbegun.saturating_sub(1)),
+            taken => taken,
         }
     }
 
@@ -67,6 +83,15 @@ pub(crate) enum Greeting {
     Ready,
 }
 
+/// Why a worker had to be killed in the midst of its work.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    pub(crate) item: ItemOf,
+    pub(crate) error: TaskError,
+    /// Whether it had begun the item.
+    pub(crate) has_begun: bool,
+}
+
 /// A worker process, from the parent's side.
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -75,20 +100,19 @@ pub(crate) struct Member {
     pub(crate) greeting: Greeting,
     /// How many answers it has given.
     pub(crate) answers: u32,
-    /// Why we killed it, or why it could not start.
-    pub(crate) doom: Option<PoolError>,
-    /// What is on its road makes no sense, so nothing there counts any more.
-    pub(crate) is_babbling: bool,
+    pub(crate) standing: Standing,
+    /// The item for which it was killed, and what that item's caller is told.
+    pub(crate) charge: Option<Charge>,
     /// The panic that was about to abort it.
     pub(crate) last_words: Option<Box<Panic>>,
     /// Its end has been seen, and its status must be known by then.
     pub(crate) status_due: Option<Instant>,
-    /// It has closed its control socket, or written nonsense to it: it gets nothing more to run.
-    pub(crate) dismissed: bool,
     /// Messages of its that made no sense.
     pub(crate) nonsense: u32,
     /// SIGKILL follows at this time.
     pub(crate) kill_at: Option<Instant>,
+    /// When its memory was last looked at.
+    weighed_at: Option<Instant>,
     /// Its road is watched for room.
     pub(crate) wants_room: bool,
     /// The worker was told something new with the frame that it has not answered yet.
@@ -111,13 +135,13 @@ impl Member {
             road,
             greeting: Greeting::Awaited(hello_due),
             answers: 0,
-            doom: None,
-            is_babbling: false,
+            standing: Standing::default(),
+            charge: None,
             last_words: None,
             status_due: None,
-            dismissed: false,
             nonsense: 0,
             kill_at: None,
+            weighed_at: None,
             wants_room: false,
             introducing: false,
             functions: HashSet::new(),
@@ -141,12 +165,13 @@ impl Member {
         context: Option<&Context>,
         alone: bool,
     ) -> io::Result<Sent> {
-        let new = !self.functions.contains(&span.batch.function)
-            || context.is_some_and(|context| !self.contexts.contains(&context.id));
+        let function = span.batch.selection.function;
+        let new =
+            !self.functions.contains(&function) || context.is_some_and(|context| !self.contexts.contains(&context.id));
         if matches!(self.road, Road::Socket(_)) && !alone && (new || self.introducing) {
             return Ok(Sent::Later);
         }
-        self.define(span.batch.function);
+        self.define(function);
         if let Some(context) = context {
             self.introduce(context);
         }
@@ -261,6 +286,24 @@ impl Member {
         Ok(Sent::Taken)
     }
 
+    /// How far it has come with its next item, for all that its road tells.
+    pub(crate) fn progress(&self) -> Progress {
+        match &self.road {
+            Road::Ring(rings, _) => rings.progress(),
+            Road::Socket(_) => Progress::Runs { since: None },
+        }
+    }
+
+    /// The memory it has, if that is known and was not looked at a moment ago. `at_leisure`: nobody waits for it.
+    pub(crate) fn weigh(&mut self, at_leisure: bool, now: Instant) -> Option<u64> {
+        let lately = self.weighed_at.is_some_and(|weighed_at| now < weighed_at + WEIGH_EVERY);
+        if lately && !at_leisure {
+            return None;
+        }
+        self.weighed_at = Some(now);
+        resident_bytes(self.child.pid())
+    }
+
     /// Whether the process can still be at our work: whether it has its end of the road. One that has executed another
     /// program has not.
     pub(crate) fn is_at_work(&self) -> bool {
@@ -346,6 +389,14 @@ impl Member {
     fn note(&mut self, frame: Vec<u8>, attached: Option<Attached>) {
         self.notes.push_back(Note { frame, attached });
     }
+}
+
+/// The memory of a process that lies in RAM, shared pages included; proc_pid_statm(5).
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    pages.checked_mul(u64::try_from(page).ok()?)
 }
 
 /// Sends a descriptor beside the rings; its number, or `None` if there is no room.

@@ -64,10 +64,38 @@ impl Pool {
         Self { shared }
     }
 
-    /// How many workers the pool keeps.
+    /// How many workers the pool keeps, at most.
     #[must_use]
     pub fn processes(&self) -> usize {
-        self.shared.config.processes
+        self.shared.with(|engine| engine.processes()).unwrap_or(self.shared.config.size.most())
+    }
+
+    /// Keeps so many workers from now on.
+    ///
+    /// More are started at once. Fewer: those that are idle leave first; one that is busy ends the item it is running, and
+    /// what else it held runs elsewhere. Nothing is lost by either. It does not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::ZeroProcesses`]; [`PoolError::Closed`] and the like from a pool that takes no more tasks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// let pool = procpool::Pool::new(1)?;
+    /// pool.resize(3)?;
+    /// assert_eq!(pool.processes(), 3);
+    /// let squares = pool.map(0..100u64, |x| x * x)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn resize(&self, processes: usize) -> Result<(), PoolError> {
+        match processes {
+            0 => Err(PoolError::ZeroProcesses),
+            processes => self.shared.with(|engine| engine.resize(processes))?,
+        }
     }
 
     /// How its workers are brought into the world.
@@ -107,6 +135,71 @@ impl Pool {
     /// are not run, and [`map_results`](Self::map_results) has [`TaskError::Skipped`] in their place.
     pub fn fail_fast(&self) -> Call<'_> {
         self.call().fail_fast()
+    }
+
+    /// For one call: each item may run for so long, and then its worker is killed and replaced.
+    ///
+    /// Only that item fails, with [`TaskError::TimedOut`]; what its worker had not begun runs elsewhere. The time is that
+    /// of the item alone: waiting for a worker does not count, nor does what the worker decodes for the whole call (see
+    /// [`with`](Self::with)); decoding the item itself does. It needs no cooperation: whatever the task does, or waits for,
+    /// it ends. A task that would rather end by itself asks for its [`deadline`](crate::deadline()).
+    ///
+    /// An answer that has been given counts, however late. No time at all is [`PoolError::ZeroLimit`], from the call.
+    /// Where workers are reached without shared memory, the time begins when the worker is given the item.
+    ///
+    /// Named `timeout` in pebble, `time_limit` in Celery; not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// use std::time::Duration;
+    ///
+    /// use procpool::TaskError;
+    ///
+    /// fn wait(millis: u64) -> u64 {
+    ///     std::thread::sleep(Duration::from_millis(millis));
+    ///     millis
+    /// }
+    ///
+    /// let waited = pool.timeout(Duration::from_secs(2)).map_results([1, 1_000_000], wait)?;
+    /// assert!(matches!(waited[0], Ok(1)));
+    /// assert!(matches!(waited[1], Err(TaskError::TimedOut { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "time_limit")]
+    pub fn timeout(&self, timeout: Duration) -> Call<'_> {
+        self.call().timeout(timeout)
+    }
+
+    /// For one call: an item that was lost with its worker is run again, up to so many times.
+    ///
+    /// For tasks that may be run twice: a worker that died may have done anything before. By default nothing is run
+    /// twice, and such an item is [`TaskError::WorkerDied`]. An item that kills each worker that runs it fails in the end, and
+    /// the error says after how many. Errors, panics and [timeouts](Self::timeout) are answers, and are not tried again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// use procpool::TaskError;
+    ///
+    /// fn crash(_: u32) {
+    ///     std::process::abort()
+    /// }
+    ///
+    /// let crash = pool.retries(2).apply((1,), crash);
+    /// assert!(matches!(crash, Err(TaskError::WorkerDied { attempts: 3, .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn retries(&self, times: u32) -> Call<'_> {
+        self.call().retries(times)
     }
 
     /// For one call: every task gets `&context` before its arguments.
@@ -371,8 +464,29 @@ impl Pool {
     /// workers are gone, or after about a second and a half if the system cannot end one (then [`join`](Self::join) says
     /// which). From any thread, any number of times, also from a callback.
     pub fn terminate(&self) {
-        if self.shared.with(|engine| engine.end(PoolError::Terminated)).is_ok() {
-            self.wait_for_workers(Some(Instant::now() + GRACE + REAP_TIMEOUT));
+        self.terminate_with_grace(GRACE);
+    }
+
+    /// As [`terminate`](Self::terminate), with another time between SIGTERM and SIGKILL: none, so that nothing gets to
+    /// know of its end, or minutes, for tasks that catch SIGTERM and have something to put away.
+    ///
+    /// The shortest grace that was ever given counts. It returns when the workers are gone, at the latest a second after
+    /// the grace is over.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// let pool = procpool::Pool::new(2)?;
+    /// pool.terminate_with_grace(std::time::Duration::ZERO);
+    /// pool.join()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn terminate_with_grace(&self, grace: Duration) {
+        if self.shared.with(|engine| engine.end(PoolError::Terminated, grace)).is_ok() {
+            self.wait_for_workers(Instant::now().checked_add(grace).map(|over| over + REAP_TIMEOUT));
         }
     }
 
@@ -385,33 +499,70 @@ impl Pool {
     /// [`PoolError::WouldDeadlock`] from a callback of this pool; [`PoolError::Broken`] if the pool had to give up because
     /// no worker would start; [`PoolError::Unreaped`] if the system did not end a terminated worker.
     pub fn join(&self) -> Result<(), PoolError> {
+        self.join_by(None).map(|_joined| ())
+    }
+
+    /// As [`join`](Self::join), but waits for at most `timeout`; says whether the pool is joined. If not, nothing is lost
+    /// by that: what was accepted goes on, and `join` may be called again, or [`terminate`](Self::terminate).
+    ///
+    /// # Errors
+    ///
+    /// As for [`join`](Self::join).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// let pool = procpool::Pool::new(2)?;
+    /// let _squares = pool.map_async(0..1000u64, |x| x * x);
+    /// pool.close();
+    /// while !pool.join_timeout(std::time::Duration::from_millis(200))? {
+    ///     println!("still working");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, PoolError> {
+        self.join_by(Instant::now().checked_add(timeout))
+    }
+
+    fn join_by(&self, deadline: Option<Instant>) -> Result<bool, PoolError> {
         let phase = self.shared.with(|engine| engine.phase.clone())?;
         if self.shared.callbacks.is_current() {
             return Err(PoolError::WouldDeadlock);
         }
-        match phase {
-            Phase::Running => return Err(PoolError::StillRunning),
-            Phase::Closed => self.wait_until_at_rest_or_ended(),
-            Phase::Ended(_) => {}
+        if matches!(phase, Phase::Running) {
+            return Err(PoolError::StillRunning);
         }
-        if !self.wait_for_workers(Some(Instant::now() + GRACE + REAP_TIMEOUT)) {
-            return Err(PoolError::Unreaped { pids: self.pids() });
+        if !self.wait_until_at_rest_or_ended(deadline) {
+            return Ok(false);
+        }
+        let reaped_by = self.shared.with(|engine| engine.killed_by())?.map(|at| at.max(Instant::now()) + REAP_TIMEOUT);
+        if !self.wait_for_workers([deadline, reaped_by].into_iter().flatten().min()) {
+            return match deadline {
+                Some(deadline) if Instant::now() >= deadline => Ok(false),
+                _ => Err(PoolError::Unreaped { pids: self.pids() }),
+            };
+        }
+        if !self.shared.callbacks.finish(deadline) {
+            return Ok(false);
         }
         self.shared.finish(None);
         match self.shared.with(|engine| engine.phase.clone())? {
             Phase::Ended(error @ PoolError::Broken { .. }) => Err(error),
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 
-    /// A closed pool may take its time; one that was terminated meanwhile may not.
-    fn wait_until_at_rest_or_ended(&self) {
+    /// A closed pool may take its time; one that was terminated meanwhile may not. Whether it has come to that.
+    fn wait_until_at_rest_or_ended(&self, deadline: Option<Instant>) -> bool {
         let over = |engine: &mut Engine| {
             let ended = matches!(engine.phase, Phase::Ended(_));
             (ended || engine.is_at_rest()).then_some(())
         };
         // In a forked copy there is nothing to wait for.
-        drop(self.shared.wait(None, None, over));
+        self.shared.wait(None, deadline, over).is_ok_and(|over| over.is_some())
     }
 
     /// Whether they are gone.

@@ -190,6 +190,42 @@ impl<T> AsyncResult<T> {
         self.log_by(Some(Instant::now())).is_ok_and(|log| log.is_some_and(|log| (self.read)(&log).is_ok()))
     }
 
+    /// Stops the work: what has not begun is not run, and a worker that runs an item of it is killed and replaced. Whether
+    /// there was anything left to stop.
+    ///
+    /// Every item without an answer gets [`TaskError::Cancelled`], so that the result of a `map_async` is that error. An
+    /// answer that was given before counts: after `cancel` the handle resolves soon, and [`get`](Self::get) tells to
+    /// what. Nobody else's items are the worse for it. It does not wait.
+    ///
+    /// [`timeout`](crate::Pool::timeout) does the same by itself to items that run for too long. In
+    /// `concurrent.futures`, `cancel` does nothing to what is running already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// use procpool::TaskError;
+    ///
+    /// fn spin(_: u32) -> u32 {
+    ///     loop {}
+    /// }
+    ///
+    /// let handle = pool.map_async(0..10, spin);
+    /// assert!(handle.cancel());
+    /// assert!(matches!(handle.get(), Err(TaskError::Cancelled)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel(&self) -> bool {
+        match &self.state {
+            State::Refused(_) => false,
+            // A forked copy has nothing to stop.
+            State::Job(job) => self.shared.with(|engine| engine.revoke(*job)).unwrap_or(false),
+        }
+    }
+
     /// `None` only with a deadline.
     fn log_by(&self, deadline: Option<Instant>) -> Result<Option<Arc<Log>>, TaskError> {
         match &self.state {

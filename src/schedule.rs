@@ -9,26 +9,31 @@
 //! - **Prefetch is measured.** A worker is given work ahead only while the time of what it holds is estimated below
 //!   [`BACKLOG_NS`]. If the estimate was wrong and somebody is idle, what it has not begun is recalled.
 //! - **Busy workers never exceed `processes`**, though a replacement is started before the old worker has left.
+//! - **An item is handed out once**, unless its call asks for more tries: what a worker may have begun when it died is
+//!   lost, and what it cannot have begun goes back to the front of its queue.
 //! - **A start that fails counts; a worker that got ready wipes the count.** Deaths in the middle of work never count.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 use std::time::Instant;
 
-use crate::batch::ChunkSize;
 use crate::batch::JobId;
 use crate::batch::Span;
+use crate::batch::Terms;
+use crate::clock::Progress;
+use crate::clock::Ruling;
 use crate::load::FinishedFrame;
 use crate::load::FrameNumber;
 use crate::load::Grain;
 use crate::load::ItemOf;
 use crate::load::Unbegun;
-use crate::queue::Queue;
 use crate::restarts::Ending;
 use crate::restarts::Restarts;
 use crate::schedule::backlog::Backlog;
 use crate::schedule::crew::Crew;
 use crate::schedule::crew::Stage;
 use crate::schedule::crew::Worker;
+use crate::schedule::size::Size;
 
 /// The work a worker may have ahead of it, as far as we can tell: enough to hide a hand-over between two sleepers.
 const BACKLOG_NS: u64 = 200_000;
@@ -62,11 +67,43 @@ enum Phase {
     Ended,
 }
 
+/// How a pool keeps its workers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keeping {
+    pub(crate) size: Size,
+    /// Items that one worker may be given.
+    pub(crate) tasks_max: Option<u64>,
+    /// How old a worker may get.
+    pub(crate) age_max: Option<Duration>,
+    pub(crate) grain: Grain,
+}
+
+/// A worker's end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Departure<'a> {
+    /// What it had not begun.
+    pub(crate) unbegun: Unbegun<'a>,
+    /// Whether what it left behind makes sense: if not, all that it held may have begun.
+    pub(crate) in_its_senses: bool,
+    /// Whether what is lost with it may be run again, if its call asks for that.
+    pub(crate) may_retry: bool,
+    pub(crate) ending: Ending,
+}
+
+/// An item that was lost with its worker and is not run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) item: ItemOf,
+    /// How many workers it was lost with.
+    pub(crate) workers: u32,
+}
+
 /// The state of all decisions.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    processes: usize,
+    size: Size,
     tasks_max: Option<u64>,
+    age_max: Option<Duration>,
     grain: Grain,
     phase: Phase,
     backlog: Backlog,
@@ -81,16 +118,18 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// The engine is about to start `processes` workers, unasked.
-    pub(crate) fn new(processes: usize, tasks_max: Option<u64>, grain: Grain) -> Self {
+    /// The engine is about to start as many workers as are wanted, unasked.
+    pub(crate) fn new(keeping: Keeping) -> Self {
+        let Keeping { size, tasks_max, age_max, grain } = keeping;
         Self {
-            processes,
+            size,
             tasks_max,
+            age_max,
             grain,
             phase: Phase::Running,
             backlog: Backlog::default(),
             crew: Crew::default(),
-            starts_pending: processes,
+            starts_pending: size.wanted(),
             restarts: Restarts::default(),
             feeding: 0,
             actions: VecDeque::new(),
@@ -106,8 +145,8 @@ impl Schedule {
     // ---- jobs ----------------------------------------------------------------------------------------------------
 
     /// A job begins. `feeding` jobs hold `close` back until [`fed`](Self::fed).
-    pub(crate) fn open(&mut self, job: JobId, chunk: ChunkSize, feeding: bool) {
-        self.backlog.open(job, chunk);
+    pub(crate) fn open(&mut self, job: JobId, terms: Terms, feeding: bool) {
+        self.backlog.open(job, terms);
         self.feeding += usize::from(feeding);
     }
 
@@ -149,7 +188,7 @@ impl Schedule {
         let chunk = u64::from(queue.frame_items(self.grain));
         let frame_ns = queue.item_ns.map_or(u64::MAX, |item_ns| item_ns.saturating_mul(chunk)).max(1);
         let frames = (BACKLOG_NS / frame_ns).clamp(1, FRAMES_MAX as u64);
-        2 * self.processes as u64 * frames * chunk
+        2 * self.size.most() as u64 * frames * chunk
     }
 
     // ---- workers -------------------------------------------------------------------------------------------------
@@ -158,6 +197,8 @@ impl Schedule {
     pub(crate) fn started(&mut self, worker: WorkerId, now: Instant) {
         self.starts_pending = self.starts_pending.checked_sub(1).expect("a start is answered once");
         self.crew.insert(worker, Worker::new(self.tasks_max, now));
+        // The pool may have been made smaller meanwhile.
+        self.trim();
     }
 
     /// A start that was asked for has failed before there was a process.
@@ -173,6 +214,7 @@ impl Schedule {
         let Some(member) = self.crew.get_mut(worker) else { return };
         if member.stage == Stage::Starting {
             member.stage = Stage::Ready;
+            member.ready_since = now;
             member.idle_since = now;
         }
         self.go_on(now);
@@ -181,6 +223,12 @@ impl Schedule {
     /// Whether the worker holds nothing that was sent before this frame.
     pub(crate) fn holds_only(&self, worker: WorkerId, number: FrameNumber) -> bool {
         self.crew.get(worker).is_some_and(|member| member.load.front() == Some(number))
+    }
+
+    /// Whether nothing has been decided that makes the worker leave.
+    #[cfg(test)]
+    fn is_staying(&self, worker: WorkerId) -> bool {
+        self.crew.get(worker).is_some_and(|member| matches!(member.stage, Stage::Starting | Stage::Ready))
     }
 
     /// The item that the worker must answer next.
@@ -278,33 +326,59 @@ impl Schedule {
         self.go_on(now);
     }
 
-    /// The worker may not be trusted with more: it ends what it is running and leaves.
+    /// The worker is given nothing more: it ends what it is running and leaves.
     pub(crate) fn dismiss(&mut self, worker: WorkerId, now: Instant) {
-        if self.phase == Phase::Ended {
-            return;
+        if self.phase != Phase::Ended {
+            self.let_go(worker);
+            self.go_on(now);
         }
-        let Some(member) = self.crew.get_mut(worker) else { return };
-        let told_already = member.stage == Stage::Retiring;
-        if matches!(std::mem::replace(&mut member.stage, Stage::Leaving), Stage::Leaving) {
-            return;
-        }
-        self.actions.push_back(Action::Recall(worker));
-        if !told_already {
-            self.actions.push_back(Action::Stop(worker));
-        }
+    }
+
+    /// The pool keeps so many workers from now on.
+    pub(crate) fn resize(&mut self, processes: usize, now: Instant) {
+        self.size.resize(processes);
+        self.trim();
         self.go_on(now);
     }
 
-    /// The worker is gone, its answers are all in, and this it never began. Returns what it may have been running: one
-    /// item at most, unless it left no sense behind.
-    pub(crate) fn exited(
-        &mut self,
-        worker: WorkerId,
-        unbegun: Unbegun<'_>,
-        in_its_senses: bool,
-        ending: Ending,
-        now: Instant,
-    ) -> Vec<Span> {
+    /// How many workers the pool keeps at most.
+    pub(crate) fn processes(&self) -> usize {
+        self.size.most()
+    }
+
+    // ---- time limits ---------------------------------------------------------------------------------------------
+
+    /// Workers whose item may have run for too long by now.
+    pub(crate) fn looks_due(&self, now: Instant) -> Vec<WorkerId> {
+        self.crew.looks_due().filter(|&(_, due)| due <= now).map(|(worker, _)| worker).collect()
+    }
+
+    /// How long the item that the worker must answer next may run, if its time is limited.
+    pub(crate) fn timeout(&self, worker: WorkerId) -> Option<Duration> {
+        self.crew.get(worker)?.load.timeout()
+    }
+
+    /// The worker has been looked at, and has come so far: what is to be done about its item.
+    pub(crate) fn look(&mut self, worker: WorkerId, progress: Progress, now: Instant) -> Ruling {
+        self.crew.get_mut(worker).map_or(Ruling::Wait, |member| member.load.look(progress, now))
+    }
+
+    /// The worker has done what it had to do before its next item.
+    pub(crate) fn is_prepared(&mut self, worker: WorkerId, now: Instant) {
+        if let Some(member) = self.crew.get_mut(worker) {
+            member.load.restart_clock(now);
+        }
+    }
+
+    /// Workers that hold items of the job.
+    pub(crate) fn holders(&self, job: JobId) -> Vec<WorkerId> {
+        self.crew.ids(|worker| worker.load.holds(job))
+    }
+
+    /// The worker is gone, and its answers are all in. Returns what is lost with it: what it may have been running,
+    /// one item at most unless it left no sense behind, if that is not run again.
+    pub(crate) fn exited(&mut self, worker: WorkerId, departure: Departure<'_>, now: Instant) -> Vec<Lost> {
+        let Departure { unbegun, in_its_senses, may_retry, ending } = departure;
         let Some(mut member) = self.crew.remove(worker) else { return Vec::new() };
         if self.phase == Phase::Ended {
             // What it held was settled with the pool.
@@ -315,6 +389,7 @@ impl Schedule {
         let (lost, not_begun) = member.load.into_lost(only_the_first);
         self.backlog.put_back(returned);
         self.backlog.put_back(not_begun);
+        let lost = self.backlog.lose(lost, may_retry);
         if member.stage == Stage::Starting {
             self.count_start_failure(ending, now);
         }
@@ -362,7 +437,11 @@ impl Schedule {
     /// When [`tick`](Self::tick) must be called at the latest, if nothing else happens.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let recall_at = self.recall().map(|(_, due)| due);
-        [recall_at, self.restarts.timer()].into_iter().flatten().min()
+        let look_at = self.crew.looks_due().map(|(_, due)| due).min();
+        let idle_until = self.idle_too_long().map(|(_, due)| due);
+        let old_at = self.too_old().map(|(_, due)| due);
+        let timers = [recall_at, self.restarts.timer(), look_at, idle_until, old_at, self.shortage_at()];
+        timers.into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -373,132 +452,23 @@ impl Schedule {
             self.actions.push_back(Action::Recall(worker));
             self.crew.member(worker).recalled(now);
         }
+        while let Some((worker, _)) = self.idle_too_long().filter(|&(_, due)| due <= now) {
+            self.size.shrink();
+            self.let_go(worker);
+        }
+        while let Some((worker, _)) = self.too_old().filter(|&(_, due)| due <= now) {
+            self.let_go(worker);
+        }
+        if self.shortage_at().is_some_and(|due| due <= now) {
+            self.size.grow_to(self.size.wanted() + 1);
+        }
         self.balance(now);
-    }
-
-    // ---- decisions -----------------------------------------------------------------------------------------------
-
-    /// Work may have come, or a worker to do it.
-    fn go_on(&mut self, now: Instant) {
-        self.assign(now);
-        self.balance(now);
-    }
-
-    /// Hands queued work to workers: first one frame to everybody who has none, then ahead.
-    fn assign(&mut self, now: Instant) {
-        if self.phase == Phase::Ended || self.backlog.is_empty() {
-            return;
-        }
-        let ready = self.crew.ids(|worker| worker.stage == Stage::Ready && !worker.road_full);
-        let mut busy = self.crew.busy();
-        for &worker in &ready {
-            if busy < self.processes && self.crew.member(worker).load.is_empty() && self.hand_over(worker, now) {
-                busy += 1;
-            }
-        }
-        for &worker in &ready {
-            while self.wants_ahead(worker) && self.hand_over(worker, now) {}
-        }
-    }
-
-    /// Whether a busy worker should be given the next frame before it asks for it.
-    fn wants_ahead(&self, worker: WorkerId) -> bool {
-        let Some(member) = self.crew.get(worker) else { return false };
-        let Some(queue) = self.backlog.front() else { return false };
-        let Some(item_ns) = queue.item_ns else { return false };
-        let frame_ns = item_ns.saturating_mul(u64::from(queue.frame_items(self.grain)));
-        member.stage == Stage::Ready
-            && !member.road_full
-            && !member.load.is_empty()
-            && member.load.frames() < FRAMES_MAX
-            && member.load.backlog_ns().saturating_add(frame_ns) <= BACKLOG_NS
-    }
-
-    /// Sends the next frame to the worker; false if there is none.
-    fn hand_over(&mut self, worker: WorkerId, now: Instant) -> bool {
-        let allowance = self.crew.member(worker).load.allowance().unwrap_or(u64::MAX);
-        let items_max = |queue: &Queue| queue.items_max(self.processes, self.grain).min(allowance);
-        let Some((span, item_ns)) = self.backlog.cut(items_max) else { return false };
-        let member = self.crew.member(worker);
-        let number = member.load.push(span.clone(), item_ns.unwrap_or(BACKLOG_NS), now);
-        let spent = member.load.allowance() == Some(0);
-        self.actions.push_back(Action::Send(worker, span, number));
-        if spent {
-            self.retire(worker);
-        }
-        true
-    }
-
-    fn retire(&mut self, worker: WorkerId) {
-        self.crew.member(worker).stage = Stage::Retiring;
-        self.actions.push_back(Action::Stop(worker));
-    }
-
-    /// Brings the number of workers to what the work and the phase ask for.
-    fn balance(&mut self, now: Instant) {
-        if self.phase == Phase::Closing && self.backlog.is_empty() && self.feeding == 0 {
-            let ready = self.crew.ids(|worker| worker.stage == Stage::Ready);
-            ready.into_iter().for_each(|worker| self.retire(worker));
-        }
-        if self.restarts.again_at(now).is_some() {
-            return;
-        }
-        self.restarts.clear_timer();
-        for _ in self.alive()..self.wanted() {
-            self.starts_pending += 1;
-            self.actions.push_back(Action::Start);
-        }
-    }
-
-    /// Drops a `Start` that is decided and not carried out yet, if there are workers enough without it.
-    fn take_back_start(&mut self) {
-        let decided = self.actions.iter().rposition(|action| matches!(action, Action::Start));
-        if let Some(position) = decided
-            && self.alive() > self.wanted()
-        {
-            self.actions.remove(position);
-            self.starts_pending -= 1;
-        }
-    }
-
-    /// Workers that stay, and starts that are on their way.
-    fn alive(&self) -> usize {
-        self.crew.staying() + self.starts_pending
-    }
-
-    fn wanted(&self) -> usize {
-        match self.phase {
-            Phase::Running => self.processes,
-            Phase::Closing if self.feeding > 0 => self.processes,
-            Phase::Closing => {
-                let queued = self.backlog.queued_items();
-                usize::try_from(queued).unwrap_or(usize::MAX).min(self.processes)
-            }
-            Phase::Ended => 0,
-        }
-    }
-
-    fn count_start_failure(&mut self, ending: Ending, now: Instant) {
-        self.restarts.failed(ending, now);
-        // A worker that still serves keeps the pool alive, however badly replacements fare.
-        let serving = self.crew.all().any(|worker| worker.stage == Stage::Ready);
-        if self.restarts.are_too_many(self.processes) && !serving && !self.broken && self.wanted() > 0 {
-            self.broken = true;
-            self.actions.push_back(Action::Break);
-        }
-    }
-
-    /// The worker from which work should come back, and when. Nobody, unless another may take it up at once: a
-    /// replacement that waits for its predecessor to end may not.
-    fn recall(&self) -> Option<(WorkerId, Instant)> {
-        match self.backlog.is_empty() && self.crew.busy() < self.processes {
-            true => self.crew.recall(),
-            false => None,
-        }
     }
 }
 
 mod backlog;
 mod crew;
+mod decide;
+pub(crate) mod size;
 #[cfg(test)]
 mod walk;

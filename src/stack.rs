@@ -149,15 +149,19 @@ mod tests {
         for size in [64 << 10, 2 << 20, 16 << 20] {
             let (stack, here) = on_a_stack_of(size, || (of_this_thread().unwrap(), here()));
             assert!(stack.contains(&here), "{stack:?}, {here}");
-            assert!(stack.len() >= size - (16 << 10) && stack.len() <= size + (64 << 10), "{size}: {stack:?}");
+            // The C library gives a thread the stack of one that has ended, if that is large enough and not huge.
+            assert!(stack.len() >= size - (16 << 10) && stack.len() <= 4 * size + (64 << 10), "{size}: {stack:?}");
         }
     }
 
     #[test]
     fn half_of_what_is_left_may_be_used() {
         for size in [64usize << 10, 256 << 10, 2 << 20] {
-            let used = on_a_stack_of(size, || descend(&mut Room::from_here(), here()));
-            assert!(used > size / 4 && used < size / 2 + (16 << 10), "{used} of {size}");
+            let (used, len) = on_a_stack_of(size, || {
+                let used = descend(&mut Room::from_here(), here());
+                (used, of_this_thread().unwrap().len())
+            });
+            assert!(used > len / 4 && used < len / 2 + (16 << 10), "{used} of {len}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::iter::Fuse;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,7 +12,9 @@ use crate::batch::Batch;
 use crate::batch::ChunkSize;
 use crate::batch::Items;
 use crate::batch::JobId;
+use crate::batch::Selection;
 use crate::batch::Span;
+use crate::batch::Terms;
 use crate::blob::INLINE_MAX;
 use crate::codec;
 use crate::driver::Shared;
@@ -39,14 +42,18 @@ pub(crate) struct Options {
     /// `None`: as the call does by default.
     pub(crate) chunk_size: Option<usize>,
     pub(crate) fail_fast: bool,
+    /// How long each item may run.
+    pub(crate) timeout: Option<Duration>,
+    /// How often an item is run again that was lost with its worker.
+    pub(crate) retries: u32,
 }
 
 /// A call that is ready to be fed.
 pub(crate) struct Prepared {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) chunk: ChunkSize,
-    pub(crate) fail_fast: bool,
-    function: FunctionId,
+    terms: Terms,
+    fail_fast: bool,
+    selection: Selection,
     context: Option<Context>,
 }
 
@@ -68,20 +75,29 @@ impl Prepared {
             Some(0) => return Err(PoolError::ZeroChunkSize.into()),
             Some(items) => ChunkSize::Fixed(u32::try_from(items).unwrap_or(u32::MAX)),
         };
+        if options.timeout == Some(Duration::ZERO) {
+            return Err(PoolError::ZeroLimit { option: "timeout" }.into());
+        }
         let function = function.id().map_err(|message| TaskError::FunctionNotFound { message })?;
         let context = match context {
             Some(context) => Some(encode_context(shared, function, context)?),
             None => None,
         };
-        Ok(Self { shared: Arc::clone(shared), chunk, fail_fast: options.fail_fast, function, context })
+        let context_id = context.as_ref().map_or(0, |context| context.id);
+        Ok(Self {
+            shared: Arc::clone(shared),
+            terms: Terms { chunk, retries: options.retries, is_timed: options.timeout.is_some() },
+            fail_fast: options.fail_fast,
+            selection: Selection { function, context: context_id, timeout: options.timeout },
+            context,
+        })
     }
 
     /// Begins the job. A `feeding` job may be fed even when the pool is closed meanwhile.
     pub(crate) fn open(self, feeding: bool) -> Result<(JobId, Encoder), TaskError> {
-        let context_id = self.context.as_ref().map_or(0, |context| context.id);
         let job = Job { feeding, fail_fast: self.fail_fast, context: self.context, ..Job::default() };
-        let id = self.shared.with(|engine| engine.open(self.chunk, job))??;
-        Ok((id, Encoder::new(id, self.function, context_id)))
+        let id = self.shared.with(|engine| engine.open(self.terms, job))??;
+        Ok((id, Encoder::new(id, self.selection)))
     }
 }
 
@@ -104,8 +120,7 @@ pub(crate) type Work = Result<Span, (u64, TaskError)>;
 #[derive(Debug)]
 pub(crate) struct Encoder {
     job: JobId,
-    function: FunctionId,
-    context: u64,
+    selection: Selection,
     /// Position of the next item.
     next_index: u64,
     /// What all items so far had in bytes.
@@ -116,11 +131,10 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    fn new(job: JobId, function: FunctionId, context: u64) -> Self {
+    fn new(job: JobId, selection: Selection) -> Self {
         Self {
             job,
-            function,
-            context,
+            selection,
             next_index: 0,
             total_bytes: 0,
             output: Output::default(),
@@ -217,7 +231,7 @@ impl Encoder {
     }
 
     fn finish(&mut self, first_index: u64, items: Items) {
-        let batch = Batch { job: self.job, function: self.function, context: self.context, first_index, items };
+        let batch = Batch { job: self.job, selection: self.selection, first_index, items };
         self.work.push(Ok(Span::whole(batch)));
     }
 }
@@ -280,7 +294,7 @@ mod tests {
     use super::*;
 
     fn encoder() -> Encoder {
-        Encoder::new(JobId(1), FunctionId(1), 0)
+        Encoder::new(JobId(1), Selection { function: FunctionId(1), context: 0, timeout: None })
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use start_methods::Birth;
@@ -20,9 +21,11 @@ use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::Socket;
 
+use crate::batch::Selection;
 use crate::blob::Blob;
 use crate::blob::Bytes;
 use crate::codec;
+use crate::deadline;
 use crate::error::Side;
 use crate::frame;
 use crate::frame::AnswerKind;
@@ -162,6 +165,7 @@ enum Task {
     Ready {
         function: ResolvedFunction,
         context: Rc<Context>,
+        timeout: Option<Duration>,
     },
     /// They are all answered with this.
     Failed {
@@ -219,7 +223,8 @@ impl Tasks {
         }
     }
 
-    fn select(&self, function: FunctionId, context: u64) -> io::Result<Task> {
+    fn select(&self, selection: Selection) -> io::Result<Task> {
+        let Selection { function, context, timeout } = selection;
         let function = match self.functions.get(&function) {
             Some(Ok(function)) => *function,
             Some(Err(error)) => {
@@ -234,7 +239,7 @@ impl Tasks {
         Ok(match self.contexts.get(&context) {
             None => failed("it never arrived"),
             Some(context) => match context.as_ref() {
-                Context::Open(_) => Task::Ready { function, context: Rc::clone(context) },
+                Context::Open(_) => Task::Ready { function, context: Rc::clone(context), timeout },
                 Context::Failed(error) => failed(error),
             },
         })
@@ -242,10 +247,14 @@ impl Tasks {
 }
 
 impl Task {
+    fn is_timed(&self) -> bool {
+        matches!(self, Task::Ready { timeout: Some(_), .. })
+    }
+
     /// Runs one item; what to answer, with the bytes in `out`.
     fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> AnswerKind {
         out.clear();
-        let (function, context, item) = match (self, item) {
+        let (function, context, item, timeout) = match (self, item) {
             (Task::Failed { kind, message }, _) => {
                 out.say(message.as_bytes());
                 return *kind;
@@ -254,9 +263,10 @@ impl Task {
                 out.say(error.as_bytes());
                 return AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument));
             }
-            (Task::Ready { function, context }, Ok(item)) => (function, context, item),
+            (Task::Ready { function, context, timeout }, Ok(item)) => (function, context, item, *timeout),
         };
         let Context::Open(context) = context.as_ref() else { unreachable!("a task is ready when its context is open") };
+        let _limit = deadline::begin(timeout);
         let ended = panics::recorded(|| {
             // What a panic leaves behind in the context or in statics is the user's to judge, as it is with the
             // threads of a pool.
@@ -338,8 +348,8 @@ impl<'a> RingWorker<'a> {
                 self.task.take_if(|(_, chosen)| *chosen == context);
                 self.tasks.forget(context);
             }
-            Order::Select { function, context } => {
-                self.task = Some((self.tasks.select(function, context)?, context));
+            Order::Select { selection } => {
+                self.task = Some((self.tasks.select(selection)?, selection.context));
             }
             Order::Run { .. } => return Err(broken("a frame of items, where items come one by one")),
             Order::Stop => return Ok(true),
@@ -349,6 +359,9 @@ impl<'a> RingWorker<'a> {
 
     fn run(&mut self, record: &ring::worker::Record, attached: Option<PrivateFd>) -> io::Result<()> {
         let Some((task, _)) = &self.task else { return Err(broken("an item without a function")) };
+        if task.is_timed() {
+            self.rings.show_beginning();
+        }
         let kind = match record.attachment {
             None => task.run(Ok(self.rings.bytes(record)), &mut self.out),
             Some(_) => task.run(read_attached(attached).as_deref().map_err(String::as_str), &mut self.out),
@@ -407,8 +420,8 @@ impl SocketWorker {
                 }
                 Order::Forget { context } => self.tasks.forget(context),
                 Order::Select { .. } => return Err(broken("a choice, where each frame makes its own")),
-                Order::Run { function, context, body, .. } => {
-                    let task = self.tasks.select(function, context)?;
+                Order::Run { selection, body, .. } => {
+                    let task = self.tasks.select(selection)?;
                     self.run(&task, body, received.attached)?;
                 }
                 Order::Stop => return Ok(0),

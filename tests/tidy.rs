@@ -28,8 +28,8 @@ const HOUSES: &[House] = &[POOL, START_METHODS];
 const POOL: House = House {
     src: "src",
     floors: &[
-        &["error", "bell", "blob", "task", "restarts", "condvar", "origin", "stack"],
-        &["explain", "output"],
+        &["error", "bell", "blob", "task", "restarts", "condvar", "origin", "stack", "clock", "deadline"],
+        &["explain", "output", "standing"],
         &["codec", "forkserver", "init"],
         &["function"],
         &["batch", "panics"],

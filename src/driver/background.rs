@@ -30,7 +30,7 @@ impl Shared {
         let announced = Announced::new();
         let thread = builder.spawn(move || shared.drive_in_background(&announced.enter())).inspect_err(|_| {
             self.driven.lock().background_gone = true;
-            self.callbacks.finish(None);
+            let _left = self.callbacks.finish(None);
         })?;
         *self.background_thread.lock() = Some(thread);
         Ok(())

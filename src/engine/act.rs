@@ -1,6 +1,7 @@
 //! What the schedule decides, done: sending, recalling, killing, and the end of the pool.
 
 use std::io;
+use std::time::Duration;
 use std::time::Instant;
 
 use log::Level;
@@ -13,6 +14,7 @@ use crate::batch::JobId;
 use crate::batch::Span;
 use crate::error::PoolError;
 use crate::error::TaskError;
+use crate::jobs::Cancelled;
 use crate::jobs::Outcome;
 use crate::load::FrameNumber;
 use crate::member::Member;
@@ -42,7 +44,7 @@ impl Engine {
                 Action::Break => {
                     let last = self.last_start_error.take().expect("a start that fails leaves its error");
                     let failures = self.schedule.start_failures();
-                    self.end(PoolError::Broken { failures, last: Box::new(last) });
+                    self.end(PoolError::Broken { failures, last: Box::new(last) }, GRACE);
                 }
             }
         }
@@ -117,7 +119,7 @@ impl Engine {
         match taken {
             Some(Ok(taken)) => taken,
             Some(Err(message)) => {
-                self.doom(worker, PoolError::Protocol { message });
+                self.convict(worker, PoolError::Protocol { message });
                 TakenBack::Last(0)
             }
             None => TakenBack::Last(0),
@@ -125,7 +127,7 @@ impl Engine {
     }
 
     /// Takes back the work that the worker has not begun; tells it all else again.
-    fn recall(&mut self, worker: WorkerId) {
+    pub(super) fn recall(&mut self, worker: WorkerId) {
         let taken = self.take_back(worker);
         let Some(member) = self.members.get_mut(&worker) else { return };
         let sent = member.flush();
@@ -139,14 +141,18 @@ impl Engine {
     pub(super) fn skip(&mut self, span: &Span) {
         let id = span.batch.job;
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        span.indices().for_each(|index| job.settle(index, Outcome::Error(Box::new(TaskError::Skipped))));
+        let error = match job.cancelled {
+            Some(Cancelled::ByCaller) => TaskError::Cancelled,
+            _ => TaskError::Skipped,
+        };
+        span.indices().for_each(|index| job.settle(index, Outcome::Error(Box::new(error.clone()))));
         self.progress(id);
     }
 
-    /// Kills a worker that broke the protocol or cannot start. Nothing it says counts from here on.
-    pub(super) fn doom(&mut self, worker: WorkerId, error: PoolError) {
+    /// Kills a worker that broke the protocol or cannot start.
+    pub(super) fn convict(&mut self, worker: WorkerId, error: PoolError) {
         if let Some(member) = self.members.get_mut(&worker) {
-            member.doom.get_or_insert(error);
+            member.standing.convict(error);
         }
         self.kill(worker);
     }
@@ -181,11 +187,15 @@ impl Engine {
         }
     }
 
-    /// Nothing more runs: every item without an outcome gets `error`, and every worker is told to go.
-    pub(crate) fn end(&mut self, error: PoolError) {
+    /// Nothing more runs: every item without an outcome gets `error`, and every worker is told to go, and killed when
+    /// `grace` has passed.
+    pub(crate) fn end(&mut self, error: PoolError, grace: Duration) {
+        let kill_at = Instant::now().checked_add(grace);
         if matches!(self.phase, Phase::Ended(_)) {
+            self.hasten(kill_at);
             return;
         }
+        self.killed_by = kill_at;
         let outcome = match &error {
             PoolError::Terminated => TaskError::Terminated,
             error => TaskError::Refused(error.clone()),
@@ -200,13 +210,12 @@ impl Engine {
             self.progress(id);
         }
         self.tell_watchers();
-        let kill_at = Instant::now() + GRACE;
         // A pool that was joined has neither workers nor a watch.
         let Some(watch) = self.watch.clone() else { return };
         for member in self.members.values_mut() {
             // Nobody reads the road any more.
             watch.remove(member.road.fd());
-            member.kill_at = Some(kill_at);
+            member.kill_at = [member.kill_at, kill_at].into_iter().flatten().min();
             // SIGCONT, so that a stopped worker can act on it. To the process as well as to its group: one that is just
             // being born has no group of its own yet.
             for signal in [Signal::SIGTERM, Signal::SIGCONT] {
@@ -217,5 +226,13 @@ impl Engine {
             }
         }
         watch.ring();
+    }
+
+    /// The pool has ended already; now its workers may not take longer than this.
+    fn hasten(&mut self, kill_at: Option<Instant>) {
+        self.killed_by = [self.killed_by, kill_at].into_iter().flatten().min();
+        for member in self.members.values_mut() {
+            member.kill_at = [member.kill_at, kill_at].into_iter().flatten().min();
+        }
     }
 }

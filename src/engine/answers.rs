@@ -53,7 +53,7 @@ impl Engine {
                     && let Road::Ring(rings, _) = &mut member.road
                     && let Err(Broken(message)) = rings.rung()
                 {
-                    self.doom_babbler(worker, message);
+                    self.silence(worker, message);
                 }
             }
             Road::Socket(_) => {
@@ -84,7 +84,7 @@ impl Engine {
         if matches!(self.phase, Phase::Ended(_)) {
             return false;
         }
-        let has_news = |member: &Member| !member.is_babbling && member.has_news();
+        let has_news = |member: &Member| member.standing.is_heard() && member.has_news();
         let news: Vec<WorkerId> =
             self.members.iter().filter(|(_, member)| has_news(member)).map(|(&worker, _)| worker).collect();
         for &worker in &news {
@@ -118,7 +118,7 @@ impl Engine {
     fn busy_rings(&self) -> impl Iterator<Item = &ring::parent::Road> {
         let is_over = matches!(self.phase, Phase::Ended(_));
         self.members.values().filter_map(move |member| match &member.road {
-            Road::Ring(rings, _) if !is_over && !rings.is_idle() && !member.is_babbling => Some(rings.as_ref()),
+            Road::Ring(rings, _) if !is_over && !rings.is_idle() && member.standing.is_heard() => Some(rings.as_ref()),
             _ => None,
         })
     }
@@ -128,8 +128,8 @@ impl Engine {
         self.schedule.busy() < self.processors
     }
 
-    /// The last that a dead worker has left.
-    pub(super) fn hear_last_answers(&mut self, worker: WorkerId) {
+    /// All that a worker has answered so far; of a dead one, the last.
+    pub(super) fn hear_all_answers(&mut self, worker: WorkerId) {
         match self.members.get(&worker).map(|member| &member.road) {
             Some(Road::Ring(..)) => self.hear_rings(worker),
             Some(Road::Socket(_)) => self.hear_socket(worker, usize::MAX),
@@ -140,15 +140,16 @@ impl Engine {
     /// Whether nothing that the worker says counts any more. What a worker answered before it is killed for another
     /// reason counts like any answer.
     fn is_beyond_hearing(&self, worker: WorkerId) -> bool {
-        matches!(self.phase, Phase::Ended(_)) || self.members.get(&worker).is_none_or(|member| member.is_babbling)
+        matches!(self.phase, Phase::Ended(_))
+            || self.members.get(&worker).is_none_or(|member| !member.standing.is_heard())
     }
 
     /// The worker left on its road what no worker of ours does.
-    pub(super) fn doom_babbler(&mut self, worker: WorkerId, message: impl Into<String>) {
+    pub(super) fn silence(&mut self, worker: WorkerId, message: impl Into<String>) {
         if let Some(member) = self.members.get_mut(&worker) {
-            member.is_babbling = true;
+            member.standing.silence(PoolError::Protocol { message: message.into() });
         }
-        self.doom(worker, PoolError::Protocol { message: message.into() });
+        self.kill(worker);
     }
 
     // ---- rings ---------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ impl Engine {
     fn hear_rings(&mut self, worker: WorkerId) {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         if let Err(Broken(message)) = self.receive(worker, &mut arrivals) {
-            self.doom_babbler(worker, message);
+            self.silence(worker, message);
         }
         self.arrivals = arrivals;
     }
@@ -170,6 +171,7 @@ impl Engine {
             return Ok(());
         };
         rings.receive(arrivals)?;
+        let obeyed = rings.obeyed();
         let mut heard = None;
         while !self.is_beyond_hearing(worker) {
             let Some(Road::Ring(rings, _)) = self.members.get_mut(&worker).map(|member| &mut member.road) else {
@@ -199,6 +201,12 @@ impl Engine {
             self.effects.spent.extend(finished.and_then(|finished| finished.blob));
         }
         self.received(worker, arrivals, heard);
+        if let Some(Road::Ring(rings, _)) = self.members.get(&worker).map(|member| &member.road)
+            && rings.obeyed() != obeyed
+        {
+            self.schedule.is_prepared(worker, now);
+        }
+        self.weigh(worker, now);
         Ok(())
     }
 
@@ -239,7 +247,7 @@ impl Engine {
         for _ in 0..answers_max {
             let Some(member) = self.members.get(&worker) else { break };
             let Road::Socket(road) = &member.road else { break };
-            if member.is_babbling && answers_max == usize::MAX {
+            if !member.standing.is_heard() && answers_max == usize::MAX {
                 // Whoever else writes to its road must not hold up its burial.
                 break;
             }
@@ -270,11 +278,11 @@ impl Engine {
         let Some(member) = self.members.get_mut(&worker) else { return };
         let running = self.schedule.running(worker);
         let (Some(item), true) = (running, answer.sequence == member.answers) else {
-            return self.doom_babbler(worker, format!("answer {} out of turn", answer.sequence));
+            return self.silence(worker, format!("answer {} out of turn", answer.sequence));
         };
         member.answered();
         if attached.is_some() && answer.body != Body::Attached {
-            return self.doom_babbler(worker, "an attachment that was not announced");
+            return self.silence(worker, "an attachment that was not announced");
         }
         self.settle_answer(worker, item, answer.kind, answer.body, attached);
         self.settled_one(worker);
@@ -287,6 +295,7 @@ impl Engine {
             self.effects.spent.extend(blob);
             self.schedule.measure(job, elapsed_ns, items);
         }
+        self.weigh(worker, Instant::now());
     }
 
     /// An answer came whose attached bytes found no room in our descriptor table. Only a result, or a very long error
@@ -296,7 +305,7 @@ impl Engine {
             return;
         }
         let Some(item) = self.schedule.running(worker) else {
-            return self.doom_babbler(worker, "an answer for nothing");
+            return self.silence(worker, "an answer for nothing");
         };
         if let Some(member) = self.members.get_mut(&worker) {
             member.answered();
@@ -312,9 +321,19 @@ impl Engine {
         }
     }
 
+    /// Replaces a worker that has grown too large.
+    fn weigh(&mut self, worker: WorkerId, now: Instant) {
+        let Some(rss_max) = self.rss_max else { return };
+        let at_leisure = self.schedule.running(worker).is_none();
+        let Some(member) = self.members.get_mut(&worker) else { return };
+        if member.weigh(at_leisure, now).is_some_and(|rss| rss > rss_max) {
+            self.schedule.dismiss(worker, now);
+        }
+    }
+
     // ---- both ----------------------------------------------------------------------------------------------------
 
-    /// One answer, whatever it is; dooms a worker that answers as no worker of ours does.
+    /// One answer, whatever it is; silences a worker that answers as no worker of ours does.
     fn settle_answer(
         &mut self,
         worker: WorkerId,
@@ -338,21 +357,23 @@ impl Engine {
                     self.job(job).settle(index, Outcome::Blob(blob));
                     return self.progress(job);
                 }
-                Err(error) => self.doom_for_answer(worker, error.to_string()),
+                Err(error) => self.silence_for_answer(worker, error.to_string()),
             },
             (Body::Attached, Some(fd)) => match Blob::receive(fd).and_then(|blob| blob.read_start(TEXT_MAX)) {
                 Ok(text) => error_of(kind, &text, pid),
-                Err(error) => self.doom_for_answer(worker, error.to_string()),
+                Err(error) => self.silence_for_answer(worker, error.to_string()),
             },
             (Body::Attached, None) if member.take_loss() => no_descriptor(),
-            (Body::Attached, None) => self.doom_for_answer(worker, "an answer whose attachment is missing".to_owned()),
+            (Body::Attached, None) => {
+                self.silence_for_answer(worker, "an answer whose attachment is missing".to_owned())
+            }
         };
         self.settle_error(job, index, error);
     }
 
-    /// Dooms a worker for an answer that cannot be read; what the item's caller is told.
-    fn doom_for_answer(&mut self, worker: WorkerId, message: String) -> TaskError {
-        self.doom_babbler(worker, message.clone());
+    /// Silences a worker for an answer that cannot be read; what the item's caller is told.
+    fn silence_for_answer(&mut self, worker: WorkerId, message: String) -> TaskError {
+        self.silence(worker, message.clone());
         TaskError::Decode { side: Side::Result, message }
     }
 }

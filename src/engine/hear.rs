@@ -23,6 +23,8 @@ use crate::message;
 use crate::message::Report;
 use crate::panics::PanicRecord;
 use crate::restarts::Ending;
+use crate::schedule::Departure;
+use crate::schedule::Lost;
 use crate::schedule::WorkerId;
 use crate::transport::Road;
 
@@ -52,7 +54,7 @@ impl Engine {
                     member.kill_at.get_or_insert_with(|| Instant::now() + SILENT_EXIT_TIMEOUT);
                     return;
                 }
-                Err(error) => return self.doom(worker, error.into()),
+                Err(error) => return self.convict(worker, error.into()),
             }
         }
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -87,7 +89,9 @@ impl Engine {
 
     /// Gives a dismissed worker that has nothing left to run its last moment.
     pub(super) fn kill_if_idle(&mut self, worker: WorkerId) {
-        if self.members.get(&worker).is_some_and(|member| member.dismissed) && self.schedule.running(worker).is_none() {
+        if self.members.get(&worker).is_some_and(|member| member.standing.is_dismissed())
+            && self.schedule.running(worker).is_none()
+        {
             self.kill_soon(worker);
         }
     }
@@ -105,7 +109,7 @@ impl Engine {
                 member.attached(number, fd);
                 // Each belongs to an answer, and each answer to an item that it holds.
                 if member.attachments() as u64 > self.schedule.items_held(worker) {
-                    self.doom_babbler(worker, "it sends what nobody asked for");
+                    self.silence(worker, "it sends what nobody asked for");
                 }
             }
             (Ok(Report::LastWords(record)), _) => {
@@ -117,12 +121,12 @@ impl Engine {
                 self.schedule.ready(worker, Instant::now());
             }
             (Ok(Report::InitializerFailed { message }), Greeting::Hello) => {
-                self.doom(worker, PoolError::Initializer { message });
+                self.convict(worker, PoolError::Initializer { message });
             }
             (Ok(Report::NoRings { message }), Greeting::Hello) => {
                 // Whatever keeps this worker from mapping memory may keep the next one from it: the socket serves.
                 self.effects.without_rings = true;
-                self.doom(worker, PoolError::NoSharedMemory { message });
+                self.convict(worker, PoolError::NoSharedMemory { message });
             }
             (Ok(report), _) => self.hear_nonsense(worker, format!("{report:?} out of turn")),
             (Err(error), _) => self.hear_nonsense(worker, format!("a report: {error}")),
@@ -135,9 +139,9 @@ impl Engine {
         let Some(member) = self.members.get_mut(&worker) else { return };
         member.nonsense += 1;
         if member.greeting != Greeting::Ready || member.nonsense > NONSENSE_MAX {
-            return self.doom(worker, PoolError::Protocol { message });
+            return self.convict(worker, PoolError::Protocol { message });
         }
-        if !member.dismissed {
+        if member.standing.is_good() {
             let text = format!("worker {} is replaced, for it broke the protocol: {message}", member.child.pid());
             self.effects.log(Level::Warn, text);
             self.dismiss(worker);
@@ -152,7 +156,7 @@ impl Engine {
     pub(super) fn dismiss(&mut self, worker: WorkerId) {
         let watch = self.watch();
         let Some(member) = self.members.get_mut(&worker) else { return };
-        member.dismissed = true;
+        member.standing.dismiss();
         // Nothing more that it says there is of interest, and at its end it would be readable for ever.
         watch.remove(member.child.control().as_fd());
         if member.greeting == Greeting::Ready {
@@ -206,7 +210,7 @@ impl Engine {
     /// The worker is dead. Its answers first, then what it never read, then the verdict on what it was running.
     fn bury(&mut self, worker: WorkerId, exit: Exit) {
         self.hear_control(worker);
-        self.hear_last_answers(worker);
+        self.hear_all_answers(worker);
         let unbegun = self.take_back(worker);
         if self.members.contains_key(&worker)
             && (exit.status().is_none_or(|status| !status.success()) || self.schedule.running(worker).is_some())
@@ -220,26 +224,39 @@ impl Engine {
         let pid = member.child.pid();
         let status = exit.status();
         if member.greeting != Greeting::Ready && !matches!(self.phase, Phase::Ended(_)) {
-            let error = member.doom.clone().unwrap_or(PoolError::DiedStarting { pid, status });
+            let error = member.standing.sentence().cloned().unwrap_or(PoolError::DiedStarting { pid, status });
             self.effects.log(Level::Warn, error.to_string());
             self.last_start_error = Some(error);
-        } else if let Some(doom) = &member.doom {
-            let text = format!("worker {pid} was killed: {doom}");
+        } else if let Some(sentence) = member.standing.sentence() {
+            let text = format!("worker {pid} was killed: {sentence}");
             self.effects.log(Level::Warn, text);
         }
         let ending = match status.and_then(|status| status.signal()) {
-            Some(libc::SIGKILL) if member.doom.is_none() => Ending::Killed,
+            Some(libc::SIGKILL) if member.standing.sentence().is_none() => Ending::Killed,
             _ => Ending::Other,
         };
-        let lost = self.schedule.exited(worker, unbegun.as_unbegun(), !member.is_babbling, ending, Instant::now());
+        let unbegun = match &member.charge {
+            Some(charge) if !charge.has_begun && self.schedule.running(worker) == Some(charge.item) => {
+                unbegun.with_one_begun(self.schedule.items_held(worker))
+            }
+            _ => unbegun,
+        };
+        let departure = Departure {
+            unbegun: unbegun.as_unbegun(),
+            in_its_senses: member.standing.is_heard(),
+            may_retry: member.charge.is_none(),
+            ending,
+        };
+        let lost = self.schedule.exited(worker, departure, Instant::now());
         // Nothing but the abort that it announced makes a panic the cause of a death.
         let aborted = status.is_some_and(|status| status.signal() == Some(Signal::SIGABRT as i32));
         let panic = member.last_words.filter(|_| aborted);
-        for span in lost {
-            for index in span.indices() {
-                let error = TaskError::WorkerDied { pid, status, started: true, panic: panic.clone() };
-                self.settle_error(span.batch.job, index, error);
-            }
+        for Lost { item, workers } in lost {
+            let error = match &member.charge {
+                Some(charge) if charge.item == item => charge.error.clone(),
+                _ => TaskError::WorkerDied { pid, status, started: true, attempts: workers, panic: panic.clone() },
+            };
+            self.settle_error(item.job, item.index, error);
         }
     }
 
@@ -263,12 +280,15 @@ impl Engine {
                 self.bury(worker, exit);
             } else if let Greeting::Awaited(hello_due) = member.greeting
                 && hello_due <= now
-                && member.doom.is_none()
+                && member.standing.sentence().is_none()
             {
                 let pid = member.child.pid();
                 let error = StartError::HelloTimeout { pid, timeout: super::HELLO_TIMEOUT };
-                self.doom(worker, error.into());
+                self.convict(worker, error.into());
             }
+        }
+        for worker in self.schedule.looks_due(now) {
+            self.look_at_item(worker, now);
         }
         self.schedule.tick(now);
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use crate::batch::ChunkSize;
 use crate::batch::JobId;
 use crate::batch::Span;
+use crate::batch::Terms;
+use crate::load::ItemOf;
 use crate::queue::Queue;
+use crate::schedule::Lost;
 
 #[derive(Clone, Copy, Debug)]
 enum End {
@@ -25,8 +27,8 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn open(&mut self, job: JobId, chunk: ChunkSize) {
-        let before = self.jobs.insert(job, Queue::new(chunk));
+    pub(super) fn open(&mut self, job: JobId, terms: Terms) {
+        let before = self.jobs.insert(job, Queue::new(terms));
         assert!(before.is_none(), "a job is opened once");
     }
 
@@ -99,6 +101,26 @@ impl Backlog {
         for span in spans.into_iter().rev() {
             self.enqueue(span, End::Front);
         }
+    }
+
+    /// These items may have begun, and their worker is gone. What is run again returns to the front of its queue; the
+    /// rest is returned.
+    pub(super) fn lose(&mut self, lost: Vec<Span>, may_retry: bool) -> Vec<Lost> {
+        let (mut again, mut gone) = (Vec::new(), Vec::new());
+        for mut span in lost {
+            while !span.is_empty() {
+                let one = span.split_front(1);
+                let item = ItemOf { job: one.batch.job, index: one.index_of_first() };
+                let queue = self.jobs.get_mut(&item.job).expect("work belongs to an open job");
+                let workers = queue.lose(item.index);
+                match may_retry && queue.tries_again(workers) {
+                    true => again.push(one),
+                    false => gone.push(Lost { item, workers }),
+                }
+            }
+        }
+        self.put_back(again);
+        gone
     }
 
     fn enqueue(&mut self, span: Span, end: End) {

@@ -1,5 +1,6 @@
 //! The workers, as the schedule sees them: where each is in its life, what it holds, who is idle. Pure.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use std::time::Instant;
@@ -26,6 +27,8 @@ pub(super) struct Worker {
     pub(super) load: Load,
     /// Its road took no more; cleared by the next answer or when the road says it has room.
     pub(super) road_full: bool,
+    /// When it got ready.
+    pub(super) ready_since: Instant,
     /// When it was last seen without work.
     pub(super) idle_since: Instant,
     /// Nothing is recalled from it until then.
@@ -35,7 +38,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(tasks_max: Option<u64>, now: Instant) -> Self {
         let load = Load::new(tasks_max);
-        Self { stage: Stage::Starting, load, road_full: false, idle_since: now, recall_at: None }
+        Self { stage: Stage::Starting, load, road_full: false, ready_since: now, idle_since: now, recall_at: None }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -100,6 +103,41 @@ impl Crew {
     /// How many stay.
     pub(super) fn staying(&self) -> usize {
         self.all().filter(|worker| matches!(worker.stage, Stage::Starting | Stage::Ready)).count()
+    }
+
+    /// How many are not ready yet.
+    pub(super) fn starting(&self) -> usize {
+        self.all().filter(|worker| worker.stage == Stage::Starting).count()
+    }
+
+    /// The one that has been idle for the longest time, and since when.
+    pub(super) fn idlest(&self) -> Option<(WorkerId, Instant)> {
+        let idle = self.0.iter().filter(|(_, worker)| worker.is_idle());
+        idle.map(|(&id, worker)| (id, worker.idle_since)).min_by_key(|&(_, since)| since)
+    }
+
+    /// The one that has been ready for the longest time, and since when.
+    pub(super) fn oldest(&self) -> Option<(WorkerId, Instant)> {
+        let ready = self.0.iter().filter(|(_, worker)| worker.stage == Stage::Ready);
+        ready.map(|(&id, worker)| (id, worker.ready_since)).min_by_key(|&(_, since)| since)
+    }
+
+    /// The one whose leaving costs least: idle, not ready, or with the least to do.
+    pub(super) fn most_dispensable(&self) -> Option<WorkerId> {
+        let staying = self.0.iter().filter(|(_, worker)| matches!(worker.stage, Stage::Starting | Stage::Ready));
+        let cost = |worker: &Worker| if worker.is_idle() { 0 } else { worker.load.items().max(1) };
+        staying.min_by_key(|&(&id, worker)| (cost(worker), Reverse(id))).map(|(&id, _)| id)
+    }
+
+    /// When somebody has had more than it runs for so long that another worker should share it.
+    pub(super) fn backed_up(&self) -> Option<Instant> {
+        let waiting = self.all().filter(|worker| worker.load.items() > 1);
+        waiting.filter_map(|worker| worker.load.last_sent_at()).min().map(|sent_at| sent_at + RECALL_AFTER)
+    }
+
+    /// Those whose item in front must be looked at, and when.
+    pub(super) fn looks_due(&self) -> impl Iterator<Item = (WorkerId, Instant)> {
+        self.0.iter().filter_map(|(&id, worker)| Some((id, worker.load.look_due()?)))
     }
 
     /// The worker from which work should come back because somebody is idle, and when.

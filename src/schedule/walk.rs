@@ -1,14 +1,19 @@
 //! The schedule against a model of the world, walked at random.
 //!
 //! The model has jobs whose items count how often they were started and settled, and workers that read frames in
-//! order, answer item by item, and die at any moment. Roads refuse frames: some because they are full, until they say that
+//! order, answer item by item, and die at any moment. Some items have a time limit, some are tried again, and the pool
+//! grows and shrinks. Roads refuse frames: some because they are full, until they say that
 //! they have room, some until the next answer, and some all but a part. After every step the rules of the schedule are
 //! checked; at the end of every walk the world is let run out, and then every item must have exactly one outcome.
+
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use self::world::World;
 use crate::load::Grain;
+use crate::schedule::Keeping;
+use crate::schedule::size::Size;
 
 /// One thing that happens. Numbers choose among what is there, whatever their size.
 #[derive(Clone, Debug)]
@@ -16,6 +21,8 @@ enum Event {
     Open {
         fixed_chunk: Option<u32>,
         feeding: bool,
+        retries: u32,
+        timeout: Option<Duration>,
     },
     Submit {
         job: usize,
@@ -58,6 +65,10 @@ enum Event {
     Wait {
         millis: u64,
     },
+    /// The pool is made larger or smaller.
+    Resize {
+        processes: usize,
+    },
     Close,
 }
 
@@ -75,8 +86,10 @@ enum Refusal {
 fn event() -> impl Strategy<Value = Event> {
     let pick = 0..100usize;
     prop_oneof![
-        1 => (proptest::option::of(1..5u32), any::<bool>())
-            .prop_map(|(fixed_chunk, feeding)| Event::Open { fixed_chunk, feeding }),
+        1 => (proptest::option::of(1..5u32), any::<bool>(), 0..3u32, proptest::option::weighted(0.3, 1..20u64))
+            .prop_map(|(fixed_chunk, feeding, retries, millis)| {
+                Event::Open { fixed_chunk, feeding, retries, timeout: millis.map(Duration::from_millis) }
+            }),
         4 => (pick.clone(), 1..9u32).prop_map(|(job, items)| Event::Submit { job, items }),
         1 => pick.clone().prop_map(|job| Event::Seal { job }),
         1 => pick.clone().prop_map(|job| Event::Cancel { job }),
@@ -89,10 +102,12 @@ fn event() -> impl Strategy<Value = Event> {
         3 => prop_oneof![Just(Refusal::Full), Just(Refusal::Later), Just(Refusal::Part)].prop_map(|refusal| Event::Refuse { refusal }),
         4 => (0..100usize).prop_map(|worker| Event::Room { worker }),
         3 => (0..3u64).prop_map(|millis| Event::Wait { millis }),
+        1 => (1..5usize).prop_map(|processes| Event::Resize { processes }),
         1 => Just(Event::Close),
     ]
 }
 
+mod model;
 mod world;
 
 proptest! {
@@ -102,10 +117,17 @@ proptest! {
     fn every_item_has_one_outcome_whatever_happens(
         processes in 1..5usize,
         tasks_max in proptest::option::of(1..7u64),
+        idle in proptest::option::of((0..3usize, 1..5u64)),
+        age in proptest::option::of(1..30u64),
         grain in prop_oneof![Just(Grain::Frame), Just(Grain::Item)],
         events in proptest::collection::vec(event(), 1..300),
     ) {
-        let mut world = World::new(processes, tasks_max, grain);
+        let size = match idle {
+            Some((least, millis)) => Size::elastic(least, processes, Duration::from_millis(millis)),
+            None => Size::fixed(processes),
+        };
+        let age_max = age.map(Duration::from_millis);
+        let mut world = World::new(Keeping { size, tasks_max, age_max, grain });
         for event in &events {
             world.happen(event);
             if world.broken {

@@ -49,7 +49,7 @@ pub(crate) struct Death {
 /// The death that cost a started item. Its status is known, as we kill nobody's parent here.
 pub(crate) fn death<T: std::fmt::Debug>(result: Result<T, TaskError>) -> Death {
     match result {
-        Err(TaskError::WorkerDied { pid, status: Some(status), started: true, panic }) => {
+        Err(TaskError::WorkerDied { pid, status: Some(status), started: true, attempts: 1, panic }) => {
             Death { pid, signal: status.signal(), code: status.code(), panic }
         }
         other => panic!("not the death of a worker in its task: {other:?}"),

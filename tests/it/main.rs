@@ -21,11 +21,13 @@ mod warden;
 
 mod apply;
 mod callbacks;
+mod cancel;
 mod compare;
 mod context;
 mod deaths;
 mod deep;
 mod descriptors;
+mod elastic;
 mod errors;
 mod exhaustion;
 mod hostile;
@@ -42,12 +44,14 @@ mod python;
 mod races;
 mod recycle;
 mod results;
+mod retries;
 mod rogue;
 mod servers;
 mod settings;
 mod starmap;
 mod starts;
 mod terminate;
+mod timeouts;
 mod values;
 mod waits;
 
@@ -59,11 +63,13 @@ use harness::Role;
 const MODULES: &[Module] = &[
     ("apply", apply::CASES),
     ("callbacks", callbacks::CASES),
+    ("cancel", cancel::CASES),
     ("compare", compare::CASES),
     ("context", context::CASES),
     ("deaths", deaths::CASES),
     ("deep", deep::CASES),
     ("descriptors", descriptors::CASES),
+    ("elastic", elastic::CASES),
     ("errors", errors::CASES),
     ("exhaustion", exhaustion::CASES),
     ("hostile", hostile::CASES),
@@ -81,12 +87,14 @@ const MODULES: &[Module] = &[
     ("recycle", recycle::CASES),
     ("spoilt", spoilt::CASES),
     ("results", results::CASES),
+    ("retries", retries::CASES),
     ("rogue", rogue::CASES),
     ("servers", servers::CASES),
     ("settings", settings::CASES),
     ("starmap", starmap::CASES),
     ("starts", starts::CASES),
     ("terminate", terminate::CASES),
+    ("timeouts", timeouts::CASES),
     ("values", values::CASES),
     ("waits", waits::CASES),
 ];

@@ -10,6 +10,12 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Wake;
+use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -106,6 +112,30 @@ pub(crate) fn pass(path: &str) {
             Ok(_) => return,
             Err((again, Errno::EINTR)) => file = again,
             Err((_, errno)) => panic!("the gate is broken: {errno}"),
+        }
+    }
+}
+
+/// In a task: takes so long.
+pub(crate) fn doze(millis: u64) -> u64 {
+    thread::sleep(Duration::from_millis(millis));
+    millis
+}
+
+/// Waits for a future on this thread.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
@@ -28,6 +29,10 @@ cases![
     terminate_ends_tasks_that_ignore_sigterm,
     terminate_ends_what_tasks_have_started,
     terminate_ends_a_half_consumed_imap,
+    without_grace_nobody_is_asked,
+    with_grace_a_task_puts_things_away,
+    the_shortest_grace_counts,
+    join_waits_for_a_long_grace,
 ];
 
 fn held(pool: &Pool, gate: &Gate, book: &Notebook) -> AsyncResult<()> {
@@ -196,4 +201,85 @@ fn terminate_ends_a_half_consumed_imap(method: StartMethod) {
         }
         pool.join().unwrap();
     }
+}
+
+/// Ignores SIGTERM and waits at the gate.
+fn stubborn(pool: &Pool, gate: &Gate, book: &Notebook) -> AsyncResult<()> {
+    pool.apply_async((gate.path(), book.path()), |gate, book| {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGTERM);
+        mask.thread_block().unwrap();
+        stage::note(&book, std::process::id());
+        stage::pass(&gate);
+        // What has waited ends it now.
+        mask.thread_unblock().unwrap();
+    })
+}
+
+fn without_grace_nobody_is_asked(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let (gate, book) = (Gate::closed(), Notebook::new());
+    let handle = stubborn(&pool, &gate, &book);
+    let pid: u32 = book.wait_for(1)[0].parse().unwrap();
+    pool.terminate_with_grace(Duration::ZERO);
+    assert!(processes::ended(pid));
+    assert!(is_terminated(&handle.get()));
+    pool.join().unwrap();
+}
+
+fn with_grace_a_task_puts_things_away(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let book = Notebook::new();
+    let handle = pool.apply_async((book.path(),), |book| {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGTERM);
+        mask.thread_block().unwrap();
+        stage::note(&book, "ready");
+        mask.wait().unwrap();
+        // Longer than it would have without being asked for.
+        stage::doze(1500);
+        stage::note(&book, "put away");
+        if !book.is_empty() {
+            std::process::exit(0);
+        }
+    });
+    book.wait_for(1);
+    pool.terminate_with_grace(Duration::from_secs(50));
+    assert_eq!(book.lines(), ["ready", "put away"]);
+    assert!(is_terminated::<()>(&handle.get()));
+    pool.join().unwrap();
+}
+
+fn the_shortest_grace_counts(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let (gate, book) = (Gate::closed(), Notebook::new());
+    let _handle = stubborn(&pool, &gate, &book);
+    let pid: u32 = book.wait_for(1)[0].parse().unwrap();
+    thread::scope(|scope| {
+        let patient = scope.spawn(|| pool.terminate_with_grace(Duration::MAX));
+        stage::until("the end", || pool.apply((1u8,), |x| x).is_err());
+        assert!(!pool.join_timeout(Duration::from_millis(50)).unwrap());
+        assert!(!processes::ended(pid));
+        pool.terminate();
+        patient.join().unwrap();
+    });
+    assert!(processes::ended(pid));
+    pool.join().unwrap();
+}
+
+fn join_waits_for_a_long_grace(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let (mut gate, book) = (Gate::closed(), Notebook::new());
+    let _handle = stubborn(&pool, &gate, &book);
+    book.wait_for(1);
+    thread::scope(|scope| {
+        let patient = scope.spawn(|| pool.terminate_with_grace(Duration::from_secs(50)));
+        stage::until("the end", || pool.apply((1u8,), |x| x).is_err());
+        let joined = scope.spawn(|| pool.join());
+        stage::doze(2500);
+        assert!(!joined.is_finished(), "longer than without a grace of its own");
+        gate.open();
+        patient.join().unwrap();
+        joined.join().unwrap().unwrap();
+    });
 }

@@ -1,70 +1,36 @@
 //! The model of the world that the schedule is walked through: jobs, workers, roads.
 
 use std::collections::BTreeMap;
-use std::collections::VecDeque;
 use std::time::Duration;
 use std::time::Instant;
 
 use super::Event;
 use super::Refusal;
+use super::model::ItemState;
+use super::model::ModelJob;
+use super::model::ModelWorker;
 use crate::batch::Batch;
 use crate::batch::ChunkSize;
 use crate::batch::Items;
 use crate::batch::JobId;
+use crate::batch::Selection;
 use crate::batch::Span;
+use crate::batch::Terms;
+use crate::clock::Progress;
+use crate::clock::Ruling;
 use crate::function::FunctionId;
 use crate::load::FinishedFrame;
 use crate::load::FrameNumber;
 use crate::load::Grain;
+use crate::load::ItemOf;
 use crate::load::Unbegun;
 use crate::restarts::Ending;
 use crate::schedule::Action;
+use crate::schedule::Departure;
+use crate::schedule::Keeping;
+use crate::schedule::Lost;
 use crate::schedule::Schedule;
 use crate::schedule::WorkerId;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ItemState {
-    started: u32,
-    pub(super) outcomes: u32,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct ModelJob {
-    pub(super) items: Vec<ItemState>,
-    feeding: bool,
-    sealed: bool,
-    removed: bool,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct ModelWorker {
-    ready: bool,
-    /// On the road, in order.
-    unread: VecDeque<(FrameNumber, Span)>,
-    /// Read, and not answered yet.
-    reading: Option<Span>,
-    stop_sent: bool,
-    dismissed: bool,
-    /// Its road is full and has not said since that it has room.
-    full: bool,
-    /// Items it was ever made to begin.
-    begun: u64,
-}
-
-impl ModelWorker {
-    /// Takes the next frame off the road, or the next item where items come one by one.
-    fn read_next(&mut self, grain: Grain) {
-        let Some((number, mut span)) = self.unread.pop_front() else { return };
-        if grain == Grain::Item {
-            let item = span.split_front(1);
-            if !span.is_empty() {
-                self.unread.push_front((number, span));
-            }
-            span = item;
-        }
-        self.reading = Some(span);
-    }
-}
 
 pub(super) struct World {
     pub(super) schedule: Schedule,
@@ -77,14 +43,18 @@ pub(super) struct World {
     tasks_max: Option<u64>,
     grain: Grain,
     refusal: Option<Refusal>,
+    /// The most workers that may be busy, until a pool that was made smaller has come down to that.
+    busy_max: usize,
     closed: bool,
     pub(super) broken: bool,
 }
 
 impl World {
-    pub(super) fn new(processes: usize, tasks_max: Option<u64>, grain: Grain) -> Self {
+    pub(super) fn new(keeping: Keeping) -> Self {
+        let Keeping { size, tasks_max, grain, .. } = keeping;
+        let processes = size.wanted();
         Self {
-            schedule: Schedule::new(processes, tasks_max, grain),
+            schedule: Schedule::new(keeping),
             now: Instant::now(),
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -94,6 +64,7 @@ impl World {
             tasks_max,
             grain,
             refusal: None,
+            busy_max: processes,
             closed: false,
             broken: false,
         }
@@ -111,7 +82,9 @@ impl World {
 
     pub(super) fn happen(&mut self, event: &Event) {
         match *event {
-            Event::Open { fixed_chunk, feeding } if !self.closed => self.open(fixed_chunk, feeding),
+            Event::Open { fixed_chunk, feeding, retries, timeout } if !self.closed => {
+                self.open(fixed_chunk, ModelJob { feeding, retries, timeout, ..ModelJob::default() });
+            }
             Event::Submit { job, items } => self.submit(job, items),
             Event::Seal { job } => {
                 if let Some(job) = self.nth_job(job, |job| !job.sealed) {
@@ -120,6 +93,7 @@ impl World {
             }
             Event::Cancel { job } => {
                 if let Some(job) = self.nth_job(job, |job| !job.removed) {
+                    self.jobs.get_mut(&job).unwrap().cancelled = true;
                     self.schedule.cancel(job, self.now);
                 }
             }
@@ -134,7 +108,7 @@ impl World {
             Event::Answer { worker } => self.answer(worker),
             Event::Die { worker, killed } => {
                 if let Some(worker) = self.nth_worker(worker, |_| true) {
-                    self.die(worker, if killed { Ending::Killed } else { Ending::Other });
+                    self.die(worker, if killed { Ending::Killed } else { Ending::Other }, true);
                 }
             }
             Event::Dismiss { worker } => {
@@ -147,23 +121,31 @@ impl World {
             Event::Room { worker } => self.room(worker),
             Event::Wait { millis } => {
                 self.now += Duration::from_millis(millis);
+                self.look();
                 self.schedule.tick(self.now);
+            }
+            Event::Resize { processes } if !self.closed => {
+                self.processes = processes;
+                self.busy_max = processes.max(self.busy());
+                self.schedule.resize(processes, self.now);
             }
             Event::Close => {
                 self.closed = true;
                 self.schedule.close(self.now);
             }
-            Event::Open { .. } => {}
+            Event::Open { .. } | Event::Resize { .. } => {}
         }
         self.act();
         self.check();
     }
 
-    fn open(&mut self, fixed_chunk: Option<u32>, feeding: bool) {
+    fn open(&mut self, fixed_chunk: Option<u32>, job: ModelJob) {
         self.next_id += 1;
-        let job = JobId(self.next_id);
-        self.schedule.open(job, fixed_chunk.map_or(ChunkSize::Adaptive, ChunkSize::Fixed), feeding);
-        self.jobs.insert(job, ModelJob { feeding, ..ModelJob::default() });
+        let id = JobId(self.next_id);
+        let chunk = fixed_chunk.map_or(ChunkSize::Adaptive, ChunkSize::Fixed);
+        let terms = Terms { chunk, retries: job.retries, is_timed: job.timeout.is_some() };
+        self.schedule.open(id, terms, job.feeding);
+        self.jobs.insert(id, job);
     }
 
     fn submit(&mut self, job: usize, items: u32) {
@@ -174,8 +156,7 @@ impl World {
         job.items.extend((0..items).map(|_| ItemState::default()));
         let batch = Batch {
             job: id,
-            function: FunctionId(0),
-            context: 0,
+            selection: Selection { function: FunctionId(0), context: 0, timeout: job.timeout },
             first_index,
             items: Items::Inline { bytes: Vec::new(), ends: vec![0; items as usize] },
         };
@@ -264,19 +245,53 @@ impl World {
         self.schedule.after_settled(self.now);
     }
 
-    fn die(&mut self, id: WorkerId, ending: Ending) {
+    /// What the engine does when an item may have run for too long.
+    fn look(&mut self) {
+        for id in self.schedule.looks_due(self.now) {
+            let worker = &self.workers[&id];
+            let progress = match worker.reading {
+                Some(_) => Progress::Runs { since: None },
+                None => Progress::Waits,
+            };
+            let item = self.schedule.running(id).expect("only what is held has a clock");
+            match self.schedule.look(id, progress, self.now) {
+                Ruling::Wait => {}
+                Ruling::NeverReady => unreachable!("workers of this model obey at once"),
+                ruling => {
+                    self.workers.get_mut(&id).unwrap().dismissed = true;
+                    self.schedule.dismiss(id, self.now);
+                    self.act();
+                    if ruling == Ruling::TimeIsUp {
+                        assert_eq!(self.schedule.running(id), Some(item), "nothing was answered meanwhile");
+                    }
+                    self.die(id, Ending::Killed, ruling == Ruling::NeverBegins);
+                }
+            }
+            self.act();
+        }
+    }
+
+    fn die(&mut self, id: WorkerId, ending: Ending, may_retry: bool) {
         let worker = self.workers.remove(&id).unwrap();
         let numbers: Vec<FrameNumber> = worker.unread.iter().map(|(number, _)| *number).collect();
         let unbegun = match self.grain {
             Grain::Frame => Unbegun::Frames(&numbers),
             Grain::Item => Unbegun::Last(worker.unread.iter().map(|(_, span)| u64::from(span.len())).sum()),
         };
-        let lost = self.schedule.exited(id, unbegun, true, ending, self.now);
-        let lost = lost.iter().flat_map(|span| span.indices().map(|index| (span.batch.job, index)));
-        let running = worker.reading.map(|span| (span.batch.job, span.index_of_first()));
-        assert_eq!(lost.collect::<Vec<_>>(), Vec::from_iter(running), "exactly the running item is lost");
-        if let Some((job, index)) = running {
-            self.settle(job, index);
+        let departure = Departure { unbegun, in_its_senses: true, may_retry, ending };
+        let lost = self.schedule.exited(id, departure, self.now);
+        let running = worker.reading.map(|span| ItemOf { job: span.batch.job, index: span.index_of_first() });
+        let lost_now = running.filter(|item| {
+            let job = &self.jobs[&item.job];
+            let state = job.items[usize::try_from(item.index).unwrap()];
+            !may_retry || job.cancelled || state.started > job.retries
+        });
+        let told: Vec<ItemOf> = lost.iter().map(|lost| lost.item).collect();
+        assert_eq!(told, Vec::from_iter(lost_now), "exactly the running item is lost, unless it is tried again");
+        for Lost { item, workers } in lost {
+            let state = self.jobs[&item.job].items[usize::try_from(item.index).unwrap()];
+            assert_eq!(workers, state.started, "each try is counted");
+            self.settle(item.job, item.index);
         }
     }
 
@@ -325,7 +340,8 @@ impl World {
     /// Takes back what is unread, one by one, while the worker reads on.
     fn recall(&mut self, id: WorkerId) {
         let dismissed = self.workers[&id].dismissed;
-        assert!(dismissed || self.busy() < self.processes, "work comes back only if another may take it up");
+        let is_leaving = dismissed || !self.schedule.is_staying(id);
+        assert!(is_leaving || self.busy() < self.processes, "work comes back only if another may take it up");
         let worker = self.workers.get_mut(&id).unwrap();
         if self.grain == Grain::Item {
             let items = worker.unread.drain(..).map(|(_, span)| u64::from(span.len())).sum();
@@ -348,14 +364,19 @@ impl World {
         self.workers.values().filter(|w| w.reading.is_some() || !w.unread.is_empty()).count()
     }
 
-    fn check(&self) {
-        for item in self.jobs.values().flat_map(|job| &job.items) {
-            assert!(item.started <= 1, "no item begins twice");
-            assert!(item.outcomes <= 1, "no item has two outcomes");
+    fn check(&mut self) {
+        for job in self.jobs.values() {
+            for item in &job.items {
+                assert!(item.started <= 1 + job.retries, "no item begins more often than it may");
+                assert!(item.outcomes <= 1, "no item has two outcomes");
+            }
         }
-        assert!(self.busy() <= self.processes, "busy workers never exceed the pool's size");
+        assert!(self.busy() <= self.busy_max, "busy workers never exceed the pool's size");
+        self.busy_max = self.busy().max(self.processes);
         let staying = self.workers.values().filter(|worker| !worker.stop_sent).count();
-        assert!(staying + self.starts <= self.processes, "never more workers stay than were asked for");
+        // Starts that are on their way when the pool is made smaller cannot be called back.
+        let most = self.processes.max(self.starts);
+        assert!(staying + self.starts <= most, "never more workers stay than were asked for");
         for worker in self.workers.values() {
             assert!(self.tasks_max.is_none_or(|max| worker.begun <= max), "nobody runs more than its share");
         }
@@ -381,7 +402,7 @@ impl World {
             }
             let done = |w: &ModelWorker| w.ready && w.stop_sent && w.unread.is_empty() && w.reading.is_none();
             while let Some(worker) = self.nth_worker(0, done) {
-                self.die(worker, Ending::Other);
+                self.die(worker, Ending::Other, true);
             }
             self.happen(&Event::Wait { millis: 100 });
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!      0  ledger u64 · answered u64 · busy_ns u64 · busy_records u64     changed by the worker with every record
+//!     32  began_ns u64                                                   and with every item whose time is limited
 //!    256  sent u64 · taken u64 · recalls u64 · spin_ns u64 · bell u32    changed by the parent
 //!   4096  down ring, 64 KiB: records for the worker
 //!  69632  up ring, 64 KiB: its answers
@@ -72,6 +73,8 @@ pub(super) enum Cell {
     BusyNs = 16,
     /// How many records it has finished in that time: a hint.
     BusyRecords = 24,
+    /// When the worker began its last item whose time is limited, by the clock that both sides have: a hint.
+    BeganNs = 32,
     /// Where the last record ends in the down ring.
     Sent = 256,
     /// Up to where the parent has taken answers out of the up ring.

@@ -5,6 +5,7 @@
 //! is [`Broken`], and the worker is done for.
 
 mod arrivals;
+mod progress;
 
 use std::cell;
 use std::collections::VecDeque;
@@ -28,9 +29,9 @@ use super::memory::RING_LEN;
 use super::memory::Ring;
 use super::record;
 use super::record::DownHead;
+use crate::batch::Selection;
 use crate::batch::Span;
 use crate::frame::Head;
-use crate::function::FunctionId;
 use crate::transport::Note;
 
 /// A worker rings at most once for each record that it finishes; so much more is forgiven.
@@ -50,6 +51,12 @@ enum Flight {
     /// What the following items are given to.
     Select,
     Note(Note),
+}
+
+impl Flight {
+    fn is_work(&self) -> bool {
+        matches!(self, Flight::Items(_) | Flight::AttachedItem)
+    }
 }
 
 #[derive(Debug)]
@@ -74,10 +81,11 @@ pub(crate) struct Road {
     down_read: u64,
     up_read: u64,
     flights: VecDeque<Entry>,
-    /// Function and context of the last items that were sent.
-    selected: Option<(FunctionId, u64)>,
-    /// Records that were done, and rings that were heard, ever.
+    /// What the last items that were sent are given to.
+    selected: Option<Selection>,
+    /// Records that were done, orders among them, and rings that were heard, ever.
     records: u64,
+    obeyed: u64,
     rings: u64,
     busy: Busy,
     spin_ns: u64,
@@ -136,6 +144,7 @@ impl Road {
             flights: VecDeque::new(),
             selected: None,
             records: 0,
+            obeyed: 0,
             rings: 0,
             busy: Busy::default(),
             spin_ns: 0,
@@ -244,8 +253,8 @@ impl Road {
 
     /// The order that must go before these items, if the worker does not expect them.
     fn selection(&self, span: &Span) -> Option<Head> {
-        let wanted = (span.batch.function, span.batch.context);
-        (self.selected != Some(wanted)).then(|| Head::select(wanted.0, wanted.1))
+        let wanted = span.batch.selection;
+        (self.selected != Some(wanted)).then(|| Head::select(wanted))
     }
 
     fn select(&mut self, span: &Span, selection: Option<Head>) -> u32 {
@@ -254,7 +263,7 @@ impl Road {
         self.put(&head.to_bytes());
         self.put(frame.as_bytes());
         self.push(Flight::Select);
-        self.selected = Some((span.batch.function, span.batch.context));
+        self.selected = Some(span.batch.selection);
         1
     }
 
@@ -390,6 +399,7 @@ impl Road {
             match &mut entry.flight {
                 Flight::Select | Flight::Note(_) => {
                     self.flights.pop_front();
+                    self.obeyed += 1;
                     self.done(arrivals, 1, end);
                 }
                 Flight::AttachedItem => {

@@ -23,6 +23,7 @@ use super::parent::Run;
 use crate::batch::Batch;
 use crate::batch::Items;
 use crate::batch::JobId;
+use crate::batch::Selection;
 use crate::batch::Span;
 use crate::frame::AnswerKind;
 use crate::frame::Head;
@@ -104,8 +105,9 @@ fn span(numbers: std::ops::Range<u64>) -> Span {
     }
     // Now and then another function, so that the worker is told.
     let function = FunctionId(u32::try_from(numbers.start >> 12 & 1).unwrap());
+    let selection = Selection { function, context: 0, timeout: None };
     let items = Items::Inline { bytes, ends };
-    Span::whole(Batch { job: JobId(1), function, context: 0, first_index: 0, items })
+    Span::whole(Batch { job: JobId(1), selection, first_index: 0, items })
 }
 
 struct Parent {

@@ -27,6 +27,7 @@ use super::memory::Ring;
 use super::record;
 use super::record::DownHead;
 use super::record::UpHead;
+use crate::clock;
 use crate::frame::AnswerKind;
 
 /// What is copied out of the down ring at one go, unless a record is longer.
@@ -263,6 +264,11 @@ impl WorkerRoad {
         if parent_will_ring {
             self.memory.sleep(rings);
         }
+    }
+
+    /// Writes down that an item begins whose time is limited.
+    pub(crate) fn show_beginning(&self) {
+        self.memory.cell(Cell::BeganNs).store(clock::monotonic_ns(), Ordering::Relaxed);
     }
 
     /// Shows that the record is done. Says what comes now.

@@ -32,6 +32,7 @@ use crate::batch::JobId;
 use crate::frame::AnswerKind;
 use crate::frame::ItemReader;
 use crate::frame::close_item;
+use crate::function::FunctionId;
 use crate::function::Verdict;
 use crate::transport::ring::worker::WorkerRoad;
 
@@ -207,8 +208,8 @@ impl Trial {
             items.push(item);
         }
         let items_of_batch = Items::Inline { bytes, ends };
-        let function = FunctionId(function);
-        (Span::whole(Batch { job: JobId(1), function, context: 0, first_index: 0, items: items_of_batch }), items)
+        let selection = Selection { function: FunctionId(function), context: 0, timeout: None };
+        (Span::whole(Batch { job: JobId(1), selection, first_index: 0, items: items_of_batch }), items)
     }
 
     fn send_items(&mut self, lens: &[usize], function: u32) {

@@ -9,6 +9,7 @@ use super::super::record;
 use super::Known;
 use super::Reply;
 use super::Trial;
+use crate::batch::Selection;
 use crate::frame::AnswerKind;
 use crate::frame::Order;
 use crate::frame::parse_order;
@@ -33,7 +34,7 @@ impl Trial {
         let bytes = self.worker.bytes(&record);
         self.running = None;
         if record.is_order
-            && let Ok(Order::Select { function, .. }) = parse_order(bytes)
+            && let Ok(Order::Select { selection: Selection { function, .. } }) = parse_order(bytes)
         {
             self.selected = Some(function.0);
             return;

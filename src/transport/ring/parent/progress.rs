@@ -1,0 +1,35 @@
+//! How far the worker has come, as far as its memory tells.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use super::Cell;
+use super::Road;
+use crate::clock;
+use crate::clock::Progress;
+
+impl Road {
+    /// How far the worker has come with the next item.
+    pub(crate) fn progress(&self) -> Progress {
+        let view = self.ledger().look();
+        let item_is_next = matches!(self.flights.front(), Some(entry) if entry.flight.is_work());
+        match view.has_begun() && view.done() == self.seen {
+            true if item_is_next => Progress::Runs { since: self.began() },
+            true => Progress::Prepares,
+            // What it has answered since it was last heard is news, and whoever hears it will look again.
+            false => Progress::Waits,
+        }
+    }
+
+    /// When the worker began its item, by its own word.
+    fn began(&self) -> Option<Instant> {
+        let ago = clock::monotonic_ns().saturating_sub(self.memory.cell(Cell::BeganNs).load(Ordering::Relaxed));
+        Instant::now().checked_sub(Duration::from_nanos(ago))
+    }
+
+    /// How many orders are known to have been obeyed, ever.
+    pub(crate) fn obeyed(&self) -> u64 {
+        self.obeyed
+    }
+}
