@@ -15,6 +15,7 @@ mod common {
     pub(crate) mod contest;
     pub(crate) mod fork;
     pub(crate) mod procspawned;
+    pub(crate) mod quick;
 }
 
 use std::hint::black_box;
@@ -25,9 +26,9 @@ use std::time::Instant;
 
 use common::contest::Contest;
 use common::contest::Figures;
-use common::contest::sized;
 use common::fork::Forked;
 use common::procspawned;
+use common::quick::sized;
 use procpool::TaskError;
 use serde_bytes::ByteBuf;
 

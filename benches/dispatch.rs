@@ -14,6 +14,7 @@ mod common {
     pub(crate) mod fork;
     pub(crate) mod ours;
     pub(crate) mod procspawned;
+    pub(crate) mod quick;
     pub(crate) mod rate;
     pub(crate) mod shared;
     pub(crate) mod threads;

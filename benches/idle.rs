@@ -15,6 +15,7 @@
 mod common {
     pub(crate) mod contest;
     pub(crate) mod fork;
+    pub(crate) mod quick;
     pub(crate) mod quiet;
     pub(crate) mod threads;
 }
@@ -32,8 +33,8 @@ use std::time::Duration;
 use anyhow::Context;
 use common::contest::Contest;
 use common::contest::print_aligned;
-use common::contest::sized;
 use common::fork::Forked;
+use common::quick::sized;
 use common::quiet::wait_for_one_thread;
 use common::threads;
 use procpool::Pool;

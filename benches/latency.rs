@@ -15,6 +15,7 @@ mod common {
     pub(crate) mod contest;
     pub(crate) mod fork;
     pub(crate) mod futex;
+    pub(crate) mod quick;
     pub(crate) mod shared;
 }
 
@@ -30,9 +31,9 @@ use std::time::Instant;
 
 use common::contest::Contest;
 use common::contest::Figures;
-use common::contest::sized;
 use common::fork::Forked;
 use common::futex;
+use common::quick::sized;
 use common::shared;
 use common::shared::LINE_WORDS;
 

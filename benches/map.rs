@@ -11,6 +11,7 @@
 mod common {
     pub(crate) mod contest;
     pub(crate) mod procspawned;
+    pub(crate) mod quick;
 }
 
 use std::hint::black_box;
@@ -18,8 +19,8 @@ use std::time::Instant;
 
 use common::contest::Contest;
 use common::contest::Figures;
-use common::contest::sized;
 use common::procspawned;
+use common::quick::sized;
 use rayon::iter::IntoParallelRefIterator;
 use rayon::iter::ParallelIterator;
 

@@ -13,6 +13,7 @@ mod common {
     pub(crate) mod contest;
     pub(crate) mod fork;
     pub(crate) mod ours;
+    pub(crate) mod quick;
     pub(crate) mod rate;
 }
 

@@ -10,6 +10,7 @@
 mod common {
     pub(crate) mod contest;
     pub(crate) mod ours;
+    pub(crate) mod quick;
     pub(crate) mod rate;
     pub(crate) mod threads;
 }
@@ -22,8 +23,8 @@ use std::time::Instant;
 use anyhow::Context;
 use common::contest::Contest;
 use common::contest::print_aligned;
-use common::contest::sized;
 use common::ours;
+use common::quick::sized;
 use common::rate::Rate;
 use common::threads;
 use procpool::Pool;

@@ -12,6 +12,7 @@
 mod common {
     pub(crate) mod contest;
     pub(crate) mod fork;
+    pub(crate) mod quick;
     pub(crate) mod quiet;
 }
 
@@ -21,8 +22,8 @@ use std::time::Instant;
 use common::contest::Contest;
 use common::contest::Figures;
 use common::contest::print_aligned;
-use common::contest::sized;
 use common::fork::Forked;
+use common::quick::sized;
 use common::quiet::wait_for_one_thread;
 use procpool::Pool;
 use procpool::StartMethod;

@@ -18,25 +18,17 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
-use std::env;
 use std::fs;
 use std::time::Duration;
 use std::time::Instant;
+
+use super::quick::is_quick;
+use super::quick::sized;
 
 const ROUNDS_MAX: usize = 15;
 
 /// What the name of a contestant ends with that no pool can be: a bare mechanism, against which to judge the rest.
 const LIMIT: &str = " (limit)";
-
-/// Whether this run shall only show that it runs. Figures of a build without optimization mean nothing anyway.
-pub(crate) fn is_quick() -> bool {
-    cfg!(debug_assertions) || env::var_os("PROCPOOL_BENCH_QUICK").is_some_and(|value| value == "1")
-}
-
-/// The size of something: as it should be, or as small as it can be.
-pub(crate) fn sized<T>(full: T, quick: T) -> T {
-    if is_quick() { quick } else { full }
-}
 
 /// One figure for each row of the table; NaN where there is none.
 pub(crate) type Figures<const ROWS: usize> = [f64; ROWS];

@@ -3,7 +3,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::common::contest::sized;
+use crate::common::quick::sized;
 
 /// "Do this many", with the number that took about one turn the last time.
 pub(crate) struct Rate<F> {

@@ -1,0 +1,157 @@
+//! Claim: a fault is told as soon as it happens.
+//!
+//! Milliseconds, medians and the worst, for pools of two by each start method:
+//!
+//! - *death to error*: from the moment a worker kills itself in a task to the moment its caller has the error;
+//! - *overshoot*: how much longer than its `timeout` of 50 ms an item that never ends keeps its caller waiting, from the
+//!   moment the item began by its own clock;
+//! - *cancel to error*: from `cancel` of an item that never ends to the end of `get`;
+//! - *terminate, busy*: `terminate` of a pool with a million items queued whose workers run items that never end;
+//! - *terminate, stopped*: the same, when every worker is stopped.
+
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
+mod common {
+    pub(crate) mod quick;
+}
+
+use std::fs;
+use std::hint::spin_loop;
+use std::time::Duration;
+
+use anyhow::Context;
+use anyhow::bail;
+use common::quick::sized;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::sys::signal::raise;
+use nix::time::ClockId;
+use nix::time::clock_gettime;
+use nix::unistd::Pid;
+use procpool::Pool;
+use procpool::StartMethod;
+use procpool::TaskError;
+use tempfile::TempDir;
+
+/// How long an item may run that never ends.
+const TIMEOUT: Duration = Duration::from_millis(50);
+
+fn main() -> anyhow::Result<()> {
+    procpool::init();
+    println!("{:<20} | {:<10} | {:>9} | {:>9}", "faults, ms", "by", "median", "worst");
+    for method in [StartMethod::Fork, StartMethod::Forkserver, StartMethod::Spawn] {
+        let folder = TempDir::new()?;
+        let note = folder.path().join("note").display().to_string();
+        let pool = build(method)?;
+        let rounds = sized(40, 2);
+        print("death to error", method, (0..rounds).map(|_| death_to_error(&pool, &note)))?;
+        print("overshoot", method, (0..rounds).map(|_| overshoot(&pool, &note)))?;
+        print("cancel to error", method, (0..rounds).map(|_| cancel_to_error(&pool, &note)))?;
+        drop(pool);
+        for (name, is_stopped) in [("terminate, busy", false), ("terminate, stopped", true)] {
+            print(name, method, (0..sized(5, 1)).map(|_| terminate(method, is_stopped)))?;
+        }
+    }
+    Ok(())
+}
+
+fn build(method: StartMethod) -> anyhow::Result<Pool> {
+    Ok(Pool::builder().processes(2).start_method(method).build()?)
+}
+
+fn print(
+    name: &str,
+    method: StartMethod,
+    samples: impl Iterator<Item = anyhow::Result<Duration>>,
+) -> anyhow::Result<()> {
+    let mut samples = samples.collect::<anyhow::Result<Vec<Duration>>>()?;
+    samples.sort_unstable();
+    let millis = |sample: Option<&Duration>| sample.map_or(f64::NAN, |sample| sample.as_secs_f64() * 1e3);
+    let (median, worst) = (millis(samples.get(samples.len() / 2)), millis(samples.last()));
+    println!("{name:<20} | {:<10} | {median:>9.2} | {worst:>9.2}", method.to_string());
+    Ok(())
+}
+
+/// The clock that all processes have in common.
+fn now() -> anyhow::Result<Duration> {
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?))
+}
+
+fn nanos() -> anyhow::Result<String> {
+    Ok(now()?.as_nanos().to_string())
+}
+
+fn noted(note: &str) -> anyhow::Result<Duration> {
+    let nanos = fs::read_to_string(note).context("the task has left no note")?;
+    fs::remove_file(note)?;
+    Ok(Duration::from_nanos(nanos.parse()?))
+}
+
+fn die(note: String) -> anyhow::Result<()> {
+    fs::write(note, nanos()?)?;
+    Ok(raise(Signal::SIGKILL)?)
+}
+
+fn spin(note: String) -> anyhow::Result<()> {
+    // Whole or not there: somebody waits for it.
+    let draft = format!("{note}.draft");
+    fs::write(&draft, nanos()?)?;
+    fs::rename(draft, note)?;
+    loop {
+        spin_loop();
+    }
+}
+
+fn death_to_error(pool: &Pool, note: &str) -> anyhow::Result<Duration> {
+    match pool.apply((note.to_owned(),), die) {
+        Err(TaskError::WorkerDied { .. }) => Ok(now()?.saturating_sub(noted(note)?)),
+        other => bail!("not a death: {other:?}"),
+    }
+}
+
+fn overshoot(pool: &Pool, note: &str) -> anyhow::Result<Duration> {
+    match pool.timeout(TIMEOUT).apply((note.to_owned(),), spin) {
+        Err(TaskError::TimedOut { .. }) => Ok(now()?.saturating_sub(noted(note)?).saturating_sub(TIMEOUT)),
+        other => bail!("not a timeout: {other:?}"),
+    }
+}
+
+fn cancel_to_error(pool: &Pool, note: &str) -> anyhow::Result<Duration> {
+    let handle = pool.apply_async((note.to_owned(),), spin);
+    while fs::exists(note).is_ok_and(|is_there| !is_there) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    fs::remove_file(note)?;
+    let began = now()?;
+    handle.cancel();
+    match handle.get() {
+        Err(TaskError::Cancelled) => Ok(now()?.saturating_sub(began)),
+        other => bail!("not cancelled: {other:?}"),
+    }
+}
+
+fn terminate(method: StartMethod, is_stopped: bool) -> anyhow::Result<Duration> {
+    let folder = TempDir::new()?;
+    let note = folder.path().join("note").display().to_string();
+    let pool = build(method)?;
+    let notes = [note.clone(), format!("{note}.2")];
+    let busy = notes.clone().map(|note| pool.apply_async((note,), spin));
+    while !notes.iter().all(|note| fs::exists(note).is_ok_and(|is_there| is_there)) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let queued = pool.map_async(0..sized(1_000_000u32, 1000), |x| x);
+    if is_stopped {
+        for pid in pool.pids() {
+            kill(Pid::from_raw(pid.try_into()?), Signal::SIGSTOP)?;
+        }
+    }
+    let began = now()?;
+    pool.terminate();
+    let took = now()?.saturating_sub(began);
+    for error in busy.into_iter().map(|handle| handle.get().err()).chain([queued.get().err()]) {
+        if !matches!(error, Some(TaskError::Terminated)) {
+            bail!("not terminated: {error:?}");
+        }
+    }
+    Ok(took)
+}
