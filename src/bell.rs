@@ -9,12 +9,15 @@ use nix::sys::eventfd::EfdFlags;
 use nix::sys::eventfd::EventFd;
 use start_methods::PrivateFd;
 
+use crate::failpoint::fault;
+
 /// An eventfd: ringing it never blocks, and rings that nobody has answered yet are one.
 #[derive(Debug)]
 pub(crate) struct Bell(PrivateFd);
 
 impl Bell {
     pub(crate) fn new() -> io::Result<Self> {
+        fault!("eventfd");
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self(PrivateFd::adopt(OwnedFd::from(event))?))
     }

@@ -49,6 +49,9 @@ use nix::unistd::Whence;
 use nix::unistd::lseek;
 use start_methods::PrivateFd;
 
+use crate::failpoint::failpoint;
+use crate::failpoint::fault;
+
 /// What fits a frame; more travels as a blob.
 pub(crate) const INLINE_MAX: usize = 60 * 1024;
 
@@ -92,6 +95,7 @@ impl Writer {
             match writev(&self.fd, parts) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
+                    failpoint!("mid_blob");
                     self.len += count as u64;
                     IoSlice::advance_slices(&mut parts, count);
                 }
@@ -261,6 +265,7 @@ impl Drop for Mapping {
 
 /// A memfd, or an unlinked temporary file, which has no seals, where memfd_create(2) is refused.
 fn anonymous_file() -> io::Result<OwnedFd> {
+    fault!("blob");
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Never executable, where the kernel knows that flag (6.3).
     let memfd = match memfd_create("procpool", flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {

@@ -174,6 +174,12 @@ pub(crate) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Str
     }
 }
 
+/// The value at the front of these bytes, and the bytes behind it.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_front<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<(T, &'de [u8])> {
+    read(bytes).ok()
+}
+
 /// The value of exactly these bytes; a panic in `Deserialize` is an error.
 pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
     // `T` is not seen again after a panic.

@@ -39,6 +39,7 @@ use crate::blob::Blob;
 use crate::callbacks::Due;
 use crate::error::PoolError;
 use crate::error::TaskError;
+use crate::failpoint::shortened;
 use crate::frame::FRAME_MAX;
 use crate::jobs::Cancelled;
 use crate::jobs::ContextBody;
@@ -368,7 +369,7 @@ impl Engine {
             self.drop_starts(1);
             return;
         }
-        let member = Member::new(child, road, Instant::now() + HELLO_TIMEOUT);
+        let member = Member::new(child, road, Instant::now() + shortened!("hello_timeout", HELLO_TIMEOUT));
         if let Err(error) = self.watch_member(worker, &member) {
             self.unwatch_member(&member);
             self.effects.unwanted.push(member.child);

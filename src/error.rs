@@ -222,6 +222,14 @@ pub enum PoolError {
     ZeroMaxTasksPerChild,
     /// `main` did not call [`init`](crate::init) before the first pool was made.
     NotInitialized,
+    /// This process is a worker of a worker of a worker, and so on, and may make no pool: more generations than anybody
+    /// means.
+    NestedTooDeep {
+        /// The generation that the workers would have had; those of the first process are the first.
+        depth: u32,
+        /// The last generation that is allowed.
+        limit: u32,
+    },
     /// A worker process could not be started.
     Start(StartError),
     /// The initializer failed in a worker.
@@ -293,6 +301,11 @@ impl fmt::Display for PoolError {
                 "main() must begin with procpool::init() (in a test binary: procpool::test_init!() at the top of the \
                  file), because spawn and forkserver workers begin as a second run of this program",
             ),
+            PoolError::NestedTooDeep { depth, limit } => write!(
+                f,
+                "pools are nested too deep: workers of this one would be generation {depth} of at most {limit}; does a \
+                 task make the pool that runs it? Make pools in the first process, or nest fewer"
+            ),
             PoolError::Start(error) => write!(f, "cannot start a worker: {error}"),
             PoolError::Initializer { message } => write!(f, "the initializer failed in a worker: {message}"),
             PoolError::Protocol { message } => write!(f, "a worker broke the protocol and was killed: {message}"),
@@ -346,6 +359,7 @@ impl From<StartError> for PoolError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::NotInitialized => PoolError::NotInitialized,
+            StartError::NestedTooDeep { depth, limit } => PoolError::NestedTooDeep { depth, limit },
             error => PoolError::Start(error),
         }
     }

@@ -76,9 +76,13 @@ mod driver;
 mod engine;
 mod error;
 mod explain;
+mod failpoint;
 pub mod forkserver;
 mod frame;
 mod function;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod imap;
 mod init;
 mod jobs;

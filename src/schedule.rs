@@ -470,5 +470,5 @@ mod backlog;
 mod crew;
 mod decide;
 pub(crate) mod size;
-#[cfg(test)]
-mod walk;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod walk;

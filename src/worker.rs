@@ -5,28 +5,26 @@
 //! be running. A panic in a task is an answer like any other; whatever else a task does to its process is seen by the
 //! parent as the end of the process.
 
-use std::any::Any;
-use std::collections::HashMap;
+mod tasks;
+
 use std::io;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::rc::Rc;
-use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use start_methods::Birth;
 use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::Socket;
 
-use crate::batch::Selection;
-use crate::blob::Blob;
-use crate::blob::Bytes;
+use self::tasks::Task;
+use self::tasks::Tasks;
+use self::tasks::blob_of;
+use self::tasks::read_attached;
 use crate::codec;
-use crate::deadline;
-use crate::error::Side;
+use crate::failpoint::failpoint;
 use crate::frame;
 use crate::frame::AnswerKind;
 use crate::frame::Body;
@@ -34,8 +32,6 @@ use crate::frame::FRAME_MAX;
 use crate::frame::Head;
 use crate::frame::ItemReader;
 use crate::frame::Order;
-use crate::function::Definition;
-use crate::function::FunctionId;
 use crate::function::ResolvedFunction;
 use crate::function::Verdict;
 use crate::message;
@@ -44,7 +40,6 @@ use crate::message::REPORT_TEXT_MAX;
 use crate::message::Report;
 use crate::message::RoadKind;
 use crate::message::Setup;
-use crate::origin::Origin;
 use crate::output::Output;
 use crate::output::no_room;
 use crate::panics;
@@ -96,7 +91,9 @@ fn run(birth: Birth) -> io::Result<u8> {
         report(&control, &Report::InitializerFailed { message }, None)?;
         return Ok(EXIT_INITIALIZER_FAILED);
     }
+    failpoint!("before_ready");
     report(&control, &Report::Ready, None)?;
+    failpoint!("after_ready");
     panics::set_last_words(last_words(Rc::clone(&control)));
     match road {
         Road::Ring(rings) => RingWorker::new(rings, &control).serve(),
@@ -153,146 +150,6 @@ fn text_of(mut text: Output) -> String {
     start.map_or_else(|error| no_room(&error), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A context that is shared by the items of one call.
-enum Context {
-    Open(Box<dyn Any>),
-    /// It could not be decoded; each item that needs it is told why.
-    Failed(String),
-}
-
-/// What items are given to.
-enum Task {
-    Ready {
-        function: ResolvedFunction,
-        context: Rc<Context>,
-        timeout: Option<Duration>,
-    },
-    /// They are all answered with this.
-    Failed {
-        kind: AnswerKind,
-        message: String,
-    },
-}
-
-/// What the worker has been told of.
-struct Tasks {
-    origin: Origin,
-    functions: HashMap<FunctionId, Result<ResolvedFunction, String>>,
-    contexts: HashMap<u64, Rc<Context>>,
-}
-
-impl Tasks {
-    fn new() -> Self {
-        // Number 0 is the context of calls that have none.
-        let contexts = HashMap::from([(0, Rc::new(Context::Open(Box::new(()))))]);
-        Self { origin: Origin::here(), functions: HashMap::new(), contexts }
-    }
-
-    /// Ends this process if it is a copy of the worker, made by a task, that has come back from the task: only one of
-    /// the two may answer. At once and silently, because all that would be said or flushed is the worker's to say.
-    fn stay_alone(&self) {
-        if !self.origin.is_here() {
-            let raised = nix::sys::signal::raise(Signal::SIGKILL);
-            unreachable!("a process can kill itself: {raised:?}");
-        }
-    }
-
-    fn define(&mut self, function: FunctionId, definition: &[u8]) -> io::Result<()> {
-        let definition: Definition = codec::parse(definition).map_err(broken)?;
-        self.functions.insert(function, ResolvedFunction::find(&definition));
-        Ok(())
-    }
-
-    fn open(&mut self, function: FunctionId, context: u64, body: Body<'_>, attached: Option<PrivateFd>) {
-        let opened = match self.functions.get(&function) {
-            Some(Ok(function)) => match body {
-                Body::Inline(bytes) => function.open(bytes),
-                Body::Attached => read_attached(attached).and_then(|bytes| function.open(&bytes)),
-            },
-            // The items will be told that the function is missing, which is the cause.
-            _ => Err("its function was not found".to_owned()),
-        };
-        self.contexts.insert(context, Rc::new(opened.map_or_else(Context::Failed, Context::Open)));
-    }
-
-    /// Drops a context. Its `Drop` is the user's: a panic there is nobody's answer, and is swallowed.
-    fn forget(&mut self, context: u64) {
-        let context = self.contexts.remove(&context);
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(context))) {
-            log::warn!("a context panicked when it was dropped: {}", codec::payload_text(payload));
-        }
-    }
-
-    fn select(&self, selection: Selection) -> io::Result<Task> {
-        let Selection { function, context, timeout } = selection;
-        let function = match self.functions.get(&function) {
-            Some(Ok(function)) => *function,
-            Some(Err(error)) => {
-                return Ok(Task::Failed { kind: AnswerKind::FunctionNotFound, message: error.clone() });
-            }
-            None => return Err(broken("a task names a function that was never defined")),
-        };
-        let failed = |message: &str| {
-            let kind = AnswerKind::Verdict(Verdict::NotDecoded(Side::Context));
-            Task::Failed { kind, message: message.to_owned() }
-        };
-        Ok(match self.contexts.get(&context) {
-            None => failed("it never arrived"),
-            Some(context) => match context.as_ref() {
-                Context::Open(_) => Task::Ready { function, context: Rc::clone(context), timeout },
-                Context::Failed(error) => failed(error),
-            },
-        })
-    }
-}
-
-impl Task {
-    fn is_timed(&self) -> bool {
-        matches!(self, Task::Ready { timeout: Some(_), .. })
-    }
-
-    /// Runs one item; what to answer, with the bytes in `out`.
-    fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> AnswerKind {
-        out.clear();
-        let (function, context, item, timeout) = match (self, item) {
-            (Task::Failed { kind, message }, _) => {
-                out.say(message.as_bytes());
-                return *kind;
-            }
-            (Task::Ready { .. }, Err(error)) => {
-                out.say(error.as_bytes());
-                return AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument));
-            }
-            (Task::Ready { function, context, timeout }, Ok(item)) => (function, context, item, *timeout),
-        };
-        let Context::Open(context) = context.as_ref() else { unreachable!("a task is ready when its context is open") };
-        let _limit = deadline::begin(timeout);
-        let ended = panics::recorded(|| {
-            // What a panic leaves behind in the context or in statics is the user's to judge, as it is with the
-            // threads of a pool.
-            catch_unwind(AssertUnwindSafe(|| function.call(context.as_ref(), item, out)))
-        });
-        match ended {
-            Ok(verdict) => AnswerKind::Verdict(verdict),
-            Err(panic) => {
-                out.clear();
-                out.say(&message::encode(&panic));
-                AnswerKind::Panicked
-            }
-        }
-    }
-}
-
-fn read_attached(attached: Option<PrivateFd>) -> Result<Bytes, String> {
-    let fd = attached.ok_or("its bytes did not arrive")?;
-    Blob::receive(fd).and_then(|blob| blob.read()).map_err(|error| error.to_string())
-}
-
-/// An answer whose bytes do not fit the road: the file that has them, or the answer to give instead.
-fn blob_of(out: &mut Output) -> Result<Blob, (AnswerKind, String)> {
-    out.take_blob().map_err(|error| (AnswerKind::Verdict(Verdict::NotEncoded), no_room(&error)))
-}
-
 /// A worker that is reached through shared memory.
 struct RingWorker<'a> {
     rings: ring::worker::WorkerRoad,
@@ -322,12 +179,16 @@ impl<'a> RingWorker<'a> {
                     },
                     None => None,
                 };
+                failpoint!("after_receive" if !record.is_order);
                 let stop = match record.is_order {
                     true => self.obey(&record, attached)?,
                     false => self.run(&record, attached).map(|()| false)?,
                 };
+                failpoint!("after_answer" if !record.is_order);
                 let next = self.rings.finish();
+                failpoint!("after_write" if !record.is_order);
                 if stop {
+                    failpoint!("before_exit");
                     return Ok(0);
                 }
                 match next {
@@ -374,7 +235,9 @@ impl<'a> RingWorker<'a> {
             Ok(blob) => {
                 let number = self.attachments_sent;
                 self.attachments_sent = number.wrapping_add(1);
+                failpoint!("before_attachment");
                 report(self.control, &Report::Attachment { number }, Some(blob.as_fd()))?;
+                failpoint!("after_attachment");
                 self.rings.answer(kind, true, &number.to_le_bytes())
             }
             Err((kind, text)) => self.rings.answer(kind, false, text.as_bytes()),
@@ -421,13 +284,15 @@ impl SocketWorker {
                 Order::Forget { context } => self.tasks.forget(context),
                 Order::Select { .. } => return Err(broken("a choice, where each frame makes its own")),
                 Order::Run { selection, body, .. } => {
+                    failpoint!("after_receive");
                     let task = self.tasks.select(selection)?;
                     self.run(&task, body, received.attached)?;
                 }
-                Order::Stop => return Ok(0),
+                Order::Stop => break,
             }
         }
-        // The parent is gone, and nobody will read another answer.
+        failpoint!("before_exit");
+        // Told to go; or the parent is gone, and nobody will read another answer.
         Ok(0)
     }
 
@@ -452,12 +317,16 @@ impl SocketWorker {
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
         let head = |kind, attached| Head::answer(kind, sequence, attached);
-        if self.out.fits_a_frame() {
-            return self.road.send(head(kind, false).as_bytes(), self.out.bytes(), None);
-        }
-        match blob_of(&mut self.out) {
-            Ok(blob) => self.road.send(head(kind, true).as_bytes(), &[], Some(blob.as_fd())),
-            Err((kind, text)) => self.road.send(head(kind, false).as_bytes(), text.as_bytes(), None),
-        }
+        failpoint!("after_answer");
+        let sent = if self.out.fits_a_frame() {
+            self.road.send(head(kind, false).as_bytes(), self.out.bytes(), None)
+        } else {
+            match blob_of(&mut self.out) {
+                Ok(blob) => self.road.send(head(kind, true).as_bytes(), &[], Some(blob.as_fd())),
+                Err((kind, text)) => self.road.send(head(kind, false).as_bytes(), text.as_bytes(), None),
+            }
+        };
+        failpoint!("after_write");
+        sent
     }
 }

@@ -5,6 +5,7 @@
 //! 2. `unsafe` is written in the listed files only.
 //! 3. Every file, tests included, opens by saying what it is, and is short enough to be read in one sitting.
 //! 4. `docs/ARCHITECTURE.md` names every file, so the map cannot go stale.
+//! 5. What is fuzzed is also asked by the plain tests, with a corpus.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -28,8 +29,9 @@ const HOUSES: &[House] = &[POOL, START_METHODS];
 const POOL: House = House {
     src: "src",
     floors: &[
-        &["error", "bell", "blob", "task", "restarts", "condvar", "origin", "stack", "clock", "deadline"],
-        &["explain", "output", "standing"],
+        &["error", "failpoint", "task", "restarts", "condvar", "origin", "stack", "clock", "deadline"],
+        &["bell", "blob", "explain", "standing"],
+        &["output"],
         &["codec", "forkserver", "init"],
         &["function"],
         &["batch", "panics"],
@@ -46,12 +48,14 @@ const POOL: House = House {
         &["call"],
         &["pool"],
         &["builder"],
+        &["fuzz"],
     ],
     doors: &[],
     unsafe_files: &[
         "src/blob.rs",
         "src/builder.rs",
         "src/function.rs",
+        "src/fuzz/heap.rs",
         "src/origin.rs",
         "src/stack.rs",
         "src/transport/ring/memory.rs",
@@ -65,16 +69,17 @@ const START_METHODS: House = House {
         &["exit", "method", "image", "settings", "wait"],
         &["error", "message"],
         &["process"],
-        &["threads"],
+        &["failpoint", "threads"],
         &["sys"],
-        &["fd", "signals"],
-        &["lifeline", "socket"],
+        &["fd", "kin", "signals"],
+        &["lifeline", "socket", "tree"],
         &["boot"],
         &["child", "entry"],
         &["born"],
         &["fork", "spawn"],
         &["forkserver"],
         &["starter"],
+        &["fuzz"],
     ],
     doors: &[
         ("process", "fd", "holds the registry, and only names its type"),
@@ -84,7 +89,12 @@ const START_METHODS: House = House {
         ("sys", "starter", "an unsafe function of the starter is written where unsafe may be"),
         ("entry", "born", "a program that was executed to be a child lives there, and never comes back"),
     ],
-    unsafe_files: &["start_methods/src/entry.rs", "start_methods/src/image.rs", "start_methods/src/sys.rs"],
+    unsafe_files: &[
+        "start_methods/src/entry.rs",
+        "start_methods/src/fuzz/record.rs",
+        "start_methods/src/image.rs",
+        "start_methods/src/sys.rs",
+    ],
 };
 
 /// In tests and benches.
@@ -163,7 +173,8 @@ fn unsafe_is_where_we_say() {
 
 #[test]
 fn files_are_short_and_introduced() {
-    let folders = ["src", "start_methods/src", "start_methods/tests", "tests", "examples", "benches"];
+    let folders =
+        ["src", "start_methods/src", "start_methods/tests", "tests", "examples", "benches", "fuzz/fuzz_targets"];
     let mut wrong = Vec::new();
     for (path, text) in folders.into_iter().flat_map(sources) {
         let code_line_count =
@@ -190,6 +201,24 @@ fn map_names_every_file() {
         }
     }
     assert!(missing.is_empty(), "docs/ARCHITECTURE.md does not name:\n{}", missing.join("\n"));
+}
+
+/// A decoder that is fuzzed is also asked by the plain tests, with a corpus.
+#[test]
+fn fuzz_targets_are_drilled() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    let (manifest, readme) = (read("fuzz/Cargo.toml"), read("fuzz/README.md"));
+    let drills = read("src/fuzz/drill.rs") + &read("start_methods/src/fuzz/drill.rs");
+    let targets = sources("fuzz/fuzz_targets");
+    assert!(!targets.is_empty());
+    for (path, _) in targets {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let corpus = fs::read_dir(root().join("fuzz/corpus").join(name));
+        assert!(corpus.is_ok_and(|mut files| files.next().is_some()), "{name}: no corpus");
+        assert!(drills.contains(&format!("\"{name}\"")), "{name}: not in the plain tests");
+        assert!(manifest.contains(&format!("fuzz_targets/{name}.rs")), "{name}: not in fuzz/Cargo.toml");
+        assert!(readme.contains(&format!("| `{name}` |")), "{name}: not in fuzz/README.md");
+    }
 }
 
 fn root() -> &'static Path {

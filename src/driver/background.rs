@@ -14,6 +14,7 @@ use super::RECHECK;
 use super::Seat;
 use super::Shared;
 use crate::engine::Ringers;
+use crate::failpoint::fault;
 
 /// How long the seat may be empty, with jobs unfinished, before the background thread takes it.
 const LOOK_BUSY: Duration = Duration::from_millis(1);
@@ -23,6 +24,7 @@ const LOOK_IDLE: Duration = Duration::from_millis(10);
 impl Shared {
     /// Starts the background thread and the callback thread.
     pub(crate) fn start_threads(self: &Arc<Self>) -> io::Result<()> {
+        fault!("thread");
         self.callbacks.start()?;
         let shared = Arc::clone(self);
         let builder = std::thread::Builder::new().name("procpool-drive".to_owned());

@@ -157,9 +157,10 @@ impl Engine {
         self.kill(worker);
     }
 
+    /// Ends the worker, and all that its task has started.
     pub(super) fn kill(&mut self, worker: WorkerId) {
         if let Some(member) = self.members.get(&worker)
-            && let Err(error) = member.child.kill()
+            && let Err(error) = member.child.kill_tree()
         {
             let text = format!("worker {} cannot be killed: {error}", member.child.pid());
             self.effects.log(Level::Error, text);

@@ -6,9 +6,14 @@
 //! they have room, some until the next answer, and some all but a part. After every step the rules of the schedule are
 //! checked; at the end of every walk the world is let run out, and then every item must have exactly one outcome.
 
+#![expect(clippy::unwrap_used, reason = "a walk stops at the first surprise")]
+
 use std::time::Duration;
 
+#[cfg(test)]
 use proptest::prelude::*;
+use serde::Deserialize;
+use serde::Serialize;
 
 use self::world::World;
 use crate::load::Grain;
@@ -16,13 +21,13 @@ use crate::schedule::Keeping;
 use crate::schedule::size::Size;
 
 /// One thing that happens. Numbers choose among what is there, whatever their size.
-#[derive(Clone, Debug)]
-enum Event {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Event {
     Open {
         fixed_chunk: Option<u32>,
         feeding: bool,
         retries: u32,
-        timeout: Option<Duration>,
+        timeout_ms: Option<u64>,
     },
     Submit {
         job: usize,
@@ -73,8 +78,8 @@ enum Event {
 }
 
 /// Why a road takes no frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Refusal {
     /// Until it says that it has room, which it does in the end.
     Full,
     /// Until the worker's next answer; the road says nothing.
@@ -83,12 +88,13 @@ enum Refusal {
     Part,
 }
 
-fn event() -> impl Strategy<Value = Event> {
+#[cfg(test)]
+pub(crate) fn event() -> impl Strategy<Value = Event> {
     let pick = 0..100usize;
     prop_oneof![
         1 => (proptest::option::of(1..5u32), any::<bool>(), 0..3u32, proptest::option::weighted(0.3, 1..20u64))
-            .prop_map(|(fixed_chunk, feeding, retries, millis)| {
-                Event::Open { fixed_chunk, feeding, retries, timeout: millis.map(Duration::from_millis) }
+            .prop_map(|(fixed_chunk, feeding, retries, timeout_ms)| {
+                Event::Open { fixed_chunk, feeding, retries, timeout_ms }
             }),
         4 => (pick.clone(), 1..9u32).prop_map(|(job, items)| Event::Submit { job, items }),
         1 => pick.clone().prop_map(|job| Event::Seal { job }),
@@ -110,6 +116,25 @@ fn event() -> impl Strategy<Value = Event> {
 mod model;
 mod world;
 
+/// Lets all of that happen, and then the world run out.
+pub(crate) fn walk(keeping: Keeping, events: &[Event]) {
+    let mut world = World::new(keeping);
+    for event in events {
+        world.happen(event);
+        if world.broken {
+            return;
+        }
+    }
+    world.run_out();
+    if !world.broken {
+        assert!(world.schedule.is_at_rest(), "the pool comes to rest");
+        for item in world.jobs.values().flat_map(|job| &job.items) {
+            assert_eq!(item.outcomes, 1);
+        }
+    }
+}
+
+#[cfg(test)]
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -126,20 +151,6 @@ proptest! {
             Some((least, millis)) => Size::elastic(least, processes, Duration::from_millis(millis)),
             None => Size::fixed(processes),
         };
-        let age_max = age.map(Duration::from_millis);
-        let mut world = World::new(Keeping { size, tasks_max, age_max, grain });
-        for event in &events {
-            world.happen(event);
-            if world.broken {
-                return Ok(());
-            }
-        }
-        world.run_out();
-        if !world.broken {
-            prop_assert!(world.schedule.is_at_rest(), "the pool comes to rest");
-            for item in world.jobs.values().flat_map(|job| &job.items) {
-                prop_assert_eq!(item.outcomes, 1);
-            }
-        }
+        walk(Keeping { size, tasks_max, age_max: age.map(Duration::from_millis), grain }, &events);
     }
 }

@@ -4,13 +4,11 @@
 //!
 //! - A [`Boot`] that was accepted fits one message, whatever its name and entry are; and so does the answer that one
 //!   of its settings cannot be had.
-//! - The lifeline travels with the boot message, before the user's descriptors.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::io::IoSlice;
-use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -334,9 +332,7 @@ impl Parcel<'_> {
     /// A child that is gone already is no error: what it said, and how it ended, is for
     /// [`Child::try_hello`](crate::Child::try_hello) to tell.
     pub(crate) fn send(&self, control: &Socket) -> Result<(), StartError> {
-        let mut fds = vec![self.lifeline.read_end()];
-        fds.extend(self.fds.iter().map(AsFd::as_fd));
-        let sent = match control.try_send(&[IoSlice::new(&self.bytes)], &fds) {
+        let sent = match control.try_send(&[IoSlice::new(&self.bytes)], self.fds) {
             Ok(true) => Ok(()),
             Ok(false) => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),

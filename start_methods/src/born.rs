@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  exec ──▶ entry::init ──┐
-//!                         ├──▶ live: Boot ─▶ lifeline, group, name, settings ─▶ Hello ─▶ entry
+//!              (lifeline) ├──▶ live: Boot ─▶ group, name, settings ─▶ Hello ─▶ entry
 //!  fork ──▶ after_fork ───┘              └─▶ Refused
 //! ```
 //!
@@ -40,6 +40,7 @@ use crate::boot::Birth;
 use crate::boot::Entry;
 use crate::boot::set_depth;
 use crate::entry::entry_at;
+use crate::failpoint::failpoint;
 use crate::fd::PrivateFd;
 use crate::fd::Registry;
 use crate::image;
@@ -63,6 +64,7 @@ pub(crate) const EXIT_REFUSED: u8 = 112;
 
 /// From the boot message to the exit code.
 pub(crate) fn live(control: Socket) -> u8 {
+    failpoint!("at_birth");
     let hello = message::encode(&Hello { build_id: image::build_id() });
     let (entry, birth) = match come_up(control) {
         Ok(born) => born,
@@ -71,14 +73,22 @@ pub(crate) fn live(control: Socket) -> u8 {
             return EXIT_REFUSED;
         }
     };
+    failpoint!("before_hello");
     if birth.control.send(&[IoSlice::new(&hello)], &[]).is_err() {
         // There is nobody who could be told: the parent has closed its end.
         return 0;
     }
+    failpoint!("after_hello");
     let code = entry(birth);
     // What is left in the buffer would be lost: a forked child leaves by _exit.
     let _result = io::stdout().flush();
     code
+}
+
+/// Ties this process to the life of its parent, before all else: until that is done, a parent that is killed and a
+/// signal that stops this process are one too many.
+pub(crate) fn tie(control: &Socket, lifeline: PrivateFd) -> Result<(), ()> {
+    lifeline::arm(lifeline).map_err(|error| refuse(control, format!("arming the lifeline failed: {error}")))
 }
 
 /// Tells the parent why this process will not run.
@@ -102,7 +112,7 @@ fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
         Ok(boot) => boot,
         Err(error) => return Err((control, format!("the boot message is unusable: {error}").into())),
     };
-    match obey(&boot, &mut fds) {
+    match obey(&boot) {
         Ok(entry) => {
             let BootMessage { payload, method, .. } = boot;
             Ok((entry, Birth { control, payload, fds, method }))
@@ -111,8 +121,11 @@ fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
     }
 }
 
-/// Puts the process in order; leaves the user's descriptors in `fds`.
-fn obey(boot: &BootMessage, fds: &mut Vec<PrivateFd>) -> Result<Entry, Refusal> {
+/// Puts the process in order.
+fn obey(boot: &BootMessage) -> Result<Entry, Refusal> {
+    #[cfg(all(feature = "failpoints", debug_assertions))]
+    crate::failpoint::call_it(&boot.name);
+    failpoint!("at_birth");
     let own_build = image::build_id();
     if boot.pointer_width != usize::BITS || boot.build_id != own_build {
         return Err(format!(
@@ -123,10 +136,6 @@ fn obey(boot: &BootMessage, fds: &mut Vec<PrivateFd>) -> Result<Entry, Refusal> 
         )
         .into());
     }
-    if fds.is_empty() {
-        return Err("the boot message came without a lifeline".to_owned().into());
-    }
-    lifeline::arm(fds.remove(0)).map_err(|error| format!("arming the lifeline failed (is /proc mounted?): {error}"))?;
     // Fails for one who leads its group already, which is what we want.
     let _result = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     let name: Vec<u8> = boot.name.bytes().take_while(|byte| *byte != 0).collect();
@@ -183,15 +192,19 @@ fn hex(bytes: &[u8]) -> String {
 /// In a child that has just been forked: becomes a process of its own.
 ///
 /// `registry` is the parent's, held by the fork. All signals are blocked. Until the signals are
-/// reset, nothing here allocates or waits for a lock.
-pub(crate) fn after_fork(registry: &Registry, control: RawFd) -> u8 {
-    registry.close_all_in_child(control);
+/// reset, nothing here allocates or waits for a lock. When `born` is closed, nothing of the parent's is left here.
+pub(crate) fn after_fork(registry: &Registry, control: RawFd, lifeline: RawFd, born: Option<RawFd>) -> u8 {
+    registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control)]);
     signals::reset_in_child();
-    // The parent's number lives on; its former owner is dead with the parent's epoch.
-    let control = match PrivateFd::adopt(sys::own(control)) {
-        Ok(control) => Socket::from_fd(control),
-        Err(_) => return EXIT_REFUSED,
+    // The parent's numbers live on; their former owners are dead with the parent's epoch.
+    let [Ok(control), Ok(lifeline)] = [control, lifeline].map(|number| PrivateFd::adopt(sys::own(number))) else {
+        return EXIT_REFUSED;
     };
+    let control = Socket::from_fd(control);
+    if tie(&control, lifeline).is_err() {
+        return EXIT_REFUSED;
+    }
+    born.into_iter().for_each(sys::close);
     let _result = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     if let Err(error) = stdin_from_null().and_then(|()| open_standard_streams()) {
         refuse(&control, format!("opening /dev/null failed: {error}"));

@@ -34,6 +34,8 @@ use crate::process;
 use crate::socket::Received;
 use crate::socket::Socket;
 use crate::sys;
+use crate::tree;
+use crate::tree::PIDFD_SIGNAL_PROCESS_GROUP;
 use crate::wait;
 
 /// How long the status of a dead process may be on its way from the one who reaps it.
@@ -50,9 +52,6 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The longest first message of a child that is read: a refusal with the longest path fits.
 const HELLO_MAX: usize = 8 * 1024;
-
-/// To the process group that the process leads; Linux 6.9.
-const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
 
 /// A process that was started, and is killed when this is dropped.
 ///
@@ -209,6 +208,25 @@ impl Child {
         // Both are tried, whatever comes of the first: the process may have left its group.
         let group = self.signal_group(Signal::SIGKILL);
         self.signal(Signal::SIGKILL).and(group)
+    }
+
+    /// Sends SIGKILL to the process and to all that descends from it, whatever groups and sessions it has made.
+    ///
+    /// The processes are stopped first, so that they start no others meanwhile, and found by way of /proc, child by
+    /// child. This does not wait for their end, and takes a few milliseconds at most, however many there are. Out of
+    /// reach are those whose own parent has ended before (daemons), unless they are in the process group, and those of
+    /// other users. Where the kernel does not list children, and when the process has ended already, it is the same as
+    /// [`kill`](Self::kill).
+    ///
+    /// # Errors
+    ///
+    /// As for [`signal`](Self::signal), of the process itself.
+    pub fn kill_tree(&self) -> io::Result<()> {
+        // The group at once: nobody in it starts anything from here on.
+        let _result = self.signal_group(Signal::SIGSTOP);
+        self.signal(Signal::SIGSTOP)?;
+        tree::kill_descendants(self.pid, self.pidfd());
+        self.kill()
     }
 
     /// Whether the process has said hello; `None` means not yet. Does not wait for it.
@@ -383,8 +401,10 @@ impl Child {
         let elapsed = state.dead_since.get_or_insert_with(Instant::now).elapsed();
         let rest = STATUS_TIMEOUT.saturating_sub(elapsed);
         let mut word = [0; 4];
-        match read(status, &mut word) {
-            Ok(4) => Ok(Some(Exit::from_raw(i32::from_ne_bytes(word)))),
+        let received = read(status, &mut word);
+        let told = (received == Ok(word.len())).then(|| Exit::from_word(i32::from_ne_bytes(word))).flatten();
+        match received {
+            Ok(_) if told.is_some() => Ok(told),
             Err(Errno::EAGAIN | Errno::EINTR) if !rest.is_zero() => Ok(None),
             // The server is silent or gone; whoever reaps now publishes the status in the pidfd.
             _ => {

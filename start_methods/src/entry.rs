@@ -50,6 +50,9 @@ const MARKER: &str = "START_METHODS_CHILD";
 /// Where a re-executed child finds its control socket.
 pub(crate) const CONTROL: RawFd = LOWEST;
 
+/// Where it finds its end of the lifeline.
+pub(crate) const LIFELINE: RawFd = CONTROL + 1;
+
 static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
 /// Makes this program one that can start itself again: call it first in `main`.
@@ -216,14 +219,14 @@ fn judge(value: &OsStr) -> Verdict {
 
 /// What a marker says.
 #[derive(Debug, PartialEq, Eq)]
-struct Marker {
-    version: u16,
-    parent: i32,
-    depth: u32,
+pub(crate) struct Marker {
+    pub(crate) version: u16,
+    pub(crate) parent: i32,
+    pub(crate) depth: u32,
 }
 
 /// Three numbers; pure.
-fn parse_marker(value: &OsStr) -> Option<Marker> {
+pub(crate) fn parse_marker(value: &OsStr) -> Option<Marker> {
     let mut numbers = value.to_str()?.split(':');
     let version = numbers.next()?.parse().ok()?;
     let parent = numbers.next()?.parse().ok().filter(|parent| *parent > 0)?;
@@ -240,7 +243,7 @@ fn remove_marker() {
 /// Runs a child that has just been executed. See [`born::live`].
 fn run_child() -> ! {
     // Whatever the parent leaked into us; before anything here opens a descriptor.
-    if sys::close_from(CONTROL + 1).is_err() {
+    if sys::close_from(LIFELINE + 1).is_err() {
         close_one_by_one();
     }
     // Before main, std has not looked after them yet.
@@ -248,8 +251,14 @@ fn run_child() -> ! {
         sys::exit_now(born::EXIT_REFUSED);
     }
     signals::ignore_what_a_child_ignores();
-    let Ok(control) = PrivateFd::adopt(sys::own(CONTROL)) else { sys::exit_now(born::EXIT_REFUSED) };
-    let code = catch_unwind(|| born::live(Socket::from_fd(control))).unwrap_or_else(|payload| {
+    let [Ok(control), Ok(lifeline)] = [CONTROL, LIFELINE].map(|number| PrivateFd::adopt(sys::own(number))) else {
+        sys::exit_now(born::EXIT_REFUSED)
+    };
+    let control = Socket::from_fd(control);
+    if born::tie(&control, lifeline).is_err() {
+        sys::exit_now(born::EXIT_REFUSED);
+    }
+    let code = catch_unwind(|| born::live(control)).unwrap_or_else(|payload| {
         // The payload's destructor is somebody's code and may panic again.
         std::mem::forget(payload);
         sys::EXIT_PANICKED
@@ -266,7 +275,7 @@ fn close_one_by_one() {
     // closed by then, and closing its number again harms nobody.
     let numbers: Vec<RawFd> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|number| *number > CONTROL)
+        .filter(|number| *number > LIFELINE)
         .collect();
     for number in numbers {
         sys::close(number);

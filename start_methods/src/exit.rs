@@ -24,6 +24,13 @@ impl Exit {
         Self::Known(ExitStatus::from_raw(status))
     }
 
+    /// The same, told by somebody who might be wrong: `None` for what is not the status of an end.
+    pub(crate) fn from_word(word: i32) -> Option<Self> {
+        // 0x7f says that it was stopped, or goes on.
+        let is_an_end = word & !0xffff == 0 && word & 0x7f != 0x7f;
+        is_an_end.then(|| Self::from_raw(word))
+    }
+
     /// The status, when it is known.
     #[must_use]
     pub fn status(&self) -> Option<ExitStatus> {

@@ -118,9 +118,14 @@ impl Registry {
 
     /// See [`PrivateFd::adopt`].
     pub(crate) fn adopt(&mut self, fd: OwnedFd) -> io::Result<PrivateFd> {
-        let fd = if fd.as_raw_fd() < LOWEST {
+        self.adopt_from(fd, LOWEST)
+    }
+
+    /// [`adopt`](Self::adopt), to a number of at least `lowest`, which is no less than [`LOWEST`].
+    pub(crate) fn adopt_from(&mut self, fd: OwnedFd, lowest: RawFd) -> io::Result<PrivateFd> {
+        let fd = if fd.as_raw_fd() < lowest {
             // In one step: between a dup and an FD_CLOEXEC somebody else may execute a program.
-            sys::own(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(LOWEST))?)
+            sys::own(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?)
         } else {
             fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
             fd
@@ -152,11 +157,11 @@ impl Registry {
 
     /// In a child that has just been forked, with the parent's registry: closes all but `kept`, and
     /// ends the epoch of every owner that was copied. Neither allocates nor waits.
-    pub(crate) fn close_all_in_child(&self, kept: RawFd) {
+    pub(crate) fn close_all_in_child(&self, kept: &[RawFd]) {
         for (index, word) in self.words.iter().enumerate() {
             for bit in (0..u64::BITS).filter(|bit| word & (1 << bit) != 0) {
                 let number = number_of(index, bit);
-                if number != kept {
+                if !kept.contains(&number) {
                     sys::close(number);
                 }
             }

@@ -8,16 +8,23 @@
 
 use std::io;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 use nix::unistd::setpgid;
 
 use crate::boot::Boot;
 use crate::born;
 use crate::child::Child;
 use crate::error::StartError;
+use crate::fd::LOWEST;
 use crate::fd::PrivateFd;
 use crate::fd::Registry;
+use crate::lifeline;
+use crate::lifeline::OPENING;
 use crate::message::Stage;
 use crate::method::StartMethod;
 use crate::signals::Blocked;
@@ -25,11 +32,21 @@ use crate::socket::Socket;
 use crate::sys;
 use crate::threads::ForeignThreads;
 use crate::threads::Hold;
+use crate::wait;
+
+/// How long a child may take to its first steps before it is let go on its own.
+const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Forks this process into `boot`'s entry.
 pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads) -> Result<Child, StartError> {
     let parcel = boot.prepare(StartMethod::Fork)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system("making a control socket"))?;
+    let lifeline = parcel.lifeline.open(LOWEST).map_err(StartError::system(OPENING))?;
+    let (birth, born) = {
+        let mut registry = Registry::lock();
+        let pair = pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).and_then(|pair| registry.adopt_pair(pair));
+        pair.map_err(StartError::system("making a pipe"))?
+    };
     let (pid, pidfd) = {
         let hold = Hold::acquire(foreign)?;
         if foreign == ForeignThreads::Refuse {
@@ -37,42 +54,54 @@ pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads) -> Result<Child, S
             // nothing of may hold the lock of the stream; but there is none.
             let _result = io::stdout().flush();
         }
-        fork_waiting(&hold, theirs).map_err(|(stage, error)| match stage {
+        fork_waiting(&hold, theirs, lifeline, Some(born)).map_err(|(stage, error)| match stage {
             Stage::Pidfd => StartError::system("opening a pidfd")(error),
+            Stage::Lifeline => StartError::system("arming a lifeline")(error),
             _ => StartError::system("fork")(error),
         })?
     };
+    // Until the child has closed it, it has a copy of the very end of the lifeline by which our death would be told: if
+    // it were stopped then, it would outlive us, and its siblings with it. Nobody need know its number before.
+    let _in_time = wait::hung_up(birth.as_fd(), BIRTH_TIMEOUT);
     let child = Child::direct(pid, ours, pidfd, parcel.lifeline.clone());
     parcel.send(child.control())?;
     Ok(child)
 }
 
-/// Forks a child that waits at `control` for its boot message, and opens its pidfd.
+/// Forks a child that waits at `control` for its boot message, arms its `lifeline`, and opens its pidfd.
 ///
-/// When the second fails the child is reaped before this returns.
-pub(crate) fn fork_waiting(hold: &Hold, control: Socket) -> Result<(u32, PrivateFd), (Stage, io::Error)> {
+/// The child closes `born` when it has nothing of this process any more. When something of that fails the child is reaped before this returns.
+pub(crate) fn fork_waiting(
+    hold: &Hold,
+    control: Socket,
+    lifeline: PrivateFd,
+    born: Option<PrivateFd>,
+) -> Result<(u32, PrivateFd), (Stage, io::Error)> {
     let control = control.into_fd();
     let pid = {
         let registry = Registry::lock();
         let _blocked = Blocked::all();
-        sys::fork(hold, || born::after_fork(&registry, control.as_raw_fd())).map_err(|error| (Stage::Fork, error))?
+        let kept = born.as_ref().map(AsRawFd::as_raw_fd);
+        let child_main = || born::after_fork(&registry, control.as_raw_fd(), lifeline.as_raw_fd(), kept);
+        sys::fork(hold, child_main).map_err(|error| (Stage::Fork, error))?
     };
+    let armed = lifeline::arm_for(pid, lifeline).map_err(|error| (Stage::Lifeline, error));
     // Parent and child both do it, so that whoever acts next finds it done.
     let group = sys::pid_t(pid);
     let _result = setpgid(group, group);
-    drop(control);
-    let pidfd = {
+    drop((control, born));
+    let pidfd = armed.and_then(|()| {
         let mut registry = Registry::lock();
-        sys::pidfd_open(pid).and_then(|fd| registry.adopt(fd))
-    };
+        sys::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).map_err(|error| (Stage::Pidfd, error))
+    });
     match pidfd {
         Ok(pidfd) => Ok((pid, pidfd)),
-        Err(error) => {
+        Err(failure) => {
             // The other end of its socket closes with our return and the child ends by itself; but
             // then it would be a zombie nobody knows. It is ours and alive: its id is its own.
             let _result = nix::sys::signal::kill(group, nix::sys::signal::Signal::SIGKILL);
             let _result = sys::reap_pid(pid);
-            Err((Stage::Pidfd, error))
+            Err(failure)
         }
     }
 }

@@ -56,10 +56,16 @@ mod child;
 mod entry;
 mod error;
 mod exit;
+#[doc(hidden)]
+pub mod failpoint;
 mod fd;
 mod fork;
 pub mod forkserver;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod image;
+mod kin;
 mod lifeline;
 mod message;
 mod method;
@@ -71,6 +77,7 @@ mod spawn;
 mod starter;
 mod sys;
 pub mod threads;
+mod tree;
 mod wait;
 
 pub use boot::BOOT_FDS_MAX;

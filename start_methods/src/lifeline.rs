@@ -1,22 +1,27 @@
 //! The lifeline: a pipe by which the kernel itself kills the children of a process that has died.
 //!
-//! The parent holds the only write end and never writes. Each child opens the read end anew, asks
-//! for SIGKILL when something happens on it (`F_SETOWN`, `F_SETSIG`, `O_ASYNC`), and the one thing
-//! that can happen is the hang-up at the parent's death. It works for a child that is busy or
-//! stopped, through a fork server, and whichever thread of the parent made the child: the parent
-//! death signal of prctl(2) fails in each of those.
+//! The parent holds the only write end and never writes. Each child has an opening of the read end
+//! of its own, for which it gets SIGKILL when something happens (`F_SETOWN`, `F_SETSIG`, `O_ASYNC`),
+//! and the one thing that can happen is the hang-up at the parent's death. It works for a child that
+//! is busy or stopped, through a fork server, and whichever thread of the parent made the child: the
+//! parent death signal of prctl(2) fails in each of those.
+//!
+//! The child is born with the descriptor, and *both* sides arm it at once: whoever makes the child, so
+//! that one that is stopped before it can do anything is tied already when anybody knows of it, and
+//! the child, whose maker may have died before it could.
 //!
 //! # Invariants
 //!
 //! - The write end is in one process only: it is registered, and closed on exec.
-//! - A child arms its own open file description: the owner of the signal is a property of the
-//!   description, and one that is shared would be taken over by the next sibling.
+//! - A child has an open file description to itself: the owner of the signal is a property of the
+//!   description, and one that is shared would be taken over by the next sibling. It is held by the
+//!   child and, for a moment, its maker: so it is gone with the child, and signals nobody else.
 //! - The pipe lives as long as any child of this process that nobody has let go of.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
-use std::os::fd::BorrowedFd;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use nix::fcntl::FcntlArg;
@@ -30,10 +35,14 @@ use nix::poll::poll;
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 
+use crate::failpoint::fault;
 use crate::fd::PrivateFd;
 use crate::fd::Registry;
 use crate::process;
 use crate::sys;
+
+/// What a start was doing when it could not open a lifeline, which goes by way of /proc.
+pub(crate) const OPENING: &str = "opening a lifeline in /proc/self/fd";
 
 /// The parent's side: both ends of the pipe, for as long as there are children.
 #[derive(Debug)]
@@ -49,6 +58,7 @@ impl Lifeline {
         if let Some(lifeline) = slot.upgrade() {
             return Ok(lifeline);
         }
+        fault!("pipe");
         let (read, write) = {
             let mut registry = Registry::lock();
             registry.adopt_pair(pipe2(OFlag::O_CLOEXEC)?)?
@@ -58,26 +68,33 @@ impl Lifeline {
         Ok(lifeline)
     }
 
-    /// The end that goes to a child.
-    pub(crate) fn read_end(&self) -> BorrowedFd<'_> {
-        self.read.as_fd()
+    /// What one child is to be born with, numbered `lowest` or higher.
+    pub(crate) fn open(&self, lowest: RawFd) -> io::Result<PrivateFd> {
+        let path = format!("/proc/self/fd/{}", self.read.as_raw_fd());
+        let mut registry = Registry::lock();
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        registry.adopt_from(open(path.as_str(), flags, Mode::empty())?, lowest)
     }
 }
 
-/// In the child: ties this process to the read end that its parent has sent.
+/// In the maker of a child: ties the child to what it was born with.
+pub(crate) fn arm_for(pid: u32, lifeline: PrivateFd) -> io::Result<()> {
+    match sys::send_signal_of(lifeline.as_fd(), pid, libc::SIGKILL) {
+        // It has ended, and somebody else has reaped it.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        result => result?,
+    }
+    fcntl(&lifeline, FcntlArg::F_SETFL(OFlag::O_ASYNC | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// In the child: ties this process to what it was born with.
 ///
 /// Ends the process at once if the parent is dead already.
-pub(crate) fn arm(received: PrivateFd) -> io::Result<()> {
-    let path = format!("/proc/self/fd/{}", received.as_raw_fd());
-    let own = {
-        let mut registry = Registry::lock();
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        registry.adopt(open(path.as_str(), flags, Mode::empty())?)?
-    };
-    drop(received);
-    sys::own_signal_of(own.as_fd(), libc::SIGKILL)?;
+pub(crate) fn arm(own: PrivateFd) -> io::Result<()> {
+    sys::send_signal_of(own.as_fd(), std::process::id(), libc::SIGKILL)?;
     fcntl(&own, FcntlArg::F_SETFL(OFlag::O_ASYNC | OFlag::O_NONBLOCK))?;
-    // The parent may have died before the line above: then no signal will come any more.
+    // The parent may have died before anybody had done this: then no signal will come any more.
     let mut fds = [PollFd::new(own.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO)?;
     if fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {

@@ -87,7 +87,9 @@ pub(crate) struct Ready {
     pub(crate) outcome: Result<(), String>,
 }
 
-/// To the fork server: fork one child.
+/// To the fork server: fork one child, which is born with the one descriptor beside this (its end of the lifeline).
+///
+/// Requests are numbered from 1.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) id: u64,
@@ -113,6 +115,8 @@ pub(crate) struct ForkFailure {
 pub(crate) enum Stage {
     Socket,
     Pipe,
+    Request,
+    Lifeline,
     Threads,
     Fork,
     Pidfd,
@@ -124,6 +128,8 @@ impl Stage {
         match self {
             Self::Socket => "making a control socket in the fork server",
             Self::Pipe => "making a status pipe in the fork server",
+            Self::Request => "receiving a lifeline in the fork server",
+            Self::Lifeline => "arming a lifeline in the fork server",
             Self::Threads => "counting the threads of the fork server",
             Self::Fork => "fork in the fork server",
             Self::Pidfd => "opening a pidfd in the fork server",

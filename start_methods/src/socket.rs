@@ -31,6 +31,7 @@ use nix::sys::socket::SockType;
 use nix::sys::socket::recv;
 use nix::sys::socket::socketpair;
 
+use crate::failpoint::fault;
 use crate::fd::PrivateFd;
 use crate::fd::Registry;
 use crate::sys;
@@ -79,6 +80,7 @@ impl Socket {
     ///
     /// When the descriptor table of the process or of the system is full.
     pub fn pair() -> io::Result<(Self, Self)> {
+        fault!("socketpair");
         // Held while they are made: a fork in between would copy them unregistered.
         let mut registry = Registry::lock();
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;

@@ -4,8 +4,8 @@
 //!
 //! - What is executed is /proc/self/exe, the very file this process runs, even if it was deleted or
 //!   replaced since.
-//! - Nothing is inherited but the environment (as the boot changes it), the arguments, standard output and error, and the
-//!   control socket as descriptor 3.
+//! - Nothing is inherited but the environment (as the boot changes it), the arguments, standard output and error, the
+//!   control socket as descriptor 3 and the lifeline as descriptor 4.
 //! - The child waits for its boot message, and so cannot have ended when its pidfd is opened.
 
 use std::env;
@@ -33,7 +33,11 @@ use crate::boot::Boot;
 use crate::child::Child;
 use crate::entry;
 use crate::error::StartError;
+use crate::failpoint::fault;
+use crate::fd::PrivateFd;
 use crate::fd::Registry;
+use crate::lifeline;
+use crate::lifeline::OPENING;
 use crate::method::StartMethod;
 use crate::settings::Environment;
 use crate::socket::Socket;
@@ -46,20 +50,23 @@ const BUSY_RETRIES: u32 = 3;
 pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Path>) -> Result<Child, StartError> {
     let parcel = boot.prepare(method)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system("making a control socket"))?;
+    // Above the numbers that it and the control socket will have in the child.
+    let lifeline = parcel.lifeline.open(entry::LIFELINE + 1).map_err(StartError::system(OPENING))?;
     let program = executable.unwrap_or(Path::new("/proc/self/exe"));
-    let pid = execute(program, boot.environment(), &theirs)
-        .map_err(|errno| StartError::system("executing the program")(errno.into()))?;
+    let pid = execute(program, boot.environment(), &theirs, &lifeline)
+        .map_err(StartError::system("executing the program"))?;
     drop(theirs);
     let pid = pid.as_raw().unsigned_abs();
-    let pidfd = {
+    let armed = lifeline::arm_for(pid, lifeline).map_err(|error| ("arming a lifeline", error));
+    let pidfd = armed.and_then(|()| {
         let mut registry = Registry::lock();
-        sys::pidfd_open(pid).and_then(|fd| registry.adopt(fd))
-    };
+        sys::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).map_err(|error| ("opening a pidfd", error))
+    });
     let pidfd = match pidfd {
         Ok(pidfd) => pidfd,
-        Err(error) => {
+        Err((doing, error)) => {
             give_up(pid, ours, &error);
-            return Err(StartError::system("opening a pidfd")(error));
+            return Err(StartError::system(doing)(error));
         }
     };
     let child = Child::direct(pid, ours, pidfd, parcel.lifeline.clone());
@@ -81,11 +88,13 @@ fn give_up(pid: u32, control: Socket, error: &io::Error) {
 }
 
 /// posix_spawn(3) of the child.
-fn execute(program: &Path, environment: &Environment, control: &Socket) -> nix::Result<Pid> {
+fn execute(program: &Path, environment: &Environment, control: &Socket, lifeline: &PrivateFd) -> io::Result<Pid> {
+    fault!("execute");
     let mut actions = PosixSpawnFileActions::init()?;
     // Also clears the close-on-exec flag, when the number is right already.
     let control = control.as_fd().as_raw_fd();
     actions.add_dup2(control, entry::CONTROL)?;
+    actions.add_dup2(lifeline.as_raw_fd(), entry::LIFELINE)?;
     actions.add_open(0, "/dev/null", OFlag::O_RDWR | OFlag::O_NOCTTY, Mode::empty())?;
 
     let mut attributes = PosixSpawnAttr::init()?;
@@ -109,7 +118,7 @@ fn execute(program: &Path, environment: &Environment, control: &Socket) -> nix::
                 retries += 1;
                 thread::sleep(Duration::from_millis(10));
             }
-            result => return result,
+            result => return Ok(result?),
         }
     }
 }

@@ -31,6 +31,7 @@ use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 
 use crate::error::StartError;
+use crate::failpoint::fault;
 use crate::starter::Starter;
 use crate::threads::Hold;
 
@@ -86,6 +87,7 @@ pub(crate) fn fork(_hold: &Hold, child_main: impl FnOnce() -> u8) -> io::Result<
         }
     }
 
+    fault!("fork");
     // SAFETY: a `Hold` exists only while this process has no thread that could hold a lock (see
     // `threads`), or when somebody promised in `fork_despite_threads` that it does not matter.
     match unsafe { nix::unistd::fork() } {
@@ -136,6 +138,7 @@ pub(crate) fn is_secure_execution() -> bool {
 
 /// pidfd_open(2), Linux 5.3.
 pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    fault!("pidfd");
     // SAFETY: the call takes two integers; the result is checked below.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0 as c_long) };
     let fd = checked(result)?;
@@ -156,17 +159,28 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: c_int, flags: u32
 /// The answer is the status word of wait(2). Not nix's `waitid`: that fails for a child that was
 /// ended by a real-time signal, after having reaped it.
 pub(crate) fn reap_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
-    reap(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), libc::WNOHANG)
+    let id = pidfd.as_raw_fd().unsigned_abs();
+    // If this process traces the child, as a debugger does, every wait reports its stops too, whatever was asked for.
+    // So this one only looks, and takes nothing away from whoever waits for them.
+    match wait_id(libc::P_PIDFD, id, libc::WNOHANG | libc::WNOWAIT)? {
+        None => Ok(None),
+        Some(_) => wait_id(libc::P_PIDFD, id, libc::WNOHANG),
+    }
 }
 
 /// Reaps a child by its process id, waiting for its end.
 ///
 /// Only for a child that is our own, not yet reaped, and dying: then the id is still its own.
-pub(crate) fn reap_pid(pid: u32) -> io::Result<Option<i32>> {
-    reap(libc::P_PID, pid, 0)
+pub(crate) fn reap_pid(pid: u32) -> io::Result<i32> {
+    loop {
+        if let Some(status) = wait_id(libc::P_PID, pid, 0)? {
+            return Ok(status);
+        }
+    }
 }
 
-fn reap(kind: libc::idtype_t, id: u32, flags: c_int) -> io::Result<Option<i32>> {
+/// waitid(2) for the end of a process; `None` if that has not come.
+fn wait_id(kind: libc::idtype_t, id: u32, flags: c_int) -> io::Result<Option<i32>> {
     // SAFETY: siginfo_t is plain data for which all zeroes is a value.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     loop {
@@ -185,11 +199,13 @@ fn reap(kind: libc::idtype_t, id: u32, flags: c_int) -> io::Result<Option<i32>> 
     }
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    Ok(Some(match info.si_code {
-        libc::CLD_EXITED => (status & 0xff) << 8,
-        libc::CLD_DUMPED => (status & 0x7f) | 0x80,
-        _ => status & 0x7f,
-    }))
+    Ok(match info.si_code {
+        libc::CLD_EXITED => Some((status & 0xff) << 8),
+        libc::CLD_DUMPED => Some((status & 0x7f) | 0x80),
+        libc::CLD_KILLED => Some(status & 0x7f),
+        // A stop.
+        _ => None,
+    })
 }
 
 /// `struct pidfd_info` in its first version, which every kernel that has the call accepts.
@@ -280,11 +296,11 @@ pub(crate) fn set_disposition(signal: c_int, disposition: Disposition) {
     let _result = unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
 }
 
-/// Asks for `signal` to be sent to this process when something happens on `fd` (with `O_ASYNC`).
-pub(crate) fn own_signal_of(fd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+/// Asks for `signal` to be sent to a process when something happens on `fd` (with `O_ASYNC`).
+pub(crate) fn send_signal_of(fd: BorrowedFd<'_>, pid: u32, signal: c_int) -> io::Result<()> {
     // libc has no name for it; the number is the same on every architecture of Linux.
     const F_SETSIG: c_int = 10;
-    let pid = c_int::try_from(std::process::id()).expect("process ids are positive C integers");
+    let pid = pid_t(pid).as_raw();
     // SAFETY: F_SETOWN takes an integer.
     let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETOWN, pid) };
     checked(result.into())?;

@@ -30,7 +30,7 @@ cases![
 ];
 
 /// Runs `body` while at most `spare` more descriptors can be opened than are open now.
-fn with_spare_descriptors<T>(spare: usize, body: impl FnOnce() -> T) -> T {
+pub(crate) fn with_spare_descriptors<T>(spare: usize, body: impl FnOnce() -> T) -> T {
     let used: Vec<i32> = processes::descriptors(std::process::id()).into_iter().map(|(fd, _)| fd).collect();
     // The limit is on the number that a descriptor has: numbers that are free below it count too.
     let first_too_many = (0..).filter(|fd| !used.contains(fd)).nth(spare).unwrap();
@@ -47,7 +47,7 @@ fn with_descriptors_below<T>(limit: u64, body: impl FnOnce() -> T) -> T {
 }
 
 /// Ways to say that something could not be had.
-fn is_scarcity(error: &PoolError) -> bool {
+pub(crate) fn is_scarcity(error: &PoolError) -> bool {
     matches!(error, PoolError::Start(_) | PoolError::System { .. } | PoolError::Broken { .. })
 }
 

@@ -30,6 +30,8 @@ mod descriptors;
 mod elastic;
 mod errors;
 mod exhaustion;
+#[cfg(debug_assertions)]
+mod failpoints;
 mod hostile;
 mod hygiene;
 mod imap;
@@ -38,8 +40,10 @@ mod lifecycle;
 mod limits;
 mod map;
 mod misdeeds;
+mod nested;
 mod parent;
 mod payloads;
+mod pressure;
 mod python;
 mod races;
 mod recycle;
@@ -48,8 +52,13 @@ mod retries;
 mod rogue;
 mod servers;
 mod settings;
+mod stalled;
 mod starmap;
 mod starts;
+#[cfg(debug_assertions)]
+mod startup;
+#[cfg(debug_assertions)]
+mod sweep;
 mod terminate;
 mod timeouts;
 mod values;
@@ -72,6 +81,8 @@ const MODULES: &[Module] = &[
     ("elastic", elastic::CASES),
     ("errors", errors::CASES),
     ("exhaustion", exhaustion::CASES),
+    #[cfg(debug_assertions)]
+    ("failpoints", failpoints::CASES),
     ("hostile", hostile::CASES),
     ("hygiene", hygiene::CASES),
     ("imap", imap::CASES),
@@ -80,8 +91,10 @@ const MODULES: &[Module] = &[
     ("limits", limits::CASES),
     ("map", map::CASES),
     ("misdeeds", misdeeds::CASES),
+    ("nested", nested::CASES),
     ("parent", parent::CASES),
     ("payloads", payloads::CASES),
+    ("pressure", pressure::CASES),
     ("python", python::CASES),
     ("races", races::CASES),
     ("recycle", recycle::CASES),
@@ -91,8 +104,13 @@ const MODULES: &[Module] = &[
     ("rogue", rogue::CASES),
     ("servers", servers::CASES),
     ("settings", settings::CASES),
+    ("stalled", stalled::CASES),
     ("starmap", starmap::CASES),
     ("starts", starts::CASES),
+    #[cfg(debug_assertions)]
+    ("startup", startup::CASES),
+    #[cfg(debug_assertions)]
+    ("sweep", sweep::CASES),
     ("terminate", terminate::CASES),
     ("timeouts", timeouts::CASES),
     ("values", values::CASES),

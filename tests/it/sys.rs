@@ -16,7 +16,10 @@ use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
+use nix::sys::signal::SaFlags;
+use nix::sys::signal::SigAction;
 use nix::sys::signal::SigHandler;
+use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::ForkResult;
@@ -156,4 +159,69 @@ pub(crate) fn function_outside_any_image() -> fn(u8) -> u8 {
     let code: &'static mut [u8; 64] = Box::leak(Box::new([0xc3; 64]));
     // SAFETY: any address that is not null is a value of this type; nobody calls it, which is the point of the test.
     unsafe { std::mem::transmute::<*mut u8, fn(u8) -> u8>(code.as_mut_ptr()) }
+}
+
+/// From now on `signal` interrupts whatever a thread waits for, and does nothing else.
+pub(crate) fn interrupt_by(signal: Signal) {
+    extern "C" fn do_nothing(_: libc::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing, which is allowed at any moment.
+    unsafe { nix::sys::signal::sigaction(signal, &action) }.expect("a signal that can be handled");
+}
+
+/// Sends `signal` to every thread of this process.
+pub(crate) fn signal_all_threads(signal: Signal) {
+    let process = libc::c_long::from(std::process::id());
+    for thread in std::fs::read_dir("/proc/self/task").expect("/proc is mounted").flatten() {
+        let Some(thread) = thread.file_name().to_str().and_then(|name| name.parse::<libc::c_long>().ok()) else {
+            continue;
+        };
+        // SAFETY: tgkill takes three integers and touches no memory of ours. The thread may have ended: an error.
+        unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal as libc::c_long) };
+    }
+}
+
+/// What the kernel is to refuse.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Forbidden {
+    Processes,
+    Threads,
+}
+
+/// Has the kernel refuse new processes or threads with EAGAIN, to every thread of this process and to the processes that
+/// they start, for good.
+pub(crate) fn forbid(what: Forbidden) {
+    let number = |call: libc::c_long| u32::try_from(call).expect("numbers of calls are small");
+    let thread_flag = libc::CLONE_THREAD.unsigned_abs();
+    let refused = |errno: i32| libc::SECCOMP_RET_ERRNO | errno.unsigned_abs();
+    let (process, thread) = match what {
+        Forbidden::Processes => (refused(libc::EAGAIN), libc::SECCOMP_RET_ALLOW),
+        Forbidden::Threads => (libc::SECCOMP_RET_ALLOW, refused(libc::EAGAIN)),
+    };
+    let load = |offset| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
+    let give = |value| step(libc::BPF_RET | libc::BPF_K, 0, 0, value);
+    let mut program = [
+        load(0),
+        // Its flags are in memory, where a filter does not look; the C library falls back to clone.
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number(libc::SYS_clone3)),
+        give(refused(libc::ENOSYS)),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, number(libc::SYS_clone)),
+        give(libc::SECCOMP_RET_ALLOW),
+        // The lower half of the first argument: 64 bits, and little endian wherever we run.
+        load(16),
+        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, thread_flag),
+        give(thread),
+        give(process),
+    ];
+    let program = libc::sock_fprog { len: 9, filter: program.as_mut_ptr() };
+    nix::sys::prctl::set_no_new_privs().expect("Linux 3.5");
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
+    // SAFETY: the program is valid and outlives the call, which copies it.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) };
+    Errno::result(result).expect("a filter");
+}
+
+/// One instruction of a filter.
+fn step(code: u32, if_true: u8, if_false: u8, operand: u32) -> libc::sock_filter {
+    libc::sock_filter { code: u16::try_from(code).expect("codes are short"), jt: if_true, jf: if_false, k: operand }
 }

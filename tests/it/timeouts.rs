@@ -195,6 +195,9 @@ fn what_the_task_has_started_ends_with_it(method: StartMethod) {
     let result = pool.timeout(Duration::from_millis(500)).apply((book.path(),), |book| {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         stage::note(&book, child.id());
+        let mut far = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
+        stage::note(&book, far.id());
+        far.wait().unwrap();
         child.wait().unwrap();
     });
     let pids: Vec<u32> = book.lines().iter().map(|line| line.parse().unwrap()).collect();

@@ -82,7 +82,8 @@ impl World {
 
     pub(super) fn happen(&mut self, event: &Event) {
         match *event {
-            Event::Open { fixed_chunk, feeding, retries, timeout } if !self.closed => {
+            Event::Open { fixed_chunk, feeding, retries, timeout_ms } if !self.closed => {
+                let timeout = timeout_ms.map(Duration::from_millis);
                 self.open(fixed_chunk, ModelJob { feeding, retries, timeout, ..ModelJob::default() });
             }
             Event::Submit { job, items } => self.submit(job, items),

@@ -39,6 +39,8 @@ use nix::sys::mman::mmap;
 use nix::sys::mman::munmap;
 use start_methods::PrivateFd;
 
+use crate::failpoint::fault;
+
 /// What the memory is called in /proc/PID/maps.
 pub(crate) const NAME: &str = "procpool-rings";
 /// The length of each ring, a power of two.
@@ -122,6 +124,7 @@ impl Memory {
     ///
     /// It cannot be mapped.
     pub(super) fn map(fd: impl AsFd) -> io::Result<Self> {
+        fault!("map");
         let len = const { NonZero::new(LEN).expect("it is not empty") };
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new shared mapping at an address of the kernel's choice; it overlaps nothing, and the file is
@@ -225,6 +228,7 @@ fn split(position: u64, len: usize) -> ((usize, usize), (usize, usize)) {
 }
 
 fn anonymous() -> io::Result<OwnedFd> {
+    fault!("memfd");
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Never executable, where the kernel knows that flag (6.3).
     match memfd_create(NAME, flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {

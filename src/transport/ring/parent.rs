@@ -490,5 +490,5 @@ impl Road {
     }
 }
 
-#[cfg(test)]
-mod hostile;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;

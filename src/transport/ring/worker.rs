@@ -28,6 +28,7 @@ use super::record;
 use super::record::DownHead;
 use super::record::UpHead;
 use crate::clock;
+use crate::failpoint::failpoint;
 use crate::frame::AnswerKind;
 
 /// What is copied out of the down ring at one go, unless a record is longer.
@@ -235,6 +236,7 @@ impl WorkerRoad {
         }
         let head = UpHead { kind, is_attached, len: bytes.len() };
         self.memory.put(Ring::Up, self.write, &head.to_bytes());
+        failpoint!("mid_answer");
         self.memory.put(Ring::Up, self.write + record::HEAD as u64, bytes);
         self.write += needed as u64;
         // Ordered by the change of the ledger that follows: whoever has seen that sees this.

@@ -5,6 +5,7 @@
 //! - A reply is used only if it is whole, answers the question that was asked, and brings the
 //!   descriptors it promises; all others are closed.
 //! - A server about which there is any doubt is not asked a second time.
+//! - What is signalled as a child is one: its pidfd is of the process that the server names, and that is the server's.
 
 use std::fmt;
 use std::io;
@@ -18,11 +19,15 @@ use std::time::Instant;
 use crate::boot::Boot;
 use crate::child::Child;
 use crate::error::StartError;
+use crate::fd::LOWEST;
 use crate::fd::PrivateFd;
 use crate::fork;
 use crate::forkserver::server;
 use crate::image;
+use crate::kin;
+use crate::kin::Stat;
 use crate::lifeline::Lifeline;
+use crate::lifeline::OPENING;
 use crate::message;
 use crate::message::Ready;
 use crate::message::Reply;
@@ -40,6 +45,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a server may take to answer a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a silent server may be stopped before it is given up. One that is only slow has its time.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A fork server or a template that runs, as far as is known. Dropping it ends and reaps it.
 #[derive(Debug)]
@@ -110,7 +118,7 @@ impl Server {
     }
 
     fn when_ready(process: Child) -> Result<Self, StartError> {
-        process.wait_hello(HELLO_TIMEOUT)?;
+        wait_for_a_word(&process, HELLO_TIMEOUT)?;
         let server = Self { process, requests: 0 };
         let broken = |broken: Broken| StartError::Forkserver { detail: broken.to_string() };
         let (bytes, fds) = match server.receive(None) {
@@ -144,10 +152,15 @@ impl Server {
     ///
     /// The outer error condemns the server; the inner one is its honest answer.
     pub(crate) fn fork(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<Child, StartError>, Broken> {
+        let own_end = match lifeline.open(LOWEST) {
+            Ok(own_end) => own_end,
+            Err(error) => return Ok(Err(StartError::system(OPENING)(error))),
+        };
+        // Only what is sent is counted: the server counts along.
         self.requests += 1;
         let id = self.requests;
         let request = message::encode(&Request { id });
-        match self.process.control().try_send(&[IoSlice::new(&request)], &[]) {
+        match self.process.control().try_send(&[IoSlice::new(&request)], &[own_end.as_fd()]) {
             Ok(true) => {}
             Ok(false) => return Err(self.broken("it does not read its requests")),
             Err(error) => return Err(self.broken(&format!("it cannot be asked: {error}"))),
@@ -166,7 +179,7 @@ impl Server {
             return Err(self.broken("it answered a question nobody asked"));
         }
         match reply.outcome {
-            Ok(pid) => self.child(pid, fds, lifeline).map(Ok),
+            Ok(pid) => self.child(pid, fds, lifeline),
             Err(failure) => {
                 let error = io::Error::from_raw_os_error(failure.errno);
                 Ok(Err(StartError::system(failure.stage.doing())(error)))
@@ -174,14 +187,26 @@ impl Server {
         }
     }
 
-    fn child(&self, pid: u32, fds: Vec<PrivateFd>, lifeline: &Arc<Lifeline>) -> Result<Child, Broken> {
+    fn child(
+        &self,
+        pid: u32,
+        fds: Vec<PrivateFd>,
+        lifeline: &Arc<Lifeline>,
+    ) -> Result<Result<Child, StartError>, Broken> {
         let Ok(fds) = <[PrivateFd; 3]>::try_from(fds) else {
             return Err(self.broken("it sent the wrong number of descriptors"));
         };
-        if i32::try_from(pid).is_err() || pid == 0 || !sys::is_unix_seqpacket(fds[0].as_fd()) {
+        let pidfd = fds[1].as_fd();
+        // One that has been reaped meanwhile is nobody's child, and nothing can be done to it.
+        let is_child = match kin::is_child(pid, pidfd, self.process.pid()) {
+            Ok(is_child) => is_child || !kin::is_there(pidfd),
+            // Our trouble and not the server's, as above.
+            Err(error) => return Ok(Err(StartError::system("looking at a child in /proc")(error))),
+        };
+        if i32::try_from(pid).is_err() || pid == 0 || !is_child || !sys::is_unix_seqpacket(fds[0].as_fd()) {
             return Err(self.broken("what it sent is no child"));
         }
-        Ok(Child::of_server(pid, fds, Arc::clone(lifeline)))
+        Ok(Ok(Child::of_server(pid, fds, Arc::clone(lifeline))))
     }
 
     /// The next message; `None` waits for ever (but not for a dead server).
@@ -206,8 +231,12 @@ impl Server {
                 }
                 Err(error) => return Err(Unheard::Broken(self.broken(&error.to_string()))),
             }
-            match wait::readable(&[control.as_fd(), self.process.pidfd()], deadline) {
+            let look = Instant::now() + LOOK_EVERY;
+            let until = deadline.map_or(look, |deadline| deadline.min(look));
+            match wait::readable(&[control.as_fd(), self.process.pidfd()], Some(until)) {
                 Ok(true) => {}
+                Ok(false) if is_stopped(&self.process) => return Err(Unheard::Broken(self.broken(STOPPED))),
+                Ok(false) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
                 Ok(false) => return Err(Unheard::Broken(self.broken("it does not answer"))),
                 Err(error) => return Err(Unheard::Broken(self.broken(&error.to_string()))),
             }
@@ -222,3 +251,29 @@ impl Server {
         Broken { detail: format!("process {}: {what}{exit}", self.process.pid()) }
     }
 }
+
+const STOPPED: &str = "it was stopped by a signal, and would answer nobody";
+
+/// Whether somebody has stopped it. One that is traced is somebody's who looks at it, and has its time.
+fn is_stopped(process: &Child) -> bool {
+    // It is ours and not reaped as long as it is dropped by nobody, so the number is its own.
+    Stat::of(process.pid()).is_ok_and(Stat::is_stopped)
+}
+
+/// [`Child::wait_hello`], which a process that is stopped need not be given all the time for.
+fn wait_for_a_word(process: &Child, timeout: Duration) -> Result<(), StartError> {
+    let give_up = Instant::now() + timeout;
+    loop {
+        let until = give_up.min(Instant::now() + LOOK_EVERY);
+        let heard = wait::readable(&[process.control().as_fd(), process.pidfd()], Some(until));
+        if heard.map_err(StartError::system("waiting for a fork server"))? || Instant::now() >= give_up {
+            return process.wait_hello(give_up.saturating_duration_since(Instant::now()));
+        }
+        if is_stopped(process) {
+            return Err(StartError::Forkserver { detail: format!("process {}: {STOPPED}", process.pid()) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod hostile;

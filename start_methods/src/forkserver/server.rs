@@ -32,6 +32,7 @@ use nix::unistd::write;
 use crate::boot::Birth;
 use crate::entry::preload_at;
 use crate::error::StartError;
+use crate::failpoint::failpoint;
 use crate::fd::PrivateFd;
 use crate::fd::Registry;
 use crate::fork::fork_waiting;
@@ -93,6 +94,7 @@ pub(crate) fn serve(birth: Birth) -> u8 {
     let _result = io::stdout().flush();
     let code = if outcome.is_ok() { None } else { Some(EXIT_PRELOAD) };
     let ready = message::encode(&Ready { outcome });
+    failpoint!("before_serve");
     if requests.send(&[IoSlice::new(&ready)], &[]).is_err() {
         return 0;
     }
@@ -141,6 +143,7 @@ fn alone() -> Result<(), String> {
 
 fn serve_until_end(requests: &Socket) -> u8 {
     let mut wards: Vec<Ward> = Vec::new();
+    let mut answered = 0;
     loop {
         let (request_ready, dead) = match wait_for_work(requests, &wards) {
             Ok(work) => work,
@@ -159,15 +162,26 @@ fn serve_until_end(requests: &Socket) -> u8 {
                 Ok(Received::Message(len)) => len,
                 Ok(Received::Empty) => continue,
                 Ok(Received::Closed) => return 0,
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                    // The request is lost with its descriptor, but its number is known.
+                    answered += 1;
+                    if reply_failure(requests, answered, Stage::Request, &error).is_err() {
+                        return 0;
+                    }
+                    continue;
+                }
                 Err(_) => return EXIT_CONFUSED,
             };
-            match message::decode::<Request>(&buffer[..len]) {
-                Ok(request) if fds.is_empty() => match answer(requests, request.id) {
-                    Ok(ward) => wards.extend(ward),
+            match (message::decode::<Request>(&buffer[..len]), fds.pop()) {
+                (Ok(request), Some(lifeline)) if fds.is_empty() => match answer(requests, request.id, lifeline) {
+                    Ok(ward) => {
+                        answered = request.id;
+                        wards.extend(ward);
+                    }
                     Err(_) => return 0,
                 },
                 // Nobody but our own parent can ask: one of us is broken, and it can start another.
-                Ok(_) | Err(_) => return EXIT_CONFUSED,
+                _ => return EXIT_CONFUSED,
             }
         }
     }
@@ -199,14 +213,16 @@ fn report_if_dead(ward: &Ward) -> bool {
 }
 
 /// Forks one child and replies. An error means that nobody listens any more.
-fn answer(requests: &Socket, id: u64) -> io::Result<Option<Ward>> {
-    let forked = match fork_one() {
+fn answer(requests: &Socket, id: u64, lifeline: PrivateFd) -> io::Result<Option<Ward>> {
+    failpoint!("before_fork");
+    let forked = match fork_one(lifeline) {
         Ok(forked) => forked,
         Err((stage, error)) => {
             reply_failure(requests, id, stage, &error)?;
             return Ok(None);
         }
     };
+    failpoint!("after_fork");
     let Forked { pid, control, status, ward } = forked;
     let reply = message::encode(&Reply { id, outcome: Ok(pid) });
     let sent = requests.send(&[IoSlice::new(&reply)], &[control.as_fd(), ward.pidfd.as_fd(), status.as_fd()]);
@@ -217,6 +233,7 @@ fn answer(requests: &Socket, id: u64) -> io::Result<Option<Ward>> {
         reply_failure(requests, id, Stage::Reply, &error)?;
         return Ok(None);
     }
+    failpoint!("after_reply");
     Ok(Some(ward))
 }
 
@@ -226,7 +243,7 @@ fn reply_failure(requests: &Socket, id: u64, stage: Stage, error: &io::Error) ->
     requests.send(&[IoSlice::new(&message::encode(&Reply { id, outcome }))], &[])
 }
 
-fn fork_one() -> Result<Forked, (Stage, io::Error)> {
+fn fork_one(lifeline: PrivateFd) -> Result<Forked, (Stage, io::Error)> {
     let (ours, theirs) = Socket::pair().map_err(|error| (Stage::Socket, error))?;
     let (status, report) = {
         let mut registry = Registry::lock();
@@ -243,6 +260,6 @@ fn fork_one() -> Result<Forked, (Stage, io::Error)> {
         };
         (Stage::Threads, io::Error::from_raw_os_error(errno))
     })?;
-    let (pid, pidfd) = fork_waiting(&hold, theirs)?;
+    let (pid, pidfd) = fork_waiting(&hold, theirs, lifeline, None)?;
     Ok(Forked { pid, control: ours, status, ward: Ward { pidfd, status: report } })
 }

@@ -21,6 +21,7 @@ mod refusal;
 mod server;
 mod settings;
 mod socket;
+mod tree;
 
 use std::env;
 use std::fs;
@@ -80,6 +81,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("server", server::CASES),
     ("settings", settings::CASES),
     ("socket", socket::CASES),
+    ("tree", tree::CASES),
 ];
 
 /// Programs that cases run; not cases of their own.

@@ -33,6 +33,10 @@ use crate::helper::until_told;
 pub(crate) const CASES: &[Case] = &[
     each("a_killed_parent_takes_all_along", |method| kill_parent(method, "victim")),
     each("a_settled_parent_takes_all_along", |method| kill_parent(method, "settled_victim")),
+    each("a_child_that_is_stopped_at_its_birth_goes_too", |method| kill_parent(method, "victim_of_newborns")),
+    each("a_template_child_that_is_stopped_at_its_birth_goes_too", |method| {
+        kill_parent(method, "settled_victim_of_newborns");
+    }),
     each("a_parent_that_dies_at_any_moment_leaves_nobody", a_parent_that_dies_at_any_moment),
     each("a_parent_that_exits_takes_all_along", a_parent_that_exits_takes_all_along),
 ];
@@ -40,6 +44,8 @@ pub(crate) const CASES: &[Case] = &[
 pub(crate) const INNER: &[Case] = &[
     each("victim", victim),
     each("settled_victim", settled_victim),
+    each("victim_of_newborns", |method| be_a_victim_of_newborns(&Starter::new(method).unwrap())),
+    each("settled_victim_of_newborns", settled_victim_of_newborns),
     each("restless_victim", restless_victim),
     each("exiting_victim", exiting_victim),
 ];
@@ -79,6 +85,33 @@ fn be_a_victim(starter: &Starter) {
     let server = forkserver::pid().map(|pid| pid.to_string());
     let all = [&pids[..], &[grandchild], server.as_slice()].concat();
     println!("{}", all.join(" "));
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn settled_victim_of_newborns(method: StartMethod) {
+    let starter = Starter::new(method).unwrap();
+    starter.settle().unwrap();
+    be_a_victim_of_newborns(&starter);
+}
+
+/// Stops its children before they can have done anything.
+fn be_a_victim_of_newborns(starter: &Starter) {
+    let children: Vec<_> = (0..20)
+        .map(|_| {
+            let child = starter.start(&Boot::new(busy)).unwrap();
+            child.signal(Signal::SIGSTOP).unwrap();
+            child
+        })
+        .collect();
+    for child in &children {
+        while !status_line(child.pid(), "State").starts_with('T') {
+            std::thread::yield_now();
+        }
+    }
+    let pids: Vec<_> = children.iter().map(|child| child.pid().to_string()).collect();
+    println!("{}", pids.join(" "));
     loop {
         nix::unistd::pause();
     }

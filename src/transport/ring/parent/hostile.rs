@@ -5,6 +5,8 @@
 //! a model knows every answer. With others, all that is asked is that the parent gives well-formed runs or [`Broken`],
 //! and never loses count.
 
+#![expect(clippy::unwrap_used, reason = "a trial stops at the first surprise")]
+
 mod steps;
 mod worker;
 
@@ -15,15 +17,19 @@ use std::sync::atomic::Ordering;
 
 use nix::sys::eventfd::EfdFlags;
 use nix::sys::eventfd::EventFd;
+#[cfg(test)]
 use proptest::collection::vec;
+#[cfg(test)]
 use proptest::prelude::*;
 
 use self::steps::CELLS;
-use self::steps::Misdeed;
+pub(crate) use self::steps::Misdeed;
 use self::steps::Noise;
-use self::steps::Step;
-use self::steps::honest_step;
-use self::steps::misdeed;
+pub(crate) use self::steps::Step;
+#[cfg(test)]
+pub(crate) use self::steps::honest_step;
+#[cfg(test)]
+pub(crate) use self::steps::misdeed;
 use super::super::ledger::WorkerLedger;
 use super::*;
 use crate::batch::Batch;
@@ -348,7 +354,7 @@ impl Trial {
                 };
                 store(Cell::Ledger, word(moved(self.road.sent, sent), moved(self.road.seen, done), flags));
             }
-            Misdeed::Number { cell, value } => store(CELLS[cell], value),
+            Misdeed::Number { cell, value } => store(CELLS[cell % CELLS.len()], value),
             Misdeed::Answered(more) => store(Cell::Answered, self.road.up_read.wrapping_add(more)),
             Misdeed::Bytes { is_up, position, bytes } => {
                 memory.put(if is_up { Ring::Up } else { Ring::Down }, position, &bytes);
@@ -402,7 +408,31 @@ fn replies(run: Run<'_>) -> Vec<Reply> {
     }
 }
 
-fn run(steps: Vec<Step>) {
+/// Takes a private copy of a ring apart, as far as it makes sense.
+pub(crate) fn take_apart(bytes: &[u8], records: u32, items_max: u32) {
+    let mut arrivals = Arrivals { bytes: bytes.to_vec(), read: 0, records };
+    while arrivals.records > 0 {
+        let before = arrivals.read;
+        let Ok((run, items)) = arrivals.split(items_max) else { return };
+        assert!((1..=items_max.min(arrivals.records)).contains(&items));
+        assert!(before + record::HEAD <= arrivals.read && arrivals.read <= bytes.len());
+        assert_eq!(replies(arrivals.run(run)).len(), items as usize);
+        arrivals.records -= items;
+    }
+}
+
+/// What stands in the ring of the answers, once so many records are done.
+#[cfg(test)]
+pub(crate) fn answers_in(road: &Road, records: u32) -> Option<Vec<u8>> {
+    let view = road.ledger().look();
+    let len = usize::try_from(road.memory.cell(Cell::Answered).load(Ordering::Acquire)).unwrap();
+    let mut bytes = Vec::new();
+    road.memory.copy_out(Ring::Up, 0, len, &mut bytes);
+    (view.done().since(Count::default()) == records).then_some(bytes)
+}
+
+/// A trial of these steps, and the end of its worker.
+pub(crate) fn run(steps: Vec<Step>) {
     let mut trial = Trial::new();
     for step in steps {
         trial.take(step);
@@ -412,6 +442,7 @@ fn run(steps: Vec<Step>) {
     trial.take(Step::Recall);
 }
 
+#[cfg(test)]
 proptest! {
     #[test]
     fn an_honest_worker_is_heard_to_the_letter(steps in vec(honest_step(), 0..150)) {
@@ -426,6 +457,7 @@ proptest! {
     }
 }
 
+#[cfg(test)]
 #[test]
 fn a_ledger_is_news_if_only_its_rest_is_wrong() {
     for (sent, flags) in [(1, 0), (-1, 0), (0, 1 << 3)] {
@@ -438,6 +470,7 @@ fn a_ledger_is_news_if_only_its_rest_is_wrong() {
     }
 }
 
+#[cfg(test)]
 #[test]
 fn a_worker_whose_flag_was_taken_down_is_woken_all_the_same() {
     let mut trial = Trial::new();

@@ -1,12 +1,16 @@
 //! What may happen to the rings, drawn at random.
 
+#[cfg(test)]
 use proptest::collection::vec;
+#[cfg(test)]
 use proptest::prelude::*;
+use serde::Deserialize;
+use serde::Serialize;
 
 use super::super::Cell;
 
-#[derive(Clone, Debug)]
-pub(super) enum Step {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Step {
     SendItems { lens: Vec<usize>, function: u32 },
     SendAttached { function: u32 },
     SendNote { len: usize, is_attached: bool },
@@ -24,8 +28,8 @@ pub(super) enum Step {
 }
 
 /// What only a task that writes where it should not does to the shared memory.
-#[derive(Clone, Debug)]
-pub(super) enum Misdeed {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Misdeed {
     Word(u64),
     /// The word that the parent expects, but for this.
     NearlyRight {
@@ -64,7 +68,8 @@ pub(super) const CELLS: [Cell; 8] = [
     Cell::SpinNs,
 ];
 
-pub(super) fn honest_step() -> impl Strategy<Value = Step> {
+#[cfg(test)]
+pub(crate) fn honest_step() -> impl Strategy<Value = Step> {
     let len = prop_oneof![8 => 0..64usize, 2 => 0..3000usize, 1 => 20_000..60_000usize];
     let lens = prop_oneof![8 => vec(0..40usize, 1..20), 1 => vec(0..2000usize, 1..100), 1 => vec(len.clone(), 1..3)];
     prop_oneof![
@@ -84,7 +89,8 @@ pub(super) fn honest_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-pub(super) fn misdeed() -> impl Strategy<Value = Misdeed> {
+#[cfg(test)]
+pub(crate) fn misdeed() -> impl Strategy<Value = Misdeed> {
     let head = prop_oneof![8 => (0..40u32).prop_map(|len| 16 << 24 | len), 1 => 0..40u32, 1 => any::<u32>(), 1 => Just(1 << 31 | 4), 1 => Just(1 << 31 | 5), 1 => Just(17 << 24 | 3)];
     let bytes = vec(any::<u8>(), 0..300);
     prop_oneof![

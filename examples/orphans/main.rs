@@ -1,0 +1,75 @@
+//! Kills parents at random moments, and looks for any process of theirs that lives on.
+//!
+//! ```text
+//!  hunt (the subreaper) ──▶ victim ──▶ pool, workers: busy, asleep, stopped, being born, with pools of their own
+//!    ▲     SIGKILL ──────────▶ ✗              │
+//!    └────────── whoever is orphaned ◀────────┘
+//! ```
+//!
+//! ```text
+//! cargo run --release --example orphans -- [options]
+//! ```
+//!
+//! Every orphan becomes a child of this program, by whatever name it goes and whoever started it, so when there is no
+//! child left there is nobody left.
+
+#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#![expect(clippy::print_stderr, reason = "a command line program reports problems where they do not mix with results")]
+
+#[path = "../soak/dice.rs"]
+mod dice;
+mod hunt;
+mod options;
+mod victim;
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use nix::sys::prctl;
+
+use crate::options::HELP;
+use crate::options::Options;
+
+fn main() -> ExitCode {
+    procpool::init();
+    let arguments: Vec<String> =
+        env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let options = match options::parse(&arguments) {
+        Ok(options) if options.help => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("orphans: {error:#}; --help shows what there is");
+            return ExitCode::from(2);
+        }
+    };
+    if let Some((method, seed)) = options.victim {
+        victim::live(method, seed);
+    }
+    match hunt_all(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("orphans: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether there was no orphan.
+fn hunt_all(options: &Options) -> anyhow::Result<bool> {
+    prctl::set_child_subreaper(true).context("prctl(PR_SET_CHILD_SUBREAPER)")?;
+    let mut clean = true;
+    for &method in &options.methods {
+        let verdict = hunt::run(method, options)?;
+        println!("{method}: {verdict}");
+        for complaint in &verdict.complaints {
+            eprintln!("orphans: {method}: {complaint}");
+        }
+        clean &= verdict.is_clean();
+    }
+    Ok(clean)
+}

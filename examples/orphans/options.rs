@@ -1,0 +1,73 @@
+//! The command line.
+
+use anyhow::Context;
+use anyhow::bail;
+use procpool::StartMethod;
+
+pub(crate) const HELP: &str = "\
+Kills the parents of pools at random moments, and looks for any process of theirs that lives on.
+
+usage: orphans [options]
+
+  --method METHOD   fork, spawn, forkserver or all; may be given again (default: all)
+  --kills N         parents to be killed for each method (default: 1000)
+  --seed S          what the parents do, and when they are killed (default: 1)
+  --quick           40 kills for each method, unless --kills says otherwise
+  --help            show this
+
+One line for each method. Exit status: 0 if there was no orphan, 1 if there was one, 2 for a wrong command line.";
+
+/// `--victim=METHOD,SEED`, for the program itself: be a parent that is to be killed.
+pub(crate) const VICTIM: &str = "--victim";
+
+const KILLS: u64 = 1000;
+const KILLS_QUICK: u64 = 40;
+
+/// What is to be done, for each method.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) methods: Vec<StartMethod>,
+    pub(crate) kills: u64,
+    pub(crate) seed: u64,
+    /// This process is to be killed, and this is its method and its seed.
+    pub(crate) victim: Option<(StartMethod, u64)>,
+    pub(crate) help: bool,
+}
+
+/// What the command line says, or why it says nothing.
+pub(crate) fn parse(arguments: &[String]) -> anyhow::Result<Options> {
+    let mut options = Options { methods: Vec::new(), kills: KILLS, seed: 1, victim: None, help: false };
+    let (mut kills, mut quick) = (None, false);
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
+        let mut value = || match value.clone() {
+            Some(value) => Ok(value),
+            None => arguments.next().cloned().with_context(|| format!("{name} needs a value")),
+        };
+        match name {
+            "--method" => match value()?.as_str() {
+                "all" => options.methods.extend(StartMethod::ALL),
+                method => options.methods.push(method.parse()?),
+            },
+            "--kills" => kills = Some(value()?.parse().with_context(|| name.to_owned())?),
+            "--seed" => options.seed = value()?.parse().with_context(|| name.to_owned())?,
+            "--quick" if argument == name => quick = true,
+            VICTIM => {
+                let value = value()?;
+                let (method, seed) = value.split_once(',').context("a victim has a method and a seed")?;
+                options.victim = Some((method.parse()?, seed.parse()?));
+            }
+            "--help" | "-h" if argument == name => options.help = true,
+            _ => bail!("unknown option {argument}"),
+        }
+    }
+    options.kills = kills.unwrap_or(if quick { KILLS_QUICK } else { KILLS });
+    if options.methods.is_empty() {
+        options.methods = StartMethod::ALL.to_vec();
+    }
+    Ok(options)
+}

@@ -1,0 +1,300 @@
+//! Writes the corpus: what real workers have said and were told, and some walks of the kinds that are drawn at random.
+//!
+//! `cargo test --lib record_the_corpus -- --ignored`
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use serde::Serialize;
+use start_methods::Boot;
+use start_methods::Child;
+use start_methods::Received;
+use start_methods::StartMethod;
+
+use super::hostile;
+use super::hostile::Step;
+use crate::batch::Batch;
+use crate::batch::Items;
+use crate::batch::JobId;
+use crate::batch::Selection;
+use crate::batch::Span;
+use crate::bell::Bell;
+use crate::frame::Head;
+use crate::frame::close_item;
+use crate::function::FunctionId;
+use crate::function::LocalFunction;
+use crate::function::Map;
+use crate::function::MapWith;
+use crate::message;
+use crate::message::Initializer;
+use crate::message::RoadKind;
+use crate::message::Setup;
+use crate::schedule::walk;
+use crate::task::Fallible;
+use crate::task::Plain;
+use crate::transport::Note;
+use crate::transport::ring;
+use crate::transport::socket;
+use crate::worker;
+
+crate::test_init!();
+
+const F: FunctionId = FunctionId(1);
+
+fn selection(context: u64) -> Selection {
+    Selection { function: F, context, timeout: None }
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(name), bytes).unwrap();
+}
+
+fn patiently<T>(mut try_it: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match try_it() {
+            Some(result) => return result,
+            None => assert!(Instant::now() < deadline, "the worker says nothing"),
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A worker, behind its hello.
+fn start(setup: &Setup, fds: &[BorrowedFd<'_>]) -> Child {
+    let payload = message::encode(setup);
+    let boot = Boot::new(worker::main).name("recorded").payload(&payload).fds(fds).env("RUST_BACKTRACE", "0");
+    let child = start_methods::start(StartMethod::Spawn, &boot).unwrap();
+    child.wait_hello(Duration::from_secs(60)).unwrap();
+    child
+}
+
+/// What it says on its control socket.
+fn report_of(child: &Child) -> Vec<u8> {
+    let (mut buffer, mut fds) = (vec![0; 1 << 17], Vec::new());
+    let Received::Message(len) = child.control().recv(&mut buffer, &mut fds).unwrap() else { panic!("it is gone") };
+    buffer.truncate(len);
+    buffer
+}
+
+fn definition(function: LocalFunction) -> Vec<u8> {
+    [Head::define(F).as_bytes(), &message::encode(&function.definition().unwrap())].concat()
+}
+
+/// One item after the other, as they travel.
+fn items(items: &[&[u8]]) -> Span {
+    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+    for item in items {
+        let start = bytes.len();
+        bytes.extend([0; 4]);
+        bytes.extend_from_slice(item);
+        close_item(&mut bytes, start);
+        ends.push(u32::try_from(bytes.len()).unwrap());
+    }
+    Span::whole(Batch { job: JobId(1), selection: selection(0), first_index: 0, items: Items::Inline { bytes, ends } })
+}
+
+fn double(x: u32) -> u64 {
+    u64::from(x) * 2
+}
+
+fn fail(x: u32) -> anyhow::Result<u32> {
+    anyhow::bail!("not {x}")
+}
+
+fn panic_at(x: u32) -> u32 {
+    panic!("at {x}")
+}
+
+fn large(x: u32) -> Vec<u32> {
+    vec![x; 100_000]
+}
+
+fn joined(context: &String, x: u32) -> String {
+    format!("{context} {x}")
+}
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("in a drop");
+    }
+}
+
+fn abort(x: u32) -> u32 {
+    let _bomb = Bomb;
+    panic!("before {x}")
+}
+
+fn refuse(reason: &str) -> anyhow::Result<()> {
+    anyhow::bail!("{reason}")
+}
+
+/// A worker behind a socket: each order and each answer is a file, and so is each report.
+fn record_frames() {
+    let tasks = [
+        ("context", LocalFunction::task::<MapWith<String, u32, String>, Plain>(joined)),
+        ("value", LocalFunction::task::<Map<u32, u64>, Plain>(double)),
+        ("failed", LocalFunction::task::<Map<u32, anyhow::Result<u32>>, Fallible>(fail)),
+        ("panicked", LocalFunction::task::<Map<u32, u32>, Plain>(panic_at)),
+        ("attached", LocalFunction::task::<Map<u32, Vec<u32>>, Plain>(large)),
+    ];
+    let road = socket::Road::new().unwrap();
+    let child = start(&Setup { road: RoadKind::Socket, initializer: None }, &[road.worker_end()]);
+    write("report", "ready", &report_of(&child));
+    let tell = |name: &str, head: &[u8], body: &[u8]| {
+        write("frame", &format!("order-{name}"), &[head, body].concat());
+        let _sent = road.send(head, body, None).unwrap();
+    };
+    let mut buffer = vec![0; 1 << 17];
+    let mut hear = |name: &str| {
+        let len = patiently(|| road.recv(&mut buffer).unwrap()).len;
+        write("frame", &format!("answer-{name}"), &buffer[..len]);
+        if name == "panicked" {
+            write("report", "panic", &buffer[5..len]);
+        }
+    };
+    let good = items(&[&[21], &[42]]);
+    for (name, function) in tasks {
+        tell(&format!("define-{name}"), &definition(function), &[]);
+        tell(&format!("context-{name}"), Head::context(F, 7, false).as_bytes(), b"\x03abc");
+        let batch = Batch {
+            job: JobId(1),
+            selection: selection(if name == "context" { 7 } else { 0 }),
+            first_index: 0,
+            items: Items::Inline { bytes: Vec::new(), ends: Vec::new() },
+        };
+        let head = Head::run(&Span::whole(batch), 1);
+        tell(&format!("run-{name}"), head.as_bytes(), good.bytes().unwrap());
+        hear(name);
+        hear(name);
+    }
+    let garbled = items(&[&[0xff]]);
+    tell("run-garbled", Head::run(&garbled, 2).as_bytes(), garbled.bytes().unwrap());
+    hear("garbled-argument");
+    tell("forget", Head::forget(7).as_bytes(), &[]);
+    tell("stop", Head::stop().as_bytes(), &[]);
+    write("frame", "order-select", Head::select(selection(7)).as_bytes());
+    assert!(child.wait().unwrap().success());
+}
+
+/// What is left of a worker that aborts, and of one that never began.
+fn record_ends() {
+    let road = socket::Road::new().unwrap();
+    let child = start(&Setup { road: RoadKind::Socket, initializer: None }, &[road.worker_end()]);
+    report_of(&child);
+    let span = items(&[&[1]]);
+    let _sent = road.send(&definition(LocalFunction::task::<Map<u32, u32>, Plain>(abort)), &[], None).unwrap();
+    let _sent = road.send(Head::run(&span, 1).as_bytes(), span.bytes().unwrap(), None).unwrap();
+    write("report", "last-words", &report_of(&child));
+    child.wait().unwrap();
+
+    let definition = LocalFunction::initializer::<(&'static str,), anyhow::Result<()>>(refuse).definition().unwrap();
+    let initializer = Some(Initializer { definition, args: Some(message::encode(&("no",))) });
+    let road = socket::Road::new().unwrap();
+    let child = start(&Setup { road: RoadKind::Socket, initializer }, &[road.worker_end()]);
+    write("report", "initializer-failed", &report_of(&child));
+    child.wait().unwrap();
+}
+
+/// A worker behind rings: what it leaves in them.
+fn record_rings() {
+    let tasks = [
+        ("values", LocalFunction::task::<Map<u32, u64>, Plain>(double)),
+        ("failures", LocalFunction::task::<Map<u32, anyhow::Result<u32>>, Fallible>(fail)),
+        ("panics", LocalFunction::task::<Map<u32, u32>, Plain>(panic_at)),
+        ("attached", LocalFunction::task::<Map<u32, Vec<u32>>, Plain>(large)),
+    ];
+    for (name, function) in tasks {
+        let (mut road, memory) = ring::parent::Road::new().unwrap();
+        let bell = Bell::new().unwrap();
+        let child = start(&Setup { road: RoadKind::Ring, initializer: None }, &[memory.as_fd(), bell.as_fd()]);
+        report_of(&child);
+        road.send_note(Note { frame: definition(function), attached: None }, None);
+        let span = items(&[&[1], &[2], &[3]]);
+        assert_eq!(road.send_items(&span), span.len());
+        let answers = patiently(|| hostile::answers_in(&road, 3 + 2));
+        write("arrivals", name, &[&[2, 2][..], &answers].concat());
+        if name == "attached" {
+            write("report", "attachment", &report_of(&child));
+        }
+        road.send_note(Note { frame: Head::stop().as_bytes().to_vec(), attached: None }, None);
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+/// Some walks, as the random tests take them.
+fn record_walks() {
+    let mut runner = TestRunner::deterministic();
+    let step = || prop_oneof![6 => hostile::honest_step(), 1 => hostile::misdeed().prop_map(Step::Misdeed)];
+    for number in 0..6 {
+        let honest = vec(hostile::honest_step(), 10..40).new_tree(&mut runner).unwrap().current();
+        write("rings", &format!("honest-{number}"), &steps(&honest));
+        let hostile = vec(step(), 10..40).new_tree(&mut runner).unwrap().current();
+        write("rings", &format!("hostile-{number}"), &steps(&hostile));
+        let events = vec(walk::event(), 30..80).new_tree(&mut runner).unwrap().current();
+        write("session", &format!("walk-{number}"), &[&[number, number, number][..], &steps(&events)].concat());
+    }
+}
+
+fn steps<T: Serialize>(steps: &[T]) -> Vec<u8> {
+    steps.iter().flat_map(message::encode).collect()
+}
+
+fn record_values() {
+    let values: [(&str, u8, Vec<u8>); 7] = [
+        ("list", 0, vec![1, 1, 2, 1, 3, 0]),
+        ("tree", 1, vec![2, 1, 0, 0]),
+        ("sorted", 2, vec![2, 1, 0, 2, 1, 9, 0]),
+        ("term", 3, [&[3, 1, b'f', 2, 1, 0, 2, 7][..], &[0]].concat()),
+        ("flat", 4, message::encode(&(7u64, -7i32, Some(1.5f64), 'é', true, [1u8, 2, 3], 9u16))),
+        ("texts", 5, message::encode(&("one", vec!["two", "three"], vec![("four", 4u32)]))),
+        ("result", 6, message::encode(&Ok::<Vec<u64>, String>(vec![1, 1 << 40]))),
+    ];
+    for (name, which, bytes) in values {
+        write("value", name, &[&[which][..], &bytes].concat());
+    }
+    // Every level says that there is one more.
+    write("value", "deep", &[&[1u8][..], &[1; 5000]].concat());
+}
+
+/// Files: as a worker of ours sends them, and as none does.
+fn record_blobs() {
+    const SEALED: u8 = 0b1111;
+    let blobs: [(&str, [u8; 4]); 8] = [
+        ("small", [0, SEALED, 0, 3]),
+        ("large", [0, SEALED, 0, 200]),
+        ("unsealed", [0, 0, 0, 200]),
+        ("shorter", [0, 0, 1, 200]),
+        ("shorter-then-sealed", [0, 0, 1 | 16, 200]),
+        ("longer-then-sealed", [0, 0, 2 | 16, 200]),
+        ("hole", [4, SEALED, 0, 200]),
+        ("far", [8, SEALED, 0, 200]),
+    ];
+    for (name, head) in blobs {
+        write("blob", name, &[&head[..], b"content"].concat());
+    }
+}
+
+#[test]
+#[ignore = "writes into fuzz/corpus"]
+fn record_the_corpus() {
+    record_frames();
+    record_ends();
+    record_rings();
+    record_walks();
+    record_values();
+    record_blobs();
+}

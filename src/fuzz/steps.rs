@@ -1,0 +1,99 @@
+//! What happens to rings and to a pool, one thing after the other, as bytes.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::codec;
+use crate::load::Grain;
+use crate::schedule::Keeping;
+use crate::schedule::size::Size;
+use crate::schedule::walk;
+use crate::schedule::walk::Event;
+use crate::transport::ring::parent::hostile;
+use crate::transport::ring::parent::hostile::Misdeed;
+use crate::transport::ring::parent::hostile::Step;
+
+/// No more happens in one run.
+const STEPS_MAX: usize = 300;
+/// No record that is sent or answered is longer, and no more bytes are written at one go.
+const LEN_MAX: usize = 60_000;
+
+/// What the bytes say, one after the other. What says nothing is passed over.
+fn drawn<T: for<'de> Deserialize<'de>>(mut data: &[u8]) -> Vec<T> {
+    let mut things = Vec::new();
+    while !data.is_empty() && things.len() < STEPS_MAX {
+        match codec::parse_front(data) {
+            Some((thing, rest)) => {
+                things.push(thing);
+                data = rest;
+            }
+            None => data = &data[1..],
+        }
+    }
+    things
+}
+
+/// The parent's end of the rings, its calls in any order, between a worker's honest steps and anything else.
+pub fn rings(data: &[u8]) {
+    hostile::run(drawn(data).into_iter().map(bounded).collect());
+}
+
+/// What neither the engine nor the memory could ever do becomes what they can.
+fn bounded(step: Step) -> Step {
+    match step {
+        Step::SendItems { lens, function } => {
+            let lens: Vec<usize> = lens.into_iter().take(100).map(|len| len % LEN_MAX).collect();
+            Step::SendItems { lens: if lens.is_empty() { vec![0] } else { lens }, function }
+        }
+        Step::SendNote { len, is_attached } => Step::SendNote { len: len % 3000, is_attached },
+        Step::Finish { kind, len } => Step::Finish { kind, len: len % LEN_MAX },
+        Step::Misdeed(misdeed) => Step::Misdeed(match misdeed {
+            Misdeed::NearlyRight { sent, done, flags } => {
+                Misdeed::NearlyRight { sent: sent.clamp(-1 << 20, 1 << 20), done: done.clamp(-1 << 20, 1 << 20), flags }
+            }
+            Misdeed::Bytes { is_up, position, mut bytes } => {
+                bytes.truncate(LEN_MAX);
+                Misdeed::Bytes { is_up, position, bytes }
+            }
+            Misdeed::Forged { mut heads, done } => {
+                heads.truncate(1000);
+                Misdeed::Forged { heads, done }
+            }
+            other => other,
+        }),
+        other => other,
+    }
+}
+
+/// The schedule, and a world of jobs, roads and workers around it: the first three bytes say how large it is, how long
+/// workers stay, and what may be taken back from them.
+pub fn session(data: &[u8]) {
+    let [processes, share, grain, events @ ..] = data else { return };
+    let most = usize::from(processes % 4) + 1;
+    let size = match processes >> 4 {
+        0 => Size::fixed(most),
+        idle_ms => Size::elastic(usize::from(processes >> 2 & 3), most, Duration::from_millis(idle_ms.into())),
+    };
+    let grain = if grain & 1 == 0 { Grain::Frame } else { Grain::Item };
+    let tasks_max = Some(u64::from(share % 8)).filter(|&max| max > 0);
+    let age_max = Some(u64::from(share >> 3)).filter(|&max| max > 0).map(Duration::from_millis);
+    let events: Vec<Event> = drawn(events).into_iter().map(likely).collect();
+    walk::walk(Keeping { size, tasks_max, age_max, grain }, &events);
+}
+
+/// No more items at one go, and no longer, than the walk's own events have.
+fn likely(event: Event) -> Event {
+    match event {
+        Event::Open { fixed_chunk, feeding, retries, timeout_ms } => Event::Open {
+            fixed_chunk: fixed_chunk.map(|items| items % 4 + 1),
+            feeding,
+            retries: retries % 3,
+            timeout_ms: timeout_ms.map(|millis| millis % 20 + 1),
+        },
+        Event::Resize { processes } => Event::Resize { processes: processes % 4 + 1 },
+        Event::Submit { job, items } => Event::Submit { job, items: items % 8 + 1 },
+        Event::Wait { millis } => Event::Wait { millis: millis % 1000 },
+        other => other,
+    }
+}

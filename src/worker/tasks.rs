@@ -1,0 +1,174 @@
+//! What a worker has been told of, and one item of it run.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use start_methods::PrivateFd;
+
+use super::broken;
+use crate::batch::Selection;
+use crate::blob::Blob;
+use crate::blob::Bytes;
+use crate::codec;
+use crate::deadline;
+use crate::error::Side;
+use crate::failpoint::failpoint;
+use crate::frame::AnswerKind;
+use crate::frame::Body;
+use crate::function::Definition;
+use crate::function::FunctionId;
+use crate::function::ResolvedFunction;
+use crate::function::Verdict;
+use crate::message;
+use crate::origin::Origin;
+use crate::output::Output;
+use crate::output::no_room;
+use crate::panics;
+
+/// A context that is shared by the items of one call.
+pub(super) enum Context {
+    Open(Box<dyn Any>),
+    /// It could not be decoded; each item that needs it is told why.
+    Failed(String),
+}
+
+/// What items are given to.
+pub(super) enum Task {
+    Ready {
+        function: ResolvedFunction,
+        context: Rc<Context>,
+        timeout: Option<Duration>,
+    },
+    /// They are all answered with this.
+    Failed {
+        kind: AnswerKind,
+        message: String,
+    },
+}
+
+/// What the worker has been told of.
+pub(super) struct Tasks {
+    origin: Origin,
+    functions: HashMap<FunctionId, Result<ResolvedFunction, String>>,
+    contexts: HashMap<u64, Rc<Context>>,
+}
+
+impl Tasks {
+    pub(super) fn new() -> Self {
+        // Number 0 is the context of calls that have none.
+        let contexts = HashMap::from([(0, Rc::new(Context::Open(Box::new(()))))]);
+        Self { origin: Origin::here(), functions: HashMap::new(), contexts }
+    }
+
+    /// Ends this process if it is a copy of the worker, made by a task, that has come back from the task: only one of
+    /// the two may answer. At once and silently, because all that would be said or flushed is the worker's to say.
+    pub(super) fn stay_alone(&self) {
+        if !self.origin.is_here() {
+            let raised = nix::sys::signal::raise(Signal::SIGKILL);
+            unreachable!("a process can kill itself: {raised:?}");
+        }
+    }
+
+    pub(super) fn define(&mut self, function: FunctionId, definition: &[u8]) -> io::Result<()> {
+        let definition: Definition = codec::parse(definition).map_err(broken)?;
+        self.functions.insert(function, ResolvedFunction::find(&definition));
+        Ok(())
+    }
+
+    pub(super) fn open(&mut self, function: FunctionId, context: u64, body: Body<'_>, attached: Option<PrivateFd>) {
+        let opened = match self.functions.get(&function) {
+            Some(Ok(function)) => match body {
+                Body::Inline(bytes) => function.open(bytes),
+                Body::Attached => read_attached(attached).and_then(|bytes| function.open(&bytes)),
+            },
+            // The items will be told that the function is missing, which is the cause.
+            _ => Err("its function was not found".to_owned()),
+        };
+        self.contexts.insert(context, Rc::new(opened.map_or_else(Context::Failed, Context::Open)));
+    }
+
+    /// Drops a context. Its `Drop` is the user's: a panic there is nobody's answer, and is swallowed.
+    pub(super) fn forget(&mut self, context: u64) {
+        let context = self.contexts.remove(&context);
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(context))) {
+            log::warn!("a context panicked when it was dropped: {}", codec::payload_text(payload));
+        }
+    }
+
+    pub(super) fn select(&self, selection: Selection) -> io::Result<Task> {
+        let Selection { function, context, timeout } = selection;
+        let function = match self.functions.get(&function) {
+            Some(Ok(function)) => *function,
+            Some(Err(error)) => {
+                return Ok(Task::Failed { kind: AnswerKind::FunctionNotFound, message: error.clone() });
+            }
+            None => return Err(broken("a task names a function that was never defined")),
+        };
+        let failed = |message: &str| {
+            let kind = AnswerKind::Verdict(Verdict::NotDecoded(Side::Context));
+            Task::Failed { kind, message: message.to_owned() }
+        };
+        Ok(match self.contexts.get(&context) {
+            None => failed("it never arrived"),
+            Some(context) => match context.as_ref() {
+                Context::Open(_) => Task::Ready { function, context: Rc::clone(context), timeout },
+                Context::Failed(error) => failed(error),
+            },
+        })
+    }
+}
+
+impl Task {
+    pub(super) fn is_timed(&self) -> bool {
+        matches!(self, Task::Ready { timeout: Some(_), .. })
+    }
+
+    /// Runs one item; what to answer, with the bytes in `out`.
+    pub(super) fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> AnswerKind {
+        out.clear();
+        let (function, context, item, timeout) = match (self, item) {
+            (Task::Failed { kind, message }, _) => {
+                out.say(message.as_bytes());
+                return *kind;
+            }
+            (Task::Ready { .. }, Err(error)) => {
+                out.say(error.as_bytes());
+                return AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument));
+            }
+            (Task::Ready { function, context, timeout }, Ok(item)) => (function, context, item, *timeout),
+        };
+        let Context::Open(context) = context.as_ref() else { unreachable!("a task is ready when its context is open") };
+        let _limit = deadline::begin(timeout);
+        failpoint!("before_run");
+        let ended = panics::recorded(|| {
+            // What a panic leaves behind in the context or in statics is the user's to judge, as it is with the
+            // threads of a pool.
+            catch_unwind(AssertUnwindSafe(|| function.call(context.as_ref(), item, out)))
+        });
+        failpoint!("after_run");
+        match ended {
+            Ok(verdict) => AnswerKind::Verdict(verdict),
+            Err(panic) => {
+                out.clear();
+                out.say(&message::encode(&panic));
+                AnswerKind::Panicked
+            }
+        }
+    }
+}
+
+pub(super) fn read_attached(attached: Option<PrivateFd>) -> Result<Bytes, String> {
+    let fd = attached.ok_or("its bytes did not arrive")?;
+    Blob::receive(fd).and_then(|blob| blob.read()).map_err(|error| error.to_string())
+}
+
+/// An answer whose bytes do not fit the road: the file that has them, or the answer to give instead.
+pub(super) fn blob_of(out: &mut Output) -> Result<Blob, (AnswerKind, String)> {
+    out.take_blob().map_err(|error| (AnswerKind::Verdict(Verdict::NotEncoded), no_room(&error)))
+}

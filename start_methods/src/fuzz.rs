@@ -1,0 +1,91 @@
+//! What other processes write, read as arbitrary bytes: one function for each decoder, which says what must hold.
+//!
+//! Compiled for tests, which run each function over its corpus, over all that is near it, and over noise; and for
+//! `cargo fuzz`, whose targets are these functions. Both the corpus and the targets are in the folder `fuzz` of the
+//! repository.
+
+use std::ffi::OsStr;
+use std::fmt::Debug;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::entry::parse_marker;
+use crate::exit::Exit;
+use crate::image;
+use crate::image::ImageRef;
+use crate::message;
+use crate::message::BootMessage;
+use crate::message::Hello;
+use crate::message::Message;
+use crate::message::Ready;
+use crate::message::Refused;
+use crate::message::Reply;
+use crate::message::Request;
+
+#[cfg(test)]
+mod drill;
+#[cfg(test)]
+mod record;
+
+/// Anything that comes over a control socket before it is the user's, and the word that comes through a status pipe.
+pub fn message(data: &[u8]) {
+    decoded::<BootMessage>(data);
+    decoded::<Hello>(data);
+    decoded::<Refused>(data);
+    decoded::<Ready>(data);
+    decoded::<Request>(data);
+    decoded::<Reply>(data);
+    if let Some(word) = data.first_chunk() {
+        assert!(!Exit::from_raw(i32::from_ne_bytes(*word)).to_string().is_empty());
+    }
+}
+
+/// A message is of one kind, and what was read of it is what would be written, which is no longer.
+fn decoded<M: Message + PartialEq + Debug>(data: &[u8]) {
+    match message::decode::<M>(data) {
+        Ok(read) => {
+            assert_eq!(message::kind_of(data), Ok(M::KIND));
+            let written = message::encode(&read);
+            assert!(written.len() <= data.len());
+            assert_eq!(message::decode::<M>(&written), Ok(read));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// The marker in the environment of a program that may be a child.
+pub fn marker(data: &[u8]) {
+    let Some(marker) = parse_marker(OsStr::from_bytes(data)) else { return };
+    assert!(marker.parent > 0);
+    let written = format!("{}:{}:{}", marker.version, marker.parent, marker.depth);
+    assert!(written.len() <= data.len());
+    assert_eq!(parse_marker(OsStr::new(&written)), Some(marker));
+}
+
+/// The name of a place in an image: this program's, with the first byte, or any other.
+///
+/// `flag u8, offset u64, size u32, align u8`, and the image's name if it is another.
+pub fn place(data: &[u8]) {
+    let Some(([flag, numbers @ ..], name)) = data.split_first_chunk::<14>() else { return };
+    let (offset, rest) = numbers.split_first_chunk().expect("there are thirteen bytes");
+    let (size, align) = rest.split_first_chunk().expect("there are five bytes");
+    let (offset, size) = (u64::from_le_bytes(*offset), u32::from_le_bytes(*size) as usize);
+    let align = usize::from(align[0]);
+    let (name, build_id) = match flag & 1 {
+        0 => ("".into(), image::build_id()),
+        _ => (String::from_utf8_lossy(name), name.to_vec()),
+    };
+    // Far offsets are found by chance, and near ones hardly ever.
+    let offset = if flag & 2 == 0 { offset & 0xff_ffff } else { offset };
+    let bytes = postcard::to_allocvec(&(name, build_id, offset)).expect("a name of a place can be written");
+    let place: ImageRef = postcard::from_bytes(&bytes).expect("it was written a moment ago");
+
+    if let Ok(address) = place.resolve_code() {
+        assert_eq!(image::locate(address), Some(place.clone()));
+    }
+    if let Ok(address) = place.resolve_data(size, align) {
+        assert_eq!(address % align, 0);
+        for address in [address, address + size.saturating_sub(1)].into_iter().take(2 * size) {
+            assert!(image::locate(address).is_some());
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Writes the corpus: what real processes have said.
+//!
+//! `cargo test -p start_methods --lib record_the_corpus -- --ignored`
+
+#![expect(unsafe_code, reason = "a function that runs before the harness is put into a section by name")]
+
+use std::fs;
+use std::io::IoSlice;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::boot::Birth;
+use crate::boot::Boot;
+use crate::child::Child;
+use crate::forkserver::server;
+use crate::image;
+use crate::message;
+use crate::message::Request;
+use crate::method::StartMethod;
+use crate::settings::Resource;
+use crate::socket::Received;
+use crate::socket::Socket;
+use crate::spawn;
+
+crate::test_init!();
+
+fn write(target: &str, name: &str, bytes: &[u8]) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(name), bytes).unwrap();
+}
+
+/// The next message, as it came.
+fn hear(control: &Socket) -> Vec<u8> {
+    let mut buffer = vec![0; 1 << 17];
+    let Received::Message(len) = control.recv(&mut buffer, &mut Vec::new()).unwrap() else { panic!("it said nothing") };
+    buffer.truncate(len);
+    buffer
+}
+
+fn start(boot: &Boot<'_>, executable: Option<&Path>) -> Child {
+    spawn::start(boot, StartMethod::Spawn, executable).unwrap()
+}
+
+/// Says what it found in its environment, which `init` has removed by then: the marker is made as the parent makes it.
+fn answer(birth: Birth) -> u8 {
+    let marker = format!("{}:{}:{}", message::PROTOCOL, std::process::id(), crate::depth());
+    birth.control.send(&[IoSlice::new(marker.as_bytes())], &[]).unwrap();
+    0
+}
+
+/// Where the parent may read its own boot message.
+fn boot_message(boot: &Boot<'_>) -> Vec<u8> {
+    let (here, there) = Socket::pair().unwrap();
+    boot.prepare(StartMethod::Forkserver).unwrap().send(&here).unwrap();
+    hear(&there)
+}
+
+#[test]
+#[ignore = "writes into fuzz/corpus"]
+fn record_the_corpus() {
+    let boot = Boot::new(answer).name("worker-0").payload(b"payload").env("A", "b").env_remove("C").current_dir("/");
+    let boot = boot.rlimit(Resource::OpenFiles, 64, None).rlimit(Resource::CpuTime, 10, Some(20));
+    write("message", "boot", &boot_message(&boot));
+    let child = start(&boot, None);
+    write("message", "hello", &hear(child.control()));
+    write("marker", "child", &hear(child.control()));
+    assert!(child.wait().unwrap().success());
+
+    let refusals = [
+        ("refused-directory", Boot::new(answer).current_dir("/nowhere")),
+        ("refused-limit", Boot::new(answer).rlimit(Resource::OpenFiles, 20, Some(10))),
+    ];
+    for (name, boot) in refusals {
+        let child = start(&boot, None);
+        write("message", name, &hear(child.control()));
+        child.wait().unwrap();
+    }
+
+    let preloads = server::encode_preloads(&[]);
+    let child = start(&Boot::new(server::serve).payload(&preloads), None);
+    hear(child.control());
+    write("message", "ready", &hear(child.control()));
+    let request = message::encode(&Request { id: 1 });
+    write("message", "request", &request);
+    child.control().send(&[IoSlice::new(&request)], &[]).unwrap();
+    write("message", "reply", &hear(child.control()));
+    drop(child);
+
+    let child = start(&Boot::new(server::serve).payload(&[1]), None);
+    hear(child.control());
+    write("message", "ready-garbled-preloads", &hear(child.control()));
+    drop(child);
+
+    let code = image::locate(answer as *const () as usize).unwrap();
+    let (_, _, offset): (String, Vec<u8>, u64) = postcard::from_bytes(&postcard::to_allocvec(&code).unwrap()).unwrap();
+    write("place", "code", &[&[2][..], &offset.to_le_bytes(), &[8, 0, 0, 0, 1]].concat());
+    write("place", "library", &[&[3][..], &64u64.to_le_bytes(), &[8, 0, 0, 0, 8], b"libc.so.6"].concat());
+}

@@ -1,0 +1,122 @@
+//! What /proc says of a process: whose child it is, and whether it has stopped. And whether that is still true.
+//!
+//! # Invariants
+//!
+//! - What is said of a number counts only if a pidfd that was open before shows that the number has not been given out
+//!   again meanwhile.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use crate::sys;
+
+/// Whether the process behind a pidfd has this number, and this parent. An error says nothing of either: there may be
+/// no room for the descriptor by which /proc is read.
+pub(crate) fn is_child(pid: u32, pidfd: BorrowedFd<'_>, parent: u32) -> io::Result<bool> {
+    let stat = match Stat::of(pid) {
+        Ok(stat) => stat,
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    // In this order: what is there now was there then, and no other can have had its number meanwhile.
+    Ok(stat.parent == parent && number_of(pidfd)? == Some(pid))
+}
+
+/// The number of the process behind a pidfd, until it is reaped; `None` for any other descriptor.
+fn number_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let number = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    // -1 once it is reaped.
+    Ok(number.and_then(|number| number.trim().parse().ok()))
+}
+
+/// Whether the process has not been reaped yet.
+pub(crate) fn is_there(pidfd: BorrowedFd<'_>) -> bool {
+    !matches!(sys::pidfd_send_signal(pidfd, 0, 0), Err(error) if error.raw_os_error() == Some(libc::ESRCH))
+}
+
+/// What the kernel says of a thread, or of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    state: u8,
+    parent: u32,
+}
+
+impl Stat {
+    /// Of a process. Its state is that of its first thread.
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+        Self::read(Path::new(&format!("/proc/{pid}/stat")))
+    }
+
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        Self::parse(&fs::read_to_string(path)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Pure. The name stands in brackets, and may have any character in it.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, fields) = text.rsplit_once(')')?;
+        let mut fields = fields.split_ascii_whitespace();
+        Some(Self { state: *fields.next()?.as_bytes().first()?, parent: fields.next()?.parse().ok()? })
+    }
+
+    /// Stopped by a signal.
+    pub(crate) fn is_stopped(self) -> bool {
+        self.state == b'T'
+    }
+
+    /// Stopped, by a signal or by who traces it, or ended.
+    pub(crate) fn is_at_rest(self) -> bool {
+        matches!(self.state, b'T' | b't' | b'Z' | b'X')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_name_may_look_like_the_rest_of_the_line() {
+        let stat = Stat::parse("17 (x) S 1 (y)) T 4711 17 17 0\n");
+        assert_eq!(stat, Some(Stat { state: b'T', parent: 4711 }));
+        for garbled in ["", "17 (sh", "17 (sh)", "17 (sh) S", "17 (sh) S x"] {
+            assert_eq!(Stat::parse(garbled), None, "{garbled:?}");
+        }
+    }
+
+    #[test]
+    fn a_child_is_told_from_others() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let (own, pid) = (std::process::id(), child.id());
+        let [pidfd, of_own] = [pid, own].map(|pid| sys::pidfd_open(pid).unwrap());
+
+        assert!(is_child(pid, pidfd.as_fd(), own).unwrap());
+        assert!(!is_child(pid, pidfd.as_fd(), pid).unwrap());
+        assert!(!is_child(pid, of_own.as_fd(), own).unwrap());
+        assert!(!is_child(1, pidfd.as_fd(), own).unwrap());
+
+        child.kill().unwrap();
+        // A zombie keeps its number.
+        assert!(is_child(pid, pidfd.as_fd(), own).unwrap() && is_there(pidfd.as_fd()));
+        child.wait().unwrap();
+        assert!(!is_child(pid, pidfd.as_fd(), own).unwrap() && !is_there(pidfd.as_fd()));
+    }
+
+    #[test]
+    fn one_that_has_stopped_is_told_from_one_that_sleeps() {
+        use nix::sys::signal::Signal;
+        use nix::sys::signal::kill;
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        assert!(!Stat::of(child.id()).unwrap().is_stopped());
+        kill(sys::pid_t(child.id()), Signal::SIGSTOP).unwrap();
+        while !Stat::of(child.id()).unwrap().is_stopped() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,214 @@
+//! Whole families: what descends from a child goes with it, in whatever groups and sessions it is.
+
+#![expect(unsafe_code, reason = "a command starts a session of its own between fork and exec")]
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::WaitStatus;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use start_methods::Birth;
+use start_methods::Boot;
+use start_methods::Child;
+use start_methods::Entry;
+use start_methods::StartMethod;
+
+use crate::Case;
+use crate::audit::children;
+use crate::each;
+use crate::helper::SOON;
+use crate::helper::busy;
+use crate::helper::exit_with;
+use crate::helper::hear;
+use crate::helper::say;
+use crate::helper::until_told;
+use crate::helper::up;
+
+pub(crate) const CASES: &[Case] = &[
+    each("sessions_of_their_own_save_nobody", sessions_of_their_own_save_nobody),
+    each("children_of_all_threads_go", children_of_all_threads_go),
+    each("a_family_that_grows_meanwhile_goes_whole", a_family_that_grows_meanwhile_goes_whole),
+    each("a_stopped_family_goes_too", a_stopped_family_goes_too),
+    each("a_large_family_goes_whole", a_large_family_goes_whole),
+    each("a_child_without_family_just_dies", a_child_without_family_just_dies),
+    each("siblings_are_spared", siblings_are_spared),
+    each("the_dead_have_no_family", the_dead_have_no_family),
+];
+
+/// A program in a session of its own.
+fn in_a_new_session(program: &str) -> Command {
+    let mut command = Command::new(program);
+    let start_session = || nix::unistd::setsid().map(drop).map_err(Into::into);
+    // SAFETY: setsid(2) may be called between fork and exec.
+    unsafe { command.pre_exec(start_session) };
+    command
+}
+
+/// Nobody waits for it.
+fn leave_behind(command: Command) -> u32 {
+    left_behind(command).id()
+}
+
+fn left_behind(mut command: Command) -> std::process::Child {
+    command.spawn().unwrap()
+}
+
+/// Starts a child with a family, of which it says when it is there; kills them all, and waits until nobody is left.
+fn kill_family(method: StartMethod, entry: Entry) -> usize {
+    // So that whoever is orphaned is ours, and an end can be seen.
+    set_child_subreaper(true).unwrap();
+    let child = up(method, &Boot::new(entry));
+    let pids: Vec<i32> = hear(child.control()).split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+
+    child.kill_tree().unwrap();
+
+    assert_killed(&child);
+    nobody_is_left(method);
+    for pid in &pids {
+        assert_eq!(nix::sys::signal::kill(Pid::from_raw(*pid), None), Err(nix::Error::ESRCH), "{pid} is there");
+    }
+    pids.len()
+}
+
+fn assert_killed(child: &Child) {
+    use std::os::unix::process::ExitStatusExt;
+    let exit = child.wait_timeout(SOON).unwrap().expect("its end");
+    assert_eq!(exit.status().unwrap().signal(), Some(libc::SIGKILL));
+}
+
+/// Reaps all who come to us but the fork server; they are dying, and none of them needs to be told.
+fn nobody_is_left(method: StartMethod) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let server = start_methods::forkserver::pid().map(|pid| pid.to_string());
+    assert_eq!(server.is_some(), method == StartMethod::Forkserver);
+    loop {
+        let children = children();
+        let mut strays = children.split_whitespace().filter(|pid| Some(*pid) != server.as_deref()).peekable();
+        if strays.peek().is_none() {
+            return;
+        }
+        for stray in strays {
+            let pid = Pid::from_raw(stray.parse().unwrap());
+            match waitpid(pid, Some(WaitPidFlag::WNOHANG)).unwrap() {
+                WaitStatus::StillAlive => assert!(Instant::now() < deadline, "{stray} lives on"),
+                status => assert_eq!(status, WaitStatus::Signaled(pid, Signal::SIGKILL, false)),
+            }
+        }
+        thread::yield_now();
+    }
+}
+
+fn sessions_of_their_own_save_nobody(method: StartMethod) {
+    #[expect(clippy::zombie_processes, reason = "they are killed with the family, and their reaper waits for them")]
+    fn found_three_sessions(birth: Birth) -> u8 {
+        // Each shell has a child in a session of its own, two levels down.
+        let script = "sh -c 'sleep 1000 & echo \"$1 $$ $!\"; wait' _ $$ & wait";
+        let mut pids = String::new();
+        for _ in 0..3 {
+            let mut shell = in_a_new_session("/bin/sh");
+            shell.args(["-c", script]).stdout(std::process::Stdio::piped());
+            let mut shell = left_behind(shell);
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(shell.stdout.take().unwrap()), &mut line).unwrap();
+            pids += &line;
+        }
+        say(&birth.control, &pids);
+        busy(birth)
+    }
+    assert_eq!(kill_family(method, found_three_sessions), 9);
+}
+
+fn children_of_all_threads_go(method: StartMethod) {
+    fn have_children_in_threads(birth: Birth) -> u8 {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let (sender, receiver) = std::sync::mpsc::channel();
+                thread::spawn(move || {
+                    sender.send(leave_behind(in_a_new_session_that_sleeps())).unwrap();
+                    thread::sleep(Duration::from_secs(1000));
+                });
+                receiver.recv().unwrap()
+            })
+            .chain([leave_behind(in_a_new_session_that_sleeps())])
+            .collect();
+        say(&birth.control, &threads.iter().map(|pid| format!("{pid} ")).collect::<String>());
+        busy(birth)
+    }
+    assert_eq!(kill_family(method, have_children_in_threads), 5);
+}
+
+fn in_a_new_session_that_sleeps() -> Command {
+    let mut command = in_a_new_session("sleep");
+    command.arg("1000");
+    command
+}
+
+fn a_family_that_grows_meanwhile_goes_whole(method: StartMethod) {
+    fn have_children_without_end(birth: Birth) -> u8 {
+        for _ in 0..3 {
+            thread::spawn(|| {
+                for _ in 0..500 {
+                    leave_behind(in_a_new_session_that_sleeps());
+                }
+            });
+        }
+        say(&birth.control, " ");
+        busy(birth)
+    }
+    for _ in 0..5 {
+        kill_family(method, have_children_without_end);
+    }
+}
+
+fn a_stopped_family_goes_too(method: StartMethod) {
+    fn have_a_stopped_child(birth: Birth) -> u8 {
+        let mut shell = in_a_new_session("/bin/sh");
+        shell.args(["-c", "sleep 1000 & kill -STOP $$"]);
+        let pid = leave_behind(shell);
+        let pid = Pid::from_raw(pid.try_into().unwrap());
+        while waitpid(pid, Some(WaitPidFlag::WUNTRACED)) != Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP)) {}
+        say(&birth.control, &pid.to_string());
+        nix::sys::signal::raise(Signal::SIGSTOP).unwrap();
+        0
+    }
+    assert_eq!(kill_family(method, have_a_stopped_child), 1);
+}
+
+fn a_large_family_goes_whole(method: StartMethod) {
+    fn have_many(birth: Birth) -> u8 {
+        let pids: Vec<_> = (0..200).map(|_| leave_behind(in_a_new_session_that_sleeps()).to_string()).collect();
+        say(&birth.control, &pids.join(" "));
+        busy(birth)
+    }
+    assert_eq!(kill_family(method, have_many), 200);
+}
+
+fn a_child_without_family_just_dies(method: StartMethod) {
+    let child = up(method, &Boot::new(busy));
+    child.kill_tree().unwrap();
+    assert_killed(&child);
+}
+
+fn siblings_are_spared(method: StartMethod) {
+    let [first, second] = [busy, until_told].map(|entry| up(method, &Boot::new(entry)));
+
+    first.kill_tree().unwrap();
+
+    assert_killed(&first);
+    say(second.control(), "go on");
+    assert_eq!(second.wait().unwrap().status().unwrap().code(), Some(5));
+}
+
+fn the_dead_have_no_family(method: StartMethod) {
+    let child = up(method, &Boot::new(exit_with).payload(&[3]));
+    let exit = child.wait().unwrap();
+    child.kill_tree().unwrap();
+    assert_eq!(child.try_wait().unwrap(), Some(exit));
+}
