@@ -12,6 +12,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
+use std::panic::resume_unwind;
 
 use postcard::de_flavors;
 use postcard::de_flavors::Slice;
@@ -161,7 +162,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, output: &mut Output) -> R
     let result = catch_unwind(AssertUnwindSafe(|| append(value, output)));
     result.unwrap_or_else(|payload| {
         output.roll_back();
-        Err(format!("panic in Serialize: {}", payload_text(payload)))
+        Err(panic_in("Serialize", payload))
     })
 }
 
@@ -183,8 +184,38 @@ pub(crate) fn parse_front<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<
 /// The value of exactly these bytes; a panic in `Deserialize` is an error.
 pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
     // `T` is not seen again after a panic.
-    catch_unwind(AssertUnwindSafe(|| parse(bytes)))
-        .unwrap_or_else(|payload| Err(format!("panic in Deserialize: {}", payload_text(payload))))
+    catch_unwind(AssertUnwindSafe(|| parse(bytes))).unwrap_or_else(|payload| Err(panic_in("Deserialize", payload)))
+}
+
+/// Shows the value of each of `items`, or why it has none, until `f` answers with an error. A panic in `Deserialize` is
+/// an error of its item; one in `f` passes through.
+pub(crate) fn decode_each<'de, T: Deserialize<'de>, E>(
+    mut items: impl Iterator<Item = &'de [u8]>,
+    mut f: impl FnMut(Result<T, String>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut is_parsing = false;
+    loop {
+        // Caught once for many items, since small ones take less time than that. The value that was parsed is not seen
+        // again after a panic; `items` and `f` have nothing half done, or are not used again either.
+        let shown = catch_unwind(AssertUnwindSafe(|| {
+            items.by_ref().try_for_each(|item| {
+                is_parsing = true;
+                let value = parse(item);
+                is_parsing = false;
+                f(value)
+            })
+        }));
+        match shown {
+            Ok(result) => return result,
+            Err(payload) if is_parsing => f(Err(panic_in("Deserialize", payload)))?,
+            Err(payload) => resume_unwind(payload),
+        }
+    }
+}
+
+/// The message of an error that was a panic in the user's `Serialize` or `Deserialize`.
+pub(crate) fn panic_in(what: &str, payload: Box<dyn Any + Send>) -> String {
+    format!("panic in {what}: {}", payload_text(payload))
 }
 
 /// What a panic said. The payload is leaked: its `Drop` is the user's, and may panic again.
@@ -237,6 +268,46 @@ mod tests {
     #[test]
     fn bytes_too_many_are_an_error() {
         assert_eq!(decode::<u8>(&[1, 2]), Err("1 bytes too many".to_owned()));
+    }
+
+    /// Refuses 1 by a panic.
+    #[derive(Debug, PartialEq)]
+    struct Picky(u8);
+
+    impl<'de> Deserialize<'de> for Picky {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let number = u8::deserialize(deserializer)?;
+            assert!(number != 1, "not one");
+            Ok(Self(number))
+        }
+    }
+
+    #[test]
+    fn one_value_of_many_that_does_not_decode_costs_only_itself() {
+        let items: [&[u8]; 6] = [&[0], &[1], &[], &[1], &[4], &[5, 5]];
+        let mut seen = Vec::new();
+        let shown = decode_each(items.into_iter(), |value: Result<Picky, String>| {
+            seen.push(value.map_err(|message| message.chars().take(30).collect::<String>()));
+            Ok::<(), ()>(())
+        });
+        assert_eq!(shown, Ok(()));
+        let panic = || Err("panic in Deserialize: not one".to_owned());
+        assert!(seen[2].as_ref().is_err_and(|message| message.starts_with("the bytes end too early")), "{seen:?}");
+        drop(seen.remove(2));
+        assert_eq!(seen, [Ok(Picky(0)), panic(), panic(), Ok(Picky(4)), Err("1 bytes too many".to_owned())]);
+    }
+
+    #[test]
+    fn whoever_looks_at_values_may_stop_or_panic() {
+        let items = || [&[0u8][..], &[2], &[3]].into_iter();
+        let mut seen = 0;
+        let stopped = decode_each(items(), |value: Result<u8, String>| {
+            seen += 1;
+            if value == Ok(2) { Err("enough") } else { Ok(()) }
+        });
+        assert_eq!((stopped, seen), (Err("enough"), 2));
+        let panicked = catch_unwind(|| decode_each::<u8, ()>(items(), |_| panic!("looked")));
+        assert_eq!(payload_text(panicked.unwrap_err()), "looked");
     }
 
     #[test]

@@ -24,11 +24,11 @@
 
 mod background;
 
-use std::hint::spin_loop;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::thread::current;
+use std::thread::yield_now;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -49,6 +49,8 @@ use crate::error::PoolError;
 use crate::jobs::Callback;
 use crate::jobs::Log;
 use crate::origin::Origin;
+use crate::patience;
+use crate::patience::Patience;
 use crate::transport::Road;
 use crate::transport::ring::parent::Lookout;
 use crate::watch::Source;
@@ -56,12 +58,6 @@ use crate::watch::Watch;
 
 /// How long answers from rings may keep the epoll set from being asked.
 const TURN_EVERY: Duration = Duration::from_millis(1);
-/// How long a driver looks for answers before it sleeps, at least and at most. In between it learns: longer when an
-/// answer came in that time or soon after, shorter when none did.
-const SPIN_MIN: Duration = Duration::from_micros(5);
-const SPIN_MAX: Duration = Duration::from_micros(50);
-/// Looks at the rings between two looks at the clock.
-const LOOKS: u32 = 32;
 /// How long a driver sleeps at most while workers are busy. They ring, so this is for bells that a task has closed.
 const RECHECK: Duration = Duration::from_secs(1);
 
@@ -83,15 +79,34 @@ pub(crate) struct Driven {
     /// When the epoll set was last asked: answers in rings come without it, and must not keep all else waiting.
     turned_at: Instant,
     /// How long the next driver looks for answers before it sleeps.
-    spin: Duration,
+    patience: Patience,
+    /// Memory for what it looks at.
+    lookouts: Vec<Lookout>,
     /// The background thread sleeps until it is told that the seat is empty.
     background_sleeps: bool,
+    /// The background thread lets callers come and go, and is told only when one leaves something unfinished.
+    background_dozes: bool,
     /// Threads that wait for the seat or for their job.
     followers: Vec<Arc<Condvar>>,
     /// The background thread must leave.
     leaving: bool,
     /// It has left, or was never there.
     background_gone: bool,
+}
+
+impl Driven {
+    /// Notes that the driver sleeps, and asks workers to wake it. Says who will, and until when it may sleep.
+    fn fall_asleep(&mut self, now: Instant, deadline: Option<Instant>) -> (Ringers, Option<Instant>) {
+        let ringers = self.engine.ask_to_ring();
+        let recheck = match ringers {
+            Ringers::None => None,
+            Ringers::Some => Some(now + RECHECK),
+            Ringers::Late => Some(now),
+        };
+        let until = [self.engine.next_timer(), deadline, recheck].into_iter().flatten().min();
+        self.asleep_until = Some(until);
+        (ringers, until)
+    }
 }
 
 /// What a pool's handles, iterators and threads share.
@@ -125,8 +140,10 @@ impl Shared {
                 asleep_until: None,
                 drives: 0,
                 turned_at: Instant::now(),
-                spin: SPIN_MAX,
+                patience: Patience::long(),
+                lookouts: Vec::new(),
                 background_sleeps: false,
+                background_dozes: false,
                 followers: Vec::new(),
                 leaving: false,
                 background_gone: true,
@@ -286,37 +303,32 @@ impl Shared {
 
     /// Takes in what lies in the rings, and now and then what the epoll set has; says whether there was anything.
     fn look(&self, driven: &mut Driven, sources: &mut Vec<Source>) -> bool {
-        let found = driven.engine.poll();
-        if found && driven.turned_at.elapsed() >= TURN_EVERY {
-            let now = Instant::now();
+        let Some(now) = driven.engine.poll() else { return false };
+        if now.saturating_duration_since(driven.turned_at) >= TURN_EVERY {
             driven.turned_at = now;
             driven.engine.watch().wait(sources, Some(now)).expect("an epoll set of our own can be asked");
             driven.engine.turn(sources);
         }
-        found
+        true
     }
 
     /// Looks for answers in the rings for a while, without the lock. Says whether there may be some.
     fn spin(&self, driven: &mut MutexGuard<'_, Driven>) -> bool {
-        let lookouts = driven.engine.lookouts();
-        if lookouts.is_empty() {
-            return false;
-        }
-        let limit = driven.spin;
-        let found = MutexGuard::unlocked(driven, || {
-            let began = Instant::now();
-            while began.elapsed() < limit {
-                for _ in 0..LOOKS {
-                    if lookouts.iter().any(Lookout::has_news) {
-                        return true;
-                    }
-                    spin_loop();
+        let mut lookouts = std::mem::take(&mut driven.lookouts);
+        driven.engine.lookouts(&mut lookouts);
+        let found = !lookouts.is_empty() && {
+            let time = driven.patience.time();
+            MutexGuard::unlocked(driven, || {
+                if lookouts.iter().any(|lookout| lookout.is_waking) {
+                    yield_now();
                 }
-            }
-            false
-        });
+                patience::look(time, || lookouts.iter().any(Lookout::has_news))
+            })
+        };
+        lookouts.clear();
+        driven.lookouts = lookouts;
         if found {
-            driven.spin = (limit * 2).min(SPIN_MAX);
+            driven.patience.was_rewarded();
         }
         found
     }
@@ -331,20 +343,12 @@ impl Shared {
     ) {
         let now = Instant::now();
         driven.turned_at = now;
-        let ringers = driven.engine.ask_to_ring();
-        let until = match ringers {
-            Ringers::None => [driven.engine.next_timer(), deadline].into_iter().flatten().min(),
-            Ringers::Some => [driven.engine.next_timer(), deadline, Some(now + RECHECK)].into_iter().flatten().min(),
-            Ringers::Late => Some(now),
-        };
-        driven.asleep_until = Some(until);
+        let (ringers, until) = driven.fall_asleep(now, deadline);
         let slept = MutexGuard::unlocked(driven, || watch.wait(sources, until));
         driven.asleep_until = None;
         slept.expect("an epoll set of our own can be waited for");
         if ringers == Ringers::Some {
-            // A short sleep is one that looking on would have spared, and the next driver looks longer.
-            let was_short = now.elapsed() < SPIN_MAX;
-            driven.spin = if was_short { driven.spin * 2 } else { driven.spin / 2 }.clamp(SPIN_MIN, SPIN_MAX);
+            driven.patience.was_followed_by(now.elapsed());
         }
     }
 
@@ -355,8 +359,9 @@ impl Shared {
         }
         if let Some(follower) = driven.followers.first() {
             follower.notify_all();
-        } else if driven.background_sleeps {
+        } else if driven.background_sleeps || (driven.background_dozes && driven.engine.unfinished() > 0) {
             driven.background_sleeps = false;
+            driven.background_dozes = false;
             self.background.notify_all();
         }
     }

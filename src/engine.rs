@@ -127,6 +127,8 @@ pub(crate) struct Engine {
     arrivals: Arrivals,
     /// The memory with which a worker is replaced.
     rss_max: Option<u64>,
+    /// Workers whose rings are about to be heard.
+    news: Vec<WorkerId>,
     /// Processors that this process may use.
     processors: usize,
 }
@@ -149,6 +151,7 @@ impl Engine {
             watchers: Vec::new(),
             buffer: vec![0; FRAME_MAX],
             arrivals: Arrivals::default(),
+            news: Vec::new(),
             processors: std::thread::available_parallelism().map_or(1, NonZero::get),
         }
     }

@@ -18,8 +18,7 @@ use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::error::TimedOut;
 use crate::jobs::Log;
-use crate::results::read_outcome;
-use crate::submit::Drawn;
+use crate::results::read_outcomes;
 use crate::submit::Encoder;
 use crate::submit::Input;
 use crate::submit::Prepared;
@@ -193,17 +192,13 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
         }
         let began = Instant::now();
         let room = (self.window - self.under_way).min(WINDOWS_BEHIND * self.window - (self.drawn - self.yielded));
-        let mut timed_out = false;
-        while encoder.pushed() - self.drawn < room && !encoder.is_due() && !timed_out {
-            match self.input.draw() {
-                Drawn::Item(item) => encoder.push(&item),
-                Drawn::End => break,
-                Drawn::Panicked(error) => encoder.push_error(error),
-            }
-            timed_out = began.elapsed() >= BATCH_TIME;
-        }
-        self.input_is_slow = timed_out;
-        let pushed = encoder.pushed() - self.drawn;
+        let drawn = self.drawn;
+        encoder.draw(&mut self.input, |encoder| {
+            let pushed = encoder.pushed() - drawn;
+            pushed == 0 || (pushed < room && began.elapsed() < BATCH_TIME)
+        });
+        self.input_is_slow = began.elapsed() >= BATCH_TIME;
+        let pushed = encoder.pushed() - drawn;
         let work = encoder.take();
         let sealed = self.input.is_over();
         let result = self.shared.feed(|engine| {
@@ -228,7 +223,7 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
 
     /// The pool takes no more. If the input has another item, that one gets the error, and nothing more is drawn.
     fn refused(&mut self, error: &PoolError) {
-        let more = !matches!(self.input.draw(), Drawn::End);
+        let more = self.input.has_another();
         self.refused_after(u64::from(more), error);
     }
 
@@ -269,17 +264,20 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
 
     fn take(&mut self, log: Option<Log>) {
         let Some(log) = log else { return };
-        let settled = log.try_each(|index, outcome| {
-            self.settle(index, read_outcome(outcome));
-            Ok::<(), Infallible>(())
-        });
-        let Ok(()) = settled;
+        for (first, outcomes) in log.outcomes() {
+            let mut index = first;
+            let Ok(()) = read_outcomes(outcomes, |item| {
+                self.settle(index, item);
+                index += 1;
+                Ok::<(), Infallible>(())
+            });
+        }
         if let Some(error) = &log.rest {
             let (drawn, missing) = (self.drawn, self.under_way);
             self.under_way = 0;
             self.arrived.fill(drawn, missing, error);
             // An input that is not over must not look as if it were: its next item gets the error too.
-            if missing == 0 && !matches!(self.input.draw(), Drawn::End) {
+            if missing == 0 && self.input.has_another() {
                 self.arrived.put(self.drawn, Err(error.clone()));
                 self.drawn += 1;
             }

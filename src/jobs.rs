@@ -15,7 +15,6 @@ use parking_lot::Condvar;
 use crate::batch::JobId;
 use crate::blob::Blob;
 use crate::error::TaskError;
-use crate::frame::ItemReader;
 use crate::function::FunctionId;
 
 /// What became of one item, when that is no small value.
@@ -26,10 +25,14 @@ pub(crate) enum Outcome {
     Error(Box<TaskError>),
 }
 
-/// What became of one item.
+/// What became of items with consecutive positions.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum OutcomeRef<'a> {
-    Value(&'a [u8]),
+pub(crate) enum OutcomesRef<'a> {
+    /// The values of so many, each behind its length. More may follow that is not theirs.
+    Values {
+        items: u32,
+        bytes: &'a [u8],
+    },
     Blob(&'a Blob),
     Error(&'a TaskError),
 }
@@ -47,15 +50,6 @@ enum Entry {
         index: u64,
         outcome: Outcome,
     },
-}
-
-impl Entry {
-    fn first(&self) -> u64 {
-        match self {
-            Entry::Values { first, .. } => *first,
-            Entry::One { index, .. } => *index,
-        }
-    }
 }
 
 /// Outcomes by order of arrival.
@@ -77,36 +71,22 @@ impl Log {
         self.entries.is_empty() && self.rest.is_none()
     }
 
-    /// Shows each outcome with its item's position, in order of arrival, until one is answered with an error.
-    pub(crate) fn try_each<E>(&self, f: impl FnMut(u64, OutcomeRef<'_>) -> Result<(), E>) -> Result<(), E> {
-        self.try_each_of(self.entries.iter(), f)
-    }
-
-    /// As [`try_each`](Self::try_each), in the order of the items.
-    pub(crate) fn try_each_in_order<E>(&self, f: impl FnMut(u64, OutcomeRef<'_>) -> Result<(), E>) -> Result<(), E> {
-        let mut entries: Vec<&Entry> = self.entries.iter().collect();
-        entries.sort_unstable_by_key(|entry| entry.first());
-        self.try_each_of(entries, f)
-    }
-
-    fn try_each_of<'a, E>(
-        &self,
-        entries: impl IntoIterator<Item = &'a Entry>,
-        mut f: impl FnMut(u64, OutcomeRef<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for entry in entries {
-            match entry {
-                Entry::Values { first, items, start } => {
-                    let values = ItemReader(&self.bytes[*start..]).zip(*first..*first + u64::from(*items));
-                    for (value, index) in values {
-                        f(index, OutcomeRef::Value(value.expect("lengths were checked when the values came")))?;
-                    }
-                }
-                Entry::One { index, outcome: Outcome::Blob(blob) } => f(*index, OutcomeRef::Blob(blob))?,
-                Entry::One { index, outcome: Outcome::Error(error) } => f(*index, OutcomeRef::Error(error))?,
+    /// The outcomes in order of arrival, with the position of the first of each.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (u64, OutcomesRef<'_>)> {
+        self.entries.iter().map(|entry| match entry {
+            Entry::Values { first, items, start } => {
+                (*first, OutcomesRef::Values { items: *items, bytes: &self.bytes[*start..] })
             }
-        }
-        Ok(())
+            Entry::One { index, outcome: Outcome::Blob(blob) } => (*index, OutcomesRef::Blob(blob)),
+            Entry::One { index, outcome: Outcome::Error(error) } => (*index, OutcomesRef::Error(error)),
+        })
+    }
+
+    /// As [`outcomes`](Self::outcomes), in the order of the items.
+    pub(crate) fn outcomes_in_order(&self) -> Vec<(u64, OutcomesRef<'_>)> {
+        let mut outcomes: Vec<_> = self.outcomes().collect();
+        outcomes.sort_unstable_by_key(|(first, _)| *first);
+        outcomes
     }
 
     /// Values of consecutive items, each behind its length, in as many parts as they come.

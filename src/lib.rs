@@ -93,6 +93,7 @@ mod message;
 mod origin;
 mod output;
 mod panics;
+mod patience;
 mod pool;
 mod queue;
 mod restarts;

@@ -9,8 +9,7 @@ use crate::driver::Shared;
 use crate::error::TaskError;
 use crate::imap::take_arrived;
 use crate::jobs::Log;
-use crate::results::read_outcome;
-use crate::submit::Drawn;
+use crate::results::read_outcomes;
 use crate::submit::Encoder;
 use crate::submit::Input;
 use crate::submit::Prepared;
@@ -68,7 +67,18 @@ pub(crate) fn values<A: Data, T: Data>(
     items: impl Iterator<Item = A>,
     stop: Stop,
 ) -> Result<Vec<T>, TaskError> {
-    run(prepared, items, stop)?.values()
+    let mut lowest: Option<(usize, TaskError)> = None;
+    let values = run(prepared, items, |position, outcome| match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if stop == Stop::AtError => Err(error),
+        Err(error) => {
+            if lowest.as_ref().is_none_or(|(lowest, _)| position < *lowest) {
+                lowest = Some((position, error));
+            }
+            Ok(None)
+        }
+    })?;
+    lowest.map_or(Ok(values), |(_, error)| Err(error))
 }
 
 /// Runs the job over `items`; the outcome of each, in order.
@@ -80,22 +90,24 @@ pub(crate) fn results<A: Data, T: Data>(
     prepared: Prepared,
     items: impl Iterator<Item = A>,
 ) -> Result<Vec<Result<T, TaskError>>, TaskError> {
-    Ok(run(prepared, items, Stop::Never)?.results())
+    run(prepared, items, |_, outcome| Ok(Some(outcome)))
 }
 
-fn run<A: Data, T: Data>(
+/// Runs the job over `items`; what `keep` makes of the outcomes, in order, up to the first of which it keeps nothing.
+fn run<A: Data, T: Data, V>(
     prepared: Prepared,
     items: impl Iterator<Item = A>,
-    stop: Stop,
-) -> Result<Collected<T>, TaskError> {
+    mut keep: impl FnMut(usize, Result<T, TaskError>) -> Result<Option<V>, TaskError>,
+) -> Result<Vec<V>, TaskError> {
     let shared = Arc::clone(&prepared.shared);
     let (job, mut encoder) = prepared.open(true)?;
     let hold = Hold { shared, job, kept: false };
     let mut input = Input::new(items);
     let expected = input.size_hint().0.min(1 << 20);
-    let mut results = Collected { values: Vec::with_capacity(expected), errors: Vec::new(), settled: 0 };
+    let mut places = Places { front: Vec::with_capacity(expected), apart: BTreeMap::new() };
+    let mut settled = 0;
     loop {
-        let log = match !input.is_over() && encoder.pushed() - results.settled < ahead_max(&encoder) {
+        let log = match !input.is_over() && encoder.pushed() - settled < ahead_max(&encoder) {
             true => feed(&hold, &mut encoder, &mut input)?,
             false => {
                 let log = hold.shared.wait(Some(job), None, |engine| take_arrived(engine, job))?;
@@ -103,10 +115,10 @@ fn run<A: Data, T: Data>(
             }
         };
         if let Some(log) = log {
-            results.take(&log, stop)?;
+            settled += take(&mut places, &log, &mut keep)?;
         }
-        if input.is_over() && results.settled == encoder.pushed() {
-            return Ok(results);
+        if input.is_over() && settled == encoder.pushed() {
+            return Ok(places.front);
         }
     }
 }
@@ -127,13 +139,7 @@ fn feed<I: Iterator<Item: Data>>(
     input: &mut Input<I>,
 ) -> Result<Option<Log>, TaskError> {
     let before = encoder.pushed();
-    while !encoder.is_due() && encoder.pushed() - before < FEED_ITEMS && !input.is_over() {
-        match input.draw() {
-            Drawn::Item(item) => encoder.push(&item),
-            Drawn::End => {}
-            Drawn::Panicked(error) => encoder.push_error(error),
-        }
-    }
+    encoder.draw(input, |encoder| encoder.pushed() - before < FEED_ITEMS);
     let work = encoder.take();
     hold.shared
         .feed(|engine| {
@@ -152,51 +158,72 @@ fn feed<I: Iterator<Item: Data>>(
         .map_err(TaskError::from)
 }
 
-/// Results by position, as they come.
-struct Collected<T> {
-    values: Vec<Option<T>>,
-    errors: Vec<(usize, TaskError)>,
-    settled: u64,
+/// Values by position, as they come: those up to the first gap, and runs behind it.
+#[derive(Debug)]
+struct Places<V> {
+    front: Vec<V>,
+    /// By the position of their first.
+    apart: BTreeMap<usize, Vec<V>>,
 }
 
-impl<T: Data> Collected<T> {
-    fn take(&mut self, log: &Log, stop: Stop) -> Result<(), TaskError> {
-        if let Some(error) = &log.rest {
-            // The pool ended under the call.
-            return Err(error.clone());
+impl<V> Places<V> {
+    /// Takes out the run that goes on at this position, with where it began.
+    fn take(&mut self, position: usize) -> (usize, Vec<V>) {
+        if position == self.front.len() {
+            return (0, std::mem::take(&mut self.front));
         }
-        log.try_each(|index, outcome| {
-            let slot = usize::try_from(index).expect("a position in a vector");
-            if self.values.len() <= slot {
-                self.values.resize_with(slot + 1, || None);
-            }
-            match read_outcome(outcome) {
-                Ok(value) => self.values[slot] = Some(value),
-                Err(error) if stop == Stop::AtError => return Err(error),
-                Err(error) => self.errors.push((slot, error)),
-            }
-            self.settled += 1;
-            Ok(())
-        })
-    }
-
-    /// All values, or the error of the lowest position.
-    fn values(self) -> Result<Vec<T>, TaskError> {
-        match self.errors.into_iter().min_by_key(|(slot, _)| *slot) {
-            Some((_, error)) => Err(error),
-            None => Ok(self.values.into_iter().map(|value| value.expect("every item is settled")).collect()),
+        match self.apart.range_mut(..position).next_back() {
+            Some((&start, run)) if start + run.len() == position => (start, std::mem::take(run)),
+            _ => (position, Vec::new()),
         }
     }
 
-    /// A value or an error for every position.
-    fn results(self) -> Vec<Result<T, TaskError>> {
-        let mut errors: BTreeMap<usize, TaskError> = self.errors.into_iter().collect();
-        let result = |(slot, value)| match value {
-            Some(value) => Ok(value),
-            None => Err(errors.remove(&slot).expect("every item is settled")),
-        };
-        self.values.into_iter().enumerate().map(result).collect()
+    /// Puts a run where it began, and to the front what it reaches from there.
+    fn put(&mut self, start: usize, run: Vec<V>) {
+        if start > 0 {
+            if !run.is_empty() {
+                self.apart.insert(start, run);
+            }
+            return;
+        }
+        self.front = run;
+        while let Some(mut run) = self.apart.remove(&self.front.len()) {
+            self.front.append(&mut run);
+        }
     }
+}
+
+/// Puts what has come in its place, where the last of it ended or apart; says how much that was.
+fn take<T: Data, V>(
+    places: &mut Places<V>,
+    log: &Log,
+    keep: &mut impl FnMut(usize, Result<T, TaskError>) -> Result<Option<V>, TaskError>,
+) -> Result<u64, TaskError> {
+    if let Some(error) = &log.rest {
+        // The pool ended under the call.
+        return Err(error.clone());
+    }
+    let mut taken = 0;
+    for (first, outcomes) in log.outcomes() {
+        let first = usize::try_from(first).expect("a position in a vector");
+        let mut position = first;
+        let (mut start, mut run) = places.take(first);
+        read_outcomes(outcomes, |outcome| {
+            match keep(position, outcome)? {
+                Some(value) => run.push(value),
+                None => {
+                    // A gap for good: what follows it stays apart.
+                    places.put(start, std::mem::take(&mut run));
+                    (start, run) = (position + 1, Vec::new());
+                }
+            }
+            position += 1;
+            Ok::<(), TaskError>(())
+        })?;
+        places.put(start, run);
+        taken += (position - first) as u64;
+    }
+    Ok(taken)
 }
 
 /// Encodes all of `items` and submits them, without waiting for any.
@@ -210,13 +237,7 @@ pub(crate) fn submit_all<I: Iterator<Item: Data>>(prepared: Prepared, items: I) 
     let hold = Hold { shared, job, kept: false };
     let mut input = Input::new(items);
     while !input.is_over() {
-        while !encoder.is_due() && !input.is_over() {
-            match input.draw() {
-                Drawn::Item(item) => encoder.push(&item),
-                Drawn::End => {}
-                Drawn::Panicked(error) => encoder.push_error(error),
-            }
-        }
+        encoder.draw(&mut input, |_| true);
         let work = encoder.take();
         hold.shared.with(|engine| {
             for work in work {
@@ -232,4 +253,39 @@ pub(crate) fn submit_all<I: Iterator<Item: Data>>(prepared: Prepared, items: I) 
         })?;
     }
     Ok(hold.keep())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(places: &mut Places<u64>, positions: std::ops::Range<usize>) {
+        let (start, mut run) = places.take(positions.start);
+        run.extend(positions.map(|position| position as u64));
+        places.put(start, run);
+    }
+
+    #[test]
+    fn runs_come_together_in_any_order() {
+        let runs = [0..3, 3..4, 4..9, 9..11];
+        for first in 0..4 {
+            for step in [1, 3] {
+                let mut places = Places { front: Vec::new(), apart: BTreeMap::new() };
+                (0..4).for_each(|turn| put(&mut places, runs[(first + turn * step) % 4].clone()));
+                assert_eq!(places.front, (0..11).collect::<Vec<u64>>());
+                assert!(places.apart.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_gap_stays_apart() {
+        let mut places = Places { front: Vec::new(), apart: BTreeMap::new() };
+        put(&mut places, 1..3);
+        put(&mut places, 3..5);
+        put(&mut places, 0..0);
+        assert_eq!((places.front.len(), places.apart.len()), (0, 1));
+        put(&mut places, 0..1);
+        assert_eq!((places.front.len(), places.apart.len()), (5, 0));
+    }
 }

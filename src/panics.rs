@@ -63,9 +63,17 @@ impl PanicRecord {
 /// Tells the parent of a panic that the process will not survive.
 pub(crate) type LastWords = Box<dyn Fn(&PanicRecord)>;
 
+/// Whether a task is running on this thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recording {
+    Off,
+    On,
+    /// And there are records.
+    Used,
+}
+
 thread_local! {
-    /// A task is running on this thread.
-    static RECORDING: Cell<bool> = const { Cell::new(false) };
+    static RECORDING: Cell<Recording> = const { Cell::new(Recording::Off) };
     /// The latest panics of the running task, those included that it has caught itself.
     static RECORDS: RefCell<VecDeque<PanicRecord>> = const { RefCell::new(VecDeque::new()) };
     static LAST_WORDS: RefCell<Option<LastWords>> = const { RefCell::new(None) };
@@ -75,8 +83,8 @@ thread_local! {
 pub(crate) fn install_hook() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| match RECORDING.get() {
-        true => record(info),
-        false => previous(info),
+        Recording::Off => previous(info),
+        Recording::On | Recording::Used => record(info),
     }));
 }
 
@@ -100,14 +108,17 @@ fn record(info: &PanicHookInfo<'_>) {
         }
         records.push_back(record);
     });
+    RECORDING.set(Recording::Used);
 }
 
 /// Runs `f`, which catches its own panics, and completes what it caught with what the hook has seen.
 pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) -> Result<R, PanicRecord> {
-    RECORDING.set(true);
+    RECORDING.set(Recording::On);
     let result = f();
-    RECORDING.set(false);
-    let records = RECORDS.take();
+    let records = match RECORDING.replace(Recording::Off) {
+        Recording::Used => RECORDS.take(),
+        Recording::Off | Recording::On => VecDeque::new(),
+    };
     result.map_err(|payload| {
         let message = cut_text(codec::payload_text(payload), MESSAGE_MAX);
         // The task may have caught other panics before, and in a `drop` even after the one that ended it. No record at

@@ -14,29 +14,37 @@ use crate::driver::Shared;
 use crate::engine::Engine;
 use crate::error::Side;
 use crate::error::TaskError;
+use crate::frame::ItemReader;
 use crate::jobs::Callback;
 use crate::jobs::Log;
-use crate::jobs::OutcomeRef;
+use crate::jobs::OutcomesRef;
 use crate::task::Data;
 
-/// The value of one outcome.
-pub(crate) fn read_outcome<T: Data>(outcome: OutcomeRef<'_>) -> Result<T, TaskError> {
-    let decode =
-        |bytes: &[u8]| codec::decode(bytes).map_err(|message| TaskError::Decode { side: Side::Result, message });
-    match outcome {
-        OutcomeRef::Value(bytes) => decode(bytes),
-        OutcomeRef::Blob(blob) => match blob.read() {
-            Ok(bytes) => decode(&bytes),
-            Err(error) => Err(TaskError::Decode { side: Side::Result, message: error.to_string() }),
-        },
-        OutcomeRef::Error(error) => Err(error.clone()),
+/// Shows the value of each outcome, one after the other, until `f` answers with an error.
+pub(crate) fn read_outcomes<T: Data, E>(
+    outcomes: OutcomesRef<'_>,
+    mut f: impl FnMut(Result<T, TaskError>) -> Result<(), E>,
+) -> Result<(), E> {
+    let undecoded = |message| TaskError::Decode { side: Side::Result, message };
+    match outcomes {
+        OutcomesRef::Values { items, bytes } => {
+            let values = ItemReader(bytes).take(items as usize);
+            let values = values.map(|value| value.expect("lengths were checked when the values came"));
+            codec::decode_each(values, |value: Result<T, String>| f(value.map_err(undecoded)))
+        }
+        OutcomesRef::Blob(blob) => f(match blob.read() {
+            Ok(bytes) => codec::decode(&bytes).map_err(undecoded),
+            Err(error) => Err(undecoded(error.to_string())),
+        }),
+        OutcomesRef::Error(error) => f(Err(error.clone())),
     }
 }
 
 /// The value of a job of one item.
 pub(crate) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
     // The first outcome ends the walk, so it travels as the walk's error.
-    match (log.try_each(|_, outcome| Err(read_outcome(outcome))), &log.rest) {
+    let read = log.outcomes().try_for_each(|(_, outcomes)| read_outcomes(outcomes, Err));
+    match (read, &log.rest) {
         (Err(result), _) => result,
         (Ok(()), Some(error)) => Err(error.clone()),
         (Ok(()), None) => unreachable!("a finished log has every outcome"),
@@ -48,18 +56,21 @@ pub(crate) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
     let mut values = Vec::new();
     let mut skipped = None;
     let mut next = 0;
-    let read = log.try_each_in_order(|index, outcome| {
+    let read = log.outcomes_in_order().into_iter().try_for_each(|(first, outcomes)| {
         // Behind a gap, which is there because the pool has ended, nothing counts.
-        if index == next {
+        if first != next {
+            return Ok(());
+        }
+        read_outcomes(outcomes, |outcome| {
             next += 1;
-            match read_outcome(outcome) {
+            match outcome {
                 Ok(value) => values.push(value),
                 // The consequence of an error that has a higher index, and is the one to tell.
                 Err(TaskError::Skipped) => skipped = Some(TaskError::Skipped),
                 Err(error) => return Err(error),
             }
-        }
-        Ok(())
+            Ok(())
+        })
     });
     match (read, log.rest.clone().or(skipped)) {
         (Err(error), _) | (Ok(()), Some(error)) => Err(error),

@@ -1,8 +1,10 @@
 //! A call becomes a job: its function located, its context and items encoded, all on the calling thread.
 
+use std::any::Any;
 use std::iter::Fuse;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,6 +118,14 @@ fn encode_context<C: Serialize>(shared: &Shared, function: FunctionId, context: 
 /// Encoded items, or the reason why one could not be encoded.
 pub(crate) type Work = Result<Span, (u64, TaskError)>;
 
+/// What is being done when something panics.
+enum Step {
+    Draw,
+    Serialize,
+    /// The panic is ours, or of an item that is dropped: not to be caught.
+    OurOwn,
+}
+
 /// Turns the items of one job into batches.
 #[derive(Debug)]
 pub(crate) struct Encoder {
@@ -158,15 +168,63 @@ impl Encoder {
         !self.work.is_empty()
     }
 
+    /// Draws items and adds them: as many as `wants_more` lets it, until a batch is due or the input is over. Neither a
+    /// panic of the input nor one in an item's `Serialize` passes through.
+    pub(crate) fn draw<I: Iterator<Item: Serialize>>(
+        &mut self,
+        input: &mut Input<I>,
+        mut wants_more: impl FnMut(&Self) -> bool,
+    ) {
+        let mut step = Step::OurOwn;
+        let mut item = None;
+        while !input.is_over() {
+            // Caught once for many items, since small ones take less time than that. What a panic left half done is
+            // put right below.
+            let drawn = catch_unwind(AssertUnwindSafe(|| {
+                while !self.is_due() && wants_more(self) {
+                    step = Step::Draw;
+                    item = input.items.next();
+                    step = Step::Serialize;
+                    match &item {
+                        Some(item) => self.add(item),
+                        None => {
+                            input.over = true;
+                            break;
+                        }
+                    }
+                    step = Step::OurOwn;
+                    item = None;
+                }
+            }));
+            let Err(payload) = drawn else { return };
+            match step {
+                Step::Draw => self.push_error(input.panicked(payload)),
+                Step::Serialize => {
+                    self.fail_for_panic(payload);
+                    // The item goes after its error has been taken note of: its `Drop` is the user's.
+                    item = None;
+                }
+                Step::OurOwn => resume_unwind(payload),
+            }
+        }
+    }
+
     /// Adds one item. One that does not serialize is settled with the error in its place.
     pub(crate) fn push<A: Serialize>(&mut self, item: &A) {
+        // What it leaves half done is put right.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.add(item))) {
+            self.fail_for_panic(payload);
+        }
+    }
+
+    /// As [`push`](Self::push), but a panic passes through, and must be told to [`fail_for_panic`](Self::fail_for_panic).
+    #[inline]
+    fn add<A: Serialize>(&mut self, item: &A) {
         let bytes = self.output.bytes();
         let start = bytes.len();
         bytes.extend_from_slice(&[0; ITEM_HEAD]);
-        if let Err(message) = codec::encode(item, &mut self.output) {
-            self.output.bytes().truncate(start);
-            self.push_error(TaskError::Encode { side: Side::Argument, message });
-            return;
+        if let Err(message) = codec::append(item, &mut self.output) {
+            return self.fail(message);
         }
         let len = ITEM_HEAD as u64 + self.output.len();
         self.total_bytes += len;
@@ -180,8 +238,21 @@ impl Encoder {
         }
     }
 
+    /// The item that was added panicked.
+    fn fail_for_panic(&mut self, payload: Box<dyn Any + Send>) {
+        self.output.roll_back();
+        self.fail(codec::panic_in("Serialize", payload));
+    }
+
+    /// The item did not serialize: nothing but its head is there.
+    fn fail(&mut self, message: String) {
+        let bytes = self.output.bytes();
+        bytes.truncate(bytes.len() - ITEM_HEAD);
+        self.push_error(TaskError::Encode { side: Side::Argument, message });
+    }
+
     /// Settles the next position with an error.
-    pub(crate) fn push_error(&mut self, error: TaskError) {
+    fn push_error(&mut self, error: TaskError) {
         self.close_batch();
         self.work.push(Err((self.next_index, error)));
         self.next_index += 1;
@@ -226,8 +297,14 @@ impl Encoder {
             return;
         }
         let first_index = self.next_index - self.ends.len() as u64;
-        let items = Items::Inline { bytes: std::mem::take(self.output.bytes()), ends: std::mem::take(&mut self.ends) };
-        self.finish(first_index, items);
+        let bytes = std::mem::take(self.output.bytes());
+        let ends = std::mem::take(&mut self.ends);
+        if bytes.len() >= BATCH_BYTES / 2 {
+            // The next batch will be much like this one, and need not grow.
+            self.output.bytes().reserve_exact(bytes.len());
+            self.ends.reserve_exact(ends.len());
+        }
+        self.finish(first_index, Items::Inline { bytes, ends });
     }
 
     fn finish(&mut self, first_index: u64, items: Items) {
@@ -241,14 +318,6 @@ impl Encoder {
 pub(crate) struct Input<I: Iterator> {
     items: Fuse<I>,
     over: bool,
-}
-
-/// What the input gave.
-pub(crate) enum Drawn<A> {
-    Item(A),
-    End,
-    /// It panicked: this is the last we hear of it.
-    Panicked(TaskError),
 }
 
 impl<I: Iterator> Input<I> {
@@ -270,27 +339,31 @@ impl<I: Iterator> Input<I> {
         if self.over { (0, Some(0)) } else { self.items.size_hint() }
     }
 
-    pub(crate) fn draw(&mut self) -> Drawn<I::Item> {
+    /// Draws one more item to see whether there is one, and drops it. A panic counts as one.
+    pub(crate) fn has_another(&mut self) -> bool {
         if self.over {
-            return Drawn::End;
+            return false;
         }
-        // The iterator is not asked again after a panic.
         match catch_unwind(AssertUnwindSafe(|| self.items.next())) {
-            Ok(Some(item)) => Drawn::Item(item),
-            Ok(None) => {
-                self.over = true;
-                Drawn::End
-            }
+            Ok(item) => item.is_some(),
             Err(payload) => {
-                self.over = true;
-                Drawn::Panicked(TaskError::Input { message: codec::payload_text(payload) })
+                self.panicked(payload);
+                true
             }
         }
+    }
+
+    /// The iterator is not asked again after a panic.
+    fn panicked(&mut self, payload: Box<dyn Any + Send>) -> TaskError {
+        self.over = true;
+        TaskError::Input { message: codec::payload_text(payload) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     fn encoder() -> Encoder {
@@ -349,11 +422,73 @@ mod tests {
         assert_eq!(work[2].as_ref().unwrap().indices(), 2..3);
     }
 
+    fn outcomes(work: Vec<Work>) -> Vec<Result<Range<u64>, (u64, String)>> {
+        let outcome = |work: Work| match work {
+            Ok(span) => Ok(span.indices()),
+            Err((index, error)) => Err((index, error.to_string())),
+        };
+        work.into_iter().map(outcome).collect()
+    }
+
     #[test]
     fn an_input_that_panics_is_not_asked_again() {
-        let mut input = Input::new((0..3).map(|x| if x == 1 { panic!("one") } else { x }));
-        assert!(matches!(input.draw(), Drawn::Item(0)));
-        assert!(matches!(input.draw(), Drawn::Panicked(TaskError::Input { .. })));
-        assert!(matches!(input.draw(), Drawn::End));
+        let mut asked = 0;
+        let mut input = Input::new((0..3).map(|x| {
+            asked += 1;
+            if x == 1 { panic!("one") } else { x }
+        }));
+        let mut encoder = encoder();
+        encoder.draw(&mut input, |_| true);
+        assert!(input.is_over());
+        encoder.draw(&mut input, |_| true);
+        assert!(!input.has_another());
+        let outcomes = outcomes(encoder.take());
+        assert_eq!(outcomes[0], Ok(0..1));
+        assert!(matches!(&outcomes[1..], [Err((1, text))] if text.contains("one")), "{outcomes:?}");
+        assert_eq!(asked, 2);
+    }
+
+    /// Panics when it is serialized, or when it is dropped.
+    struct Bad {
+        number: u8,
+        in_drop: bool,
+    }
+
+    impl Serialize for Bad {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            assert!(self.number != 2, "two");
+            serializer.serialize_u8(self.number)
+        }
+    }
+
+    impl Drop for Bad {
+        fn drop(&mut self) {
+            assert!(!self.in_drop, "dropped");
+        }
+    }
+
+    #[test]
+    fn an_item_that_panics_in_serialize_costs_only_itself() {
+        let mut input = Input::new((0..5).map(|number| Bad { number, in_drop: false }));
+        let mut encoder = encoder();
+        let mut outcomes_of_all = Vec::new();
+        while !input.is_over() {
+            encoder.draw(&mut input, |_| true);
+            outcomes_of_all.extend(outcomes(encoder.take()));
+        }
+        assert_eq!(outcomes_of_all[0], Ok(0..2));
+        assert!(matches!(&outcomes_of_all[1], Err((2, text)) if text.contains("panic in Serialize: two")));
+        assert_eq!(outcomes_of_all[2..], [Ok(3..5)]);
+    }
+
+    #[test]
+    fn a_panic_of_an_item_that_is_dropped_passes_through() {
+        for number in [1, 2] {
+            let mut input = Input::new(std::iter::repeat_with(|| Bad { number, in_drop: true }));
+            let mut encoder = encoder();
+            let drawn = catch_unwind(AssertUnwindSafe(|| encoder.draw(&mut input, |_| true)));
+            assert_eq!(codec::payload_text(drawn.unwrap_err()), "dropped");
+            assert_eq!(encoder.pushed(), 1);
+        }
     }
 }

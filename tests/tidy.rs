@@ -29,7 +29,7 @@ const HOUSES: &[House] = &[POOL, START_METHODS];
 const POOL: House = House {
     src: "src",
     floors: &[
-        &["error", "failpoint", "task", "restarts", "condvar", "origin", "stack", "clock", "deadline"],
+        &["error", "failpoint", "task", "restarts", "condvar", "origin", "stack", "clock", "deadline", "patience"],
         &["bell", "blob", "explain", "standing"],
         &["output"],
         &["codec", "forkserver", "init"],

@@ -10,10 +10,8 @@ use start_methods::threads::Announced;
 use start_methods::threads::Resident;
 
 use super::Driven;
-use super::RECHECK;
 use super::Seat;
 use super::Shared;
-use crate::engine::Ringers;
 use crate::failpoint::fault;
 
 /// How long the seat may be empty, with jobs unfinished, before the background thread takes it.
@@ -40,12 +38,14 @@ impl Shared {
 
     fn drive_in_background(&self, resident: &Resident) {
         let mut driven = self.driven.lock();
+        // Callers come and go so quickly that it does not pay to be woken by each.
+        let mut is_frequented = false;
         while !driven.leaving {
             driven = self.start_due(driven);
             if driven.leaving {
                 break;
             }
-            if driven.seat != Seat::Empty {
+            if driven.seat != Seat::Empty && !is_frequented {
                 driven.background_sleeps = true;
                 resident.park(|| self.background.wait(&mut driven));
                 driven.background_sleeps = false;
@@ -53,13 +53,17 @@ impl Shared {
             }
             let drives = driven.drives;
             let look = match (driven.engine.attended(), driven.engine.unfinished()) {
+                _ if driven.seat != Seat::Empty => Some(LOOK_IDLE),
                 (0, 0) => Some(LOOK_IDLE),
                 (0, _) => Some(LOOK_BUSY),
                 // Somebody must be told.
                 (_, _) => None,
             };
             if let Some(look) = look {
+                driven.background_dozes = look == LOOK_IDLE;
                 resident.park(|| self.background.wait_for(&mut driven, look));
+                driven.background_dozes = false;
+                is_frequented = driven.drives > drives + 1;
                 // A wait cut short is for a reason, and then the reasons are looked at again.
                 let called = driven.engine.attended() > 0 || driven.engine.effects.starts > 0;
                 if drives != driven.drives || driven.leaving || called {
@@ -84,14 +88,7 @@ impl Shared {
         driven.seat = Seat::Background;
         let mut sources = Vec::new();
         loop {
-            let until = match driven.engine.ask_to_ring() {
-                Ringers::None => driven.engine.next_timer(),
-                Ringers::Some => {
-                    [driven.engine.next_timer(), Some(Instant::now() + RECHECK)].into_iter().flatten().min()
-                }
-                Ringers::Late => Some(Instant::now()),
-            };
-            driven.asleep_until = Some(until);
+            let (_, until) = driven.fall_asleep(Instant::now(), None);
             resident.park(|| MutexGuard::unlocked(&mut driven, || watch.wait_or_nudge(until)));
             watch.nudge.quiet();
             if driven.seat != Seat::Background {

@@ -19,13 +19,11 @@ use crate::jobs::Outcome;
 use crate::load::FrameNumber;
 use crate::member::Member;
 use crate::member::TakenBack;
+use crate::patience;
 use crate::schedule::Action;
 use crate::schedule::WorkerId;
 use crate::transport::Road;
 use crate::transport::Sent;
-
-/// How long a worker may look for more work before it sleeps, while there are processors to spare.
-const SPIN_MAX_NS: u64 = 50_000;
 
 impl Engine {
     /// Does everything that the schedule has decided.
@@ -81,7 +79,7 @@ impl Engine {
 
     /// Tells the worker how long it may look for more before it sleeps.
     fn spin_hint(&mut self, worker: WorkerId) {
-        let spin_ns = if self.has_processor_to_spare() { SPIN_MAX_NS } else { 0 };
+        let spin_ns = if self.has_processor_to_spare() { patience::LONGEST_NS } else { 0 };
         if let Some(Road::Ring(rings, _)) = self.members.get_mut(&worker).map(|member| &mut member.road) {
             rings.allow_spinning(spin_ns);
         }

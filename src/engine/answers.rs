@@ -48,7 +48,7 @@ impl Engine {
         let Some(member) = self.members.get_mut(&worker) else { return };
         match &member.road {
             Road::Ring(..) => {
-                self.hear_rings(worker);
+                self.hear_rings(worker, Instant::now());
                 if let Some(member) = self.members.get_mut(&worker)
                     && let Road::Ring(rings, _) = &mut member.road
                     && let Err(Broken(message)) = rings.rung()
@@ -79,20 +79,23 @@ impl Engine {
         }
     }
 
-    /// Takes in what busy workers have left in their rings; says whether there was anything.
-    pub(crate) fn poll(&mut self) -> bool {
+    /// Takes in what busy workers have left in their rings; says when that was, if there was anything.
+    pub(crate) fn poll(&mut self) -> Option<Instant> {
         if matches!(self.phase, Phase::Ended(_)) {
-            return false;
+            return None;
         }
         let has_news = |member: &Member| member.standing.is_heard() && member.has_news();
-        let news: Vec<WorkerId> =
-            self.members.iter().filter(|(_, member)| has_news(member)).map(|(&worker, _)| worker).collect();
-        for &worker in &news {
-            self.hear_rings(worker);
-            self.schedule.after_settled(Instant::now());
+        let mut news = std::mem::take(&mut self.news);
+        news.extend(self.members.iter().filter(|(_, member)| has_news(member)).map(|(&worker, _)| worker));
+        let now = (!news.is_empty()).then(Instant::now);
+        for worker in news.drain(..) {
+            let now = now.expect("there is news");
+            self.hear_rings(worker, now);
+            self.schedule.after_settled(now);
             self.carry_out();
         }
-        !news.is_empty()
+        self.news = news;
+        now
     }
 
     /// Asks every busy worker to ring when it has an answer.
@@ -107,11 +110,10 @@ impl Engine {
         ringers
     }
 
-    /// Where answers may come soon: nowhere, if the workers need every processor.
-    pub(crate) fn lookouts(&self) -> Vec<Lookout> {
-        match self.has_processor_to_spare() {
-            true => self.busy_rings().map(ring::parent::Road::lookout).collect(),
-            false => Vec::new(),
+    /// Adds where answers may come soon: nothing, if the workers need every processor.
+    pub(crate) fn lookouts(&self, lookouts: &mut Vec<Lookout>) {
+        if self.has_processor_to_spare() {
+            lookouts.extend(self.busy_rings().map(ring::parent::Road::lookout));
         }
     }
 
@@ -131,7 +133,7 @@ impl Engine {
     /// All that a worker has answered so far; of a dead one, the last.
     pub(super) fn hear_all_answers(&mut self, worker: WorkerId) {
         match self.members.get(&worker).map(|member| &member.road) {
-            Some(Road::Ring(..)) => self.hear_rings(worker),
+            Some(Road::Ring(..)) => self.hear_rings(worker, Instant::now()),
             Some(Road::Socket(_)) => self.hear_socket(worker, usize::MAX),
             None => {}
         }
@@ -154,19 +156,18 @@ impl Engine {
 
     // ---- rings ---------------------------------------------------------------------------------------------------
 
-    fn hear_rings(&mut self, worker: WorkerId) {
+    fn hear_rings(&mut self, worker: WorkerId, now: Instant) {
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        if let Err(Broken(message)) = self.receive(worker, &mut arrivals) {
+        if let Err(Broken(message)) = self.receive(worker, &mut arrivals, now) {
             self.silence(worker, message);
         }
         self.arrivals = arrivals;
     }
 
-    fn receive(&mut self, worker: WorkerId, arrivals: &mut Arrivals) -> Result<(), Broken> {
+    fn receive(&mut self, worker: WorkerId, arrivals: &mut Arrivals, now: Instant) -> Result<(), Broken> {
         if self.is_beyond_hearing(worker) {
             return Ok(());
         }
-        let now = Instant::now();
         let Some(Road::Ring(rings, _)) = self.members.get_mut(&worker).map(|member| &mut member.road) else {
             return Ok(());
         };

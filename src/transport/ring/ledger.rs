@@ -35,8 +35,8 @@ const COUNT_BITS: u32 = 28;
 /// Counts are taken modulo this.
 const COUNT_MASK: u32 = (1 << COUNT_BITS) - 1;
 
-/// Records in flight to one worker, at most: far below half of the counts, so that their difference is never in doubt.
-pub(crate) const IN_FLIGHT_MAX: u32 = 1 << 20;
+/// More records than this must never be in flight to one worker, or the difference of two counts would be in doubt.
+pub(crate) const IN_FLIGHT_LIMIT: usize = 1 << (COUNT_BITS - 1);
 
 /// A number of records, modulo 2^28.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,31 +109,38 @@ pub(crate) trait Word {
     fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64>;
 }
 
-impl Word for AtomicU64 {
-    fn load(&self) -> u64 {
-        self.load(Ordering::Acquire)
-    }
+/// The one way in which the word is changed, whoever made the atomic.
+macro_rules! word {
+    ($atomic:ty) => {
+        impl Word for $atomic {
+            fn load(&self) -> u64 {
+                self.load(Ordering::Acquire)
+            }
 
-    fn fetch_add(&self, value: u64) -> u64 {
-        self.fetch_add(value, Ordering::AcqRel)
-    }
+            fn fetch_add(&self, value: u64) -> u64 {
+                self.fetch_add(value, Ordering::AcqRel)
+            }
 
-    fn fetch_sub(&self, value: u64) -> u64 {
-        self.fetch_sub(value, Ordering::AcqRel)
-    }
+            fn fetch_sub(&self, value: u64) -> u64 {
+                self.fetch_sub(value, Ordering::AcqRel)
+            }
 
-    fn fetch_or(&self, value: u64) -> u64 {
-        self.fetch_or(value, Ordering::AcqRel)
-    }
+            fn fetch_or(&self, value: u64) -> u64 {
+                self.fetch_or(value, Ordering::AcqRel)
+            }
 
-    fn fetch_and(&self, value: u64) -> u64 {
-        self.fetch_and(value, Ordering::AcqRel)
-    }
+            fn fetch_and(&self, value: u64) -> u64 {
+                self.fetch_and(value, Ordering::AcqRel)
+            }
 
-    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
-        self.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
-    }
+            fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+                self.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+            }
+        }
+    };
 }
+
+word!(AtomicU64);
 
 /// The parent's hand on the word. Whatever the word shows is the worker's to falsify: callers check it.
 #[derive(Debug)]

@@ -39,6 +39,7 @@ use nix::sys::mman::mmap;
 use nix::sys::mman::munmap;
 use start_methods::PrivateFd;
 
+use super::record::HEAD;
 use crate::failpoint::fault;
 
 /// What the memory is called in /proc/PID/maps.
@@ -176,11 +177,27 @@ impl Memory {
         }
     }
 
+    /// As [`put`](Self::put), for the head of a record: without the call of a function that copies any length.
+    #[inline]
+    pub(super) fn put_head(&self, ring: Ring, position: u64, head: [u8; HEAD]) {
+        let place = place_of(position);
+        if place > RING_LEN - HEAD {
+            return self.put(ring, position, &head);
+        }
+        // SAFETY: the whole head lies within the ring.
+        let to = unsafe { self.base.add(ring.offset() + place) };
+        // SAFETY: as for `put`; an array of bytes is aligned anywhere.
+        unsafe { to.cast::<[u8; HEAD]>().write(head) };
+    }
+
     /// Copies `bytes` into a ring, from `position` on.
     pub(super) fn put(&self, ring: Ring, position: u64, bytes: &[u8]) {
         let (first, second) = split(position, bytes.len());
         let (head, tail) = bytes.split_at(first.1);
-        for ((start, _), part) in [(first, head), (second, tail)] {
+        for ((start, len), part) in [(first, head), (second, tail)] {
+            if len == 0 {
+                continue;
+            }
             // SAFETY: `split` gives places within one ring.
             let to = unsafe { self.base.add(ring.offset() + start) };
             // SAFETY: the destination is mapped for the whole length of the part, and is no Rust object, so the
@@ -194,6 +211,9 @@ impl Memory {
         bytes.reserve(len);
         let (first, second) = split(position, len);
         for (start, part_len) in [first, second] {
+            if part_len == 0 {
+                continue;
+            }
             // SAFETY: `split` gives places within one ring.
             let from = unsafe { self.base.add(ring.offset() + start) };
             let filled = bytes.len();
@@ -221,10 +241,15 @@ impl Drop for Memory {
 /// part from its beginning.
 fn split(position: u64, len: usize) -> ((usize, usize), (usize, usize)) {
     assert!(len <= RING_LEN, "nothing longer than a ring is in it");
-    let mask = (RING_LEN - 1) as u64;
-    let place = usize::try_from(position & mask).expect("a ring is shorter than memory");
+    let place = place_of(position);
     let first = len.min(RING_LEN - place);
     ((place, first), (0, len - first))
+}
+
+/// The place of a position in a ring.
+fn place_of(position: u64) -> usize {
+    let mask = (RING_LEN - 1) as u64;
+    usize::try_from(position & mask).expect("a ring is shorter than memory")
 }
 
 fn anonymous() -> io::Result<OwnedFd> {

@@ -19,7 +19,7 @@ use start_methods::PrivateFd;
 pub(crate) use self::arrivals::Arrivals;
 pub(crate) use self::arrivals::Run;
 use super::ledger::Count;
-use super::ledger::IN_FLIGHT_MAX;
+use super::ledger::IN_FLIGHT_LIMIT;
 use super::ledger::ParentLedger;
 use super::ledger::View;
 use super::ledger::Wake;
@@ -36,6 +36,8 @@ use crate::transport::Note;
 
 /// A worker rings at most once for each record that it finishes; so much more is forgiven.
 const RINGS_MORE_MAX: u64 = 16;
+
+const _: () = assert!(RING_LEN / record::HEAD < IN_FLIGHT_LIMIT, "what fits a ring can be counted");
 
 /// What the worker left in the shared memory is no worker's doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +97,8 @@ pub(crate) struct Road {
     is_given_up: bool,
     /// How much was done when the worker was last asked to ring, and had not begun what comes next.
     waited_for: cell::Cell<Option<Count>>,
+    /// The worker was woken, and nobody has looked for its answers since.
+    woken: cell::Cell<bool>,
 }
 
 /// Sees whether a worker has answered.
@@ -102,6 +106,8 @@ pub(crate) struct Road {
 pub(crate) struct Lookout {
     memory: Arc<Memory>,
     seen: Count,
+    /// The worker has just been woken, and may wait for the very processor that would be looked with.
+    pub(crate) is_waking: bool,
 }
 
 impl Lookout {
@@ -151,6 +157,7 @@ impl Road {
             broken: None,
             is_given_up: false,
             waited_for: cell::Cell::new(None),
+            woken: cell::Cell::new(false),
         };
         Ok((road, fd))
     }
@@ -173,10 +180,7 @@ impl Road {
 
     fn room(&self) -> usize {
         let used = usize::try_from(self.down_write - self.down_read).expect("what is in a ring fits a ring");
-        match self.sent.since(self.seen) < IN_FLIGHT_MAX && self.is_right() {
-            true => RING_LEN - used,
-            false => 0,
-        }
+        if self.is_right() { RING_LEN - used } else { 0 }
     }
 
     fn show(&mut self, records: u32) {
@@ -185,6 +189,7 @@ impl Road {
         let (before, wake) = self.ledger().send(records);
         if wake == Wake::Needed {
             self.memory.ring();
+            self.woken.set(true);
         }
         // Now, because with more in flight more would pass for right.
         self.broken = self.check(before).err();
@@ -476,7 +481,7 @@ impl Road {
 
     /// For a look at the rings without whatever guards them.
     pub(crate) fn lookout(&self) -> Lookout {
-        Lookout { memory: Arc::clone(&self.memory), seen: self.seen }
+        Lookout { memory: Arc::clone(&self.memory), seen: self.seen, is_waking: self.woken.take() }
     }
 
     /// What the worker says of its speed since the last call.

@@ -6,11 +6,11 @@
 //!     └── looks for a while, then sleeps ◀────────┘ there is no next
 //! ```
 
-use std::hint::spin_loop;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::thread::yield_now;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -30,15 +30,11 @@ use super::record::UpHead;
 use crate::clock;
 use crate::failpoint::failpoint;
 use crate::frame::AnswerKind;
+use crate::patience;
+use crate::patience::Patience;
 
 /// What is copied out of the down ring at one go, unless a record is longer.
 const READ_AHEAD: usize = 4096;
-/// Looks at the ledger between two looks at the clock.
-const LOOKS: u32 = 32;
-/// How long a worker looks for work at least: what a parent takes that hands over one task after the other.
-const SPIN_MIN: Duration = Duration::from_micros(5);
-/// How long it looks at most, if the parent allows that.
-const SPIN_MAX: Duration = Duration::from_micros(50);
 /// Records between two looks at the clock, at most, and about how much time shall lie between them.
 const CHECKPOINT_RECORDS: u32 = 64;
 const CHECKPOINT_NS: u64 = 20_000;
@@ -68,10 +64,12 @@ pub(crate) struct WorkerRoad {
     write: u64,
     taken: u64,
     clock: Clock,
-    spin: Duration,
+    patience: Patience,
     /// What kind of file the bell is, and whether it is gone.
     bell_id: Option<(u64, u64, u32)>,
     is_mute: bool,
+    /// The parent was woken, and this worker has gone on since.
+    has_rung: bool,
 }
 
 /// What a worker does when a record is done.
@@ -117,7 +115,8 @@ impl WorkerRoad {
             write: 0,
             taken: 0,
             clock: Clock { since: Instant::now(), records: 0, every: 1, busy_ns: 0, busy_records: 0 },
-            spin: SPIN_MIN,
+            patience: Patience::short(),
+            has_rung: false,
         })
     }
 
@@ -137,9 +136,7 @@ impl WorkerRoad {
             if self.ledger().sleep() {
                 let asleep = Instant::now();
                 self.memory.sleep(rings);
-                // A short sleep is one that looking on would have spared.
-                let was_short = asleep.elapsed() < SPIN_MAX;
-                self.spin = if was_short { self.spin * 2 } else { self.spin / 2 }.clamp(SPIN_MIN, SPIN_MAX);
+                self.patience.was_followed_by(asleep.elapsed());
             }
         }
         self.clock.since = Instant::now();
@@ -148,18 +145,15 @@ impl WorkerRoad {
     /// Looks for work for a while: longer the next time if that was of use.
     fn look(&mut self) -> bool {
         let allowed = Duration::from_nanos(self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed));
-        let limit = self.spin.min(allowed);
-        let began = Instant::now();
-        while began.elapsed() < limit {
-            for _ in 0..LOOKS {
-                if self.ledger().has_work() {
-                    self.spin = (self.spin * 2).min(SPIN_MAX);
-                    return true;
-                }
-                spin_loop();
-            }
+        if std::mem::take(&mut self.has_rung) {
+            // The parent may wait for the very processor that would be looked with.
+            yield_now();
         }
-        false
+        let found = patience::look(self.patience.time().min(allowed), || self.ledger().has_work());
+        if found {
+            self.patience.was_rewarded();
+        }
+        found
     }
 
     /// The record that has begun.
@@ -235,7 +229,7 @@ impl WorkerRoad {
             self.wait_for_room(needed);
         }
         let head = UpHead { kind, is_attached, len: bytes.len() };
-        self.memory.put(Ring::Up, self.write, &head.to_bytes());
+        self.memory.put_head(Ring::Up, self.write, head.to_bytes());
         failpoint!("mid_answer");
         self.memory.put(Ring::Up, self.write + record::HEAD as u64, bytes);
         self.write += needed as u64;
@@ -278,6 +272,7 @@ impl WorkerRoad {
         let finished = self.ledger().finish(!self.is_mute);
         if finished.wake == Wake::Needed {
             self.is_mute |= !self.ring_the_parent();
+            self.has_rung = true;
         }
         // After the answer is shown: somebody may be waiting for that.
         self.clock.records += 1;

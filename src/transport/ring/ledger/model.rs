@@ -19,31 +19,7 @@ use super::Wake;
 use super::Word;
 use super::WorkerLedger;
 
-impl Word for AtomicU64 {
-    fn load(&self) -> u64 {
-        self.load(Ordering::Acquire)
-    }
-
-    fn fetch_add(&self, value: u64) -> u64 {
-        self.fetch_add(value, Ordering::AcqRel)
-    }
-
-    fn fetch_sub(&self, value: u64) -> u64 {
-        self.fetch_sub(value, Ordering::AcqRel)
-    }
-
-    fn fetch_or(&self, value: u64) -> u64 {
-        self.fetch_or(value, Ordering::AcqRel)
-    }
-
-    fn fetch_and(&self, value: u64) -> u64 {
-        self.fetch_and(value, Ordering::AcqRel)
-    }
-
-    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
-        self.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
-    }
-}
+word!(AtomicU64);
 
 /// A futex.
 #[derive(Default)]
