@@ -28,7 +28,6 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::thread::current;
-use std::thread::yield_now;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -318,12 +317,7 @@ impl Shared {
         driven.engine.lookouts(&mut lookouts);
         let found = !lookouts.is_empty() && {
             let time = driven.patience.time();
-            MutexGuard::unlocked(driven, || {
-                if lookouts.iter().any(|lookout| lookout.is_waking) {
-                    yield_now();
-                }
-                patience::look(time, || lookouts.iter().any(Lookout::has_news))
-            })
+            MutexGuard::unlocked(driven, || patience::look(time, || lookouts.iter().any(Lookout::has_news)))
         };
         lookouts.clear();
         driven.lookouts = lookouts;

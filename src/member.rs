@@ -229,8 +229,12 @@ impl Member {
     }
 
     /// Takes back what the worker has not begun. What is not work is told again, behind what waits.
-    pub(crate) fn take_back(&mut self) -> Result<TakenBack, String> {
+    ///
+    /// Over a socket, not from under a frame that brings something new, as long as the worker lives: it might read the
+    /// frame, and the news be taken away. It holds nothing else then.
+    pub(crate) fn take_back(&mut self, is_dead: bool) -> Result<TakenBack, String> {
         match &mut self.road {
+            Road::Socket(_) if self.introducing && !is_dead => Ok(TakenBack::Frames(Vec::new())),
             Road::Ring(rings, _) => {
                 let unbegun = rings.recall().map_err(|broken| broken.0.to_owned())?;
                 // In front: it was on the road before what waits for the road.

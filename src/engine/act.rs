@@ -17,7 +17,6 @@ use crate::error::TaskError;
 use crate::jobs::Cancelled;
 use crate::jobs::Outcome;
 use crate::load::FrameNumber;
-use crate::member::Member;
 use crate::member::TakenBack;
 use crate::patience;
 use crate::schedule::Action;
@@ -112,8 +111,8 @@ impl Engine {
     }
 
     /// Everything that the worker has not begun. What is not work waits to be told again.
-    pub(super) fn take_back(&mut self, worker: WorkerId) -> TakenBack {
-        let taken = self.members.get_mut(&worker).map(Member::take_back);
+    pub(super) fn take_back(&mut self, worker: WorkerId, is_dead: bool) -> TakenBack {
+        let taken = self.members.get_mut(&worker).map(|member| member.take_back(is_dead));
         match taken {
             Some(Ok(taken)) => taken,
             Some(Err(message)) => {
@@ -126,7 +125,7 @@ impl Engine {
 
     /// Takes back the work that the worker has not begun; tells it all else again.
     pub(super) fn recall(&mut self, worker: WorkerId) {
-        let taken = self.take_back(worker);
+        let taken = self.take_back(worker, false);
         let Some(member) = self.members.get_mut(&worker) else { return };
         let sent = member.flush();
         self.heed(worker, sent);

@@ -211,7 +211,7 @@ impl Engine {
     fn bury(&mut self, worker: WorkerId, exit: Exit) {
         self.hear_control(worker);
         self.hear_all_answers(worker);
-        let unbegun = self.take_back(worker);
+        let unbegun = self.take_back(worker, true);
         if self.members.contains_key(&worker)
             && (exit.status().is_none_or(|status| !status.success()) || self.schedule.running(worker).is_some())
         {

@@ -9,7 +9,7 @@ use super::heap;
 struct Target {
     name: &'static str,
     run: fn(&[u8]),
-    /// Changes to one file of the corpus.
+    /// Runs over beginnings of one file of the corpus, and over changes to it.
     changes_max: usize,
     /// Inputs of noise, and their length.
     noise: (usize, u64),
@@ -39,21 +39,24 @@ fn the_corpus_and_all_that_is_near_it_is_endured() {
         for path in paths {
             let mut seed = fs::read(path).unwrap();
             (target.run)(&seed);
-            // Every beginning of it, and each byte in every other way; or as many of them as there is time for.
+            for len in (0..seed.len()).step_by(stride(seed.len(), target)) {
+                (target.run)(&seed[..len]);
+            }
+            // Each byte in every other way. The stride is odd, so that all ways are met though not at all bytes.
             let changes = seed.len() * 256;
-            for change in (0..changes).step_by(changes.div_ceil(target.changes_max).max(1) | 1) {
+            for change in (0..changes).step_by(stride(changes, target) | 1) {
                 let (index, by) = (change / 256, change.to_le_bytes()[0]);
-                match by {
-                    0 => (target.run)(&seed[..index]),
-                    _ => {
-                        seed[index] ^= by;
-                        (target.run)(&seed);
-                        seed[index] ^= by;
-                    }
-                }
+                seed[index] ^= by;
+                (target.run)(&seed);
+                seed[index] ^= by;
             }
         }
     }
+}
+
+/// How many of so many runs are one step, if there is time for some of them only.
+fn stride(runs: usize, target: &Target) -> usize {
+    runs.div_ceil(target.changes_max).max(1)
 }
 
 /// xorshift64, from the same seed each time.

@@ -188,6 +188,14 @@ pub(crate) fn pool_pid(pool: &Pool) -> u32 {
     pool.pids()[0]
 }
 
+/// As [`signal`], to a process that may have ended a moment ago.
+pub(crate) fn signal_if_there(pid: u32, signal: Signal) {
+    match nix::sys::signal::kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => panic!("{pid}: {errno}"),
+    }
+}
+
 /// Whether a file is there; a way for tasks to see whether something has been done once.
 pub(crate) fn first_to_claim(path: &str) -> bool {
     OpenOptions::new().write(true).create_new(true).open(Path::new(path)).is_ok()

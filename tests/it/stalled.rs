@@ -42,7 +42,8 @@ fn starter(pool: &Pool) -> Option<u32> {
     // Recycled workers come and go.
     stage::until("all workers", || pool.pids().len() == pool.processes());
     let victims = pool.pids();
-    stage::signal(victims[0], Signal::SIGKILL);
+    // One of these may be about to leave.
+    stage::signal_if_there(victims[0], Signal::SIGKILL);
     stage::until_replaced(pool, pool.processes(), &victims[..1]);
     let replacement = pool.pids().into_iter().find(|pid| !victims.contains(pid)).unwrap();
     let parent = Process::find(replacement).unwrap().parent;
@@ -193,7 +194,7 @@ fn server_that_dies_in_a_burst_of_recycles_hangs_nobody(method: StartMethod) {
                 // A template can be killed once only: nothing replaces it.
                 let server = forkserver::pid().or(first.filter(|_| killed == 0));
                 if let Some(server) = server.filter(|&pid| !processes::ended(pid)) {
-                    stage::signal(server, Signal::SIGKILL);
+                    stage::signal_if_there(server, Signal::SIGKILL);
                     killed += 1;
                 }
                 std::thread::sleep(Duration::from_millis(15));

@@ -97,8 +97,6 @@ pub(crate) struct Road {
     is_given_up: bool,
     /// How much was done when the worker was last asked to ring, and had not begun what comes next.
     waited_for: cell::Cell<Option<Count>>,
-    /// The worker was woken, and nobody has looked for its answers since.
-    woken: cell::Cell<bool>,
 }
 
 /// Sees whether a worker has answered.
@@ -106,8 +104,6 @@ pub(crate) struct Road {
 pub(crate) struct Lookout {
     memory: Arc<Memory>,
     seen: Count,
-    /// The worker has just been woken, and may wait for the very processor that would be looked with.
-    pub(crate) is_waking: bool,
 }
 
 impl Lookout {
@@ -157,7 +153,6 @@ impl Road {
             broken: None,
             is_given_up: false,
             waited_for: cell::Cell::new(None),
-            woken: cell::Cell::new(false),
         };
         Ok((road, fd))
     }
@@ -189,7 +184,6 @@ impl Road {
         let (before, wake) = self.ledger().send(records);
         if wake == Wake::Needed {
             self.memory.ring();
-            self.woken.set(true);
         }
         // Now, because with more in flight more would pass for right.
         self.broken = self.check(before).err();
@@ -481,7 +475,7 @@ impl Road {
 
     /// For a look at the rings without whatever guards them.
     pub(crate) fn lookout(&self) -> Lookout {
-        Lookout { memory: Arc::clone(&self.memory), seen: self.seen, is_waking: self.woken.take() }
+        Lookout { memory: Arc::clone(&self.memory), seen: self.seen }
     }
 
     /// What the worker says of its speed since the last call.

@@ -10,7 +10,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::thread::yield_now;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -68,8 +67,6 @@ pub(crate) struct WorkerRoad {
     /// What kind of file the bell is, and whether it is gone.
     bell_id: Option<(u64, u64, u32)>,
     is_mute: bool,
-    /// The parent was woken, and this worker has gone on since.
-    has_rung: bool,
 }
 
 /// What a worker does when a record is done.
@@ -116,7 +113,6 @@ impl WorkerRoad {
             taken: 0,
             clock: Clock { since: Instant::now(), records: 0, every: 1, busy_ns: 0, busy_records: 0 },
             patience: Patience::short(),
-            has_rung: false,
         })
     }
 
@@ -145,10 +141,6 @@ impl WorkerRoad {
     /// Looks for work for a while: longer the next time if that was of use.
     fn look(&mut self) -> bool {
         let allowed = Duration::from_nanos(self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed));
-        if std::mem::take(&mut self.has_rung) {
-            // The parent may wait for the very processor that would be looked with.
-            yield_now();
-        }
         let found = patience::look(self.patience.time().min(allowed), || self.ledger().has_work());
         if found {
             self.patience.was_rewarded();
@@ -272,7 +264,6 @@ impl WorkerRoad {
         let finished = self.ledger().finish(!self.is_mute);
         if finished.wake == Wake::Needed {
             self.is_mute |= !self.ring_the_parent();
-            self.has_rung = true;
         }
         // After the answer is shown: somebody may be waiting for that.
         self.clock.records += 1;
