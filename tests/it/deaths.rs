@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::Signal;
+use nix::sys::signal::raise;
 use procpool::Panic;
 use procpool::StartMethod;
 use procpool::TaskError;
@@ -28,6 +29,7 @@ cases![
     running_out_of_memory_costs_its_item,
     each_death_costs_one_item_of_a_map,
     each_death_costs_one_item_of_an_imap,
+    each_death_costs_one_item_of_a_chunk,
     item_of_the_lowest_index_names_the_death,
     poison_never_breaks_the_pool,
     death_after_a_result_keeps_the_result,
@@ -248,6 +250,29 @@ fn each_death_costs_one_item_of_an_imap(method: StartMethod) {
     let (done, lost): (Vec<_>, Vec<_>) = unordered.partition(Result::is_ok);
     assert_eq!((done.len(), lost.len()), (95, 5));
     assert!(lost.into_iter().all(|result| death(result).code == Some(0)));
+}
+
+/// What waits behind the item that kills its worker has been handed to the same worker, and runs elsewhere.
+fn each_death_costs_one_item_of_a_chunk(method: StartMethod) {
+    for processes in [1, 3] {
+        let pool = stage::pool(method, processes);
+        let book = Notebook::new();
+        let items = (0..150u32).map(|x| (book.path(), x));
+        let results = pool.chunk_size(50).starmap_results(items, |book, x| {
+            stage::note(&book, x);
+            if x % 50 == 10 {
+                raise(Signal::SIGKILL).unwrap();
+            }
+            x
+        });
+        for (x, result) in (0u32..).zip(results.unwrap()) {
+            match x % 50 {
+                10 => assert_eq!(death(result).signal, Some(Signal::SIGKILL as i32)),
+                _ => assert_eq!(result.unwrap(), x),
+            }
+        }
+        assert_eq!(book.lines().len(), 150, "no item begins twice");
+    }
 }
 
 fn item_of_the_lowest_index_names_the_death(method: StartMethod) {
