@@ -59,12 +59,7 @@ impl Engine {
                 self.carry_out();
                 self.kill(worker);
             }
-            Ruling::NeverReady => {
-                if let Some(member) = self.members.get_mut(&worker) {
-                    member.charge = Some(Charge { item, error: time_is_up, has_begun: false });
-                }
-                self.kill(worker);
-            }
+            Ruling::NeverReady => self.kill_for(worker, Charge { item, error: time_is_up, has_begun: false }),
         }
     }
 
@@ -73,11 +68,14 @@ impl Engine {
         self.schedule.dismiss(worker, Instant::now());
         self.carry_out();
         self.hear_all_answers(worker);
-        if self.schedule.running(worker) != Some(item) {
-            return;
+        if self.schedule.running(worker) == Some(item) {
+            self.kill_for(worker, Charge { item, error, has_begun: true });
         }
+    }
+
+    fn kill_for(&mut self, worker: WorkerId, charge: Charge) {
         if let Some(member) = self.members.get_mut(&worker) {
-            member.charge = Some(Charge { item, error, has_begun: true });
+            member.charge = Some(charge);
         }
         self.kill(worker);
     }

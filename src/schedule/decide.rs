@@ -100,28 +100,27 @@ impl Schedule {
 
     /// The worker that should leave because it has nothing to do, and when.
     pub(super) fn idle_too_long(&self) -> Option<(WorkerId, Instant)> {
-        match self.phase == Phase::Running && self.backlog.is_empty() {
-            true => self.crew.idlest().and_then(|(worker, since)| Some((worker, self.size.idle_until(since)?))),
-            false => None,
+        if self.phase != Phase::Running || !self.size.can_shrink() || !self.backlog.is_empty() {
+            return None;
         }
+        let (worker, since) = self.crew.idlest()?;
+        Some((worker, self.size.idle_until(since)?))
     }
 
     /// The worker that should leave because of its age, and when.
     pub(super) fn too_old(&self) -> Option<(WorkerId, Instant)> {
-        if self.phase == Phase::Ended {
-            return None;
-        }
+        let age_max = self.age_max.filter(|_| self.phase != Phase::Ended)?;
         let (worker, since) = self.crew.oldest()?;
-        Some((worker, since.checked_add(self.age_max?)?))
+        Some((worker, since.checked_add(age_max)?))
     }
 
     /// When one more worker is needed to share what the others have, if there may be one more and none is coming.
     pub(super) fn shortage_at(&self) -> Option<Instant> {
-        let nobody_comes = self.starts_pending == 0 && self.crew.starting() == 0 && self.crew.idlest().is_none();
-        match self.phase == Phase::Running && self.size.can_grow() && nobody_comes {
-            true => self.crew.backed_up(),
-            false => None,
+        if self.phase != Phase::Running || !self.size.can_grow() {
+            return None;
         }
+        let nobody_comes = self.starts_pending == 0 && self.crew.starting() == 0 && self.crew.idlest().is_none();
+        if nobody_comes { self.crew.backed_up() } else { None }
     }
 
     fn retire(&mut self, worker: WorkerId) {

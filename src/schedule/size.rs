@@ -57,9 +57,14 @@ impl Size {
         self.wanted = self.wanted.max(workers.min(self.most));
     }
 
+    /// Whether fewer would be allowed, as soon as somebody has been idle for long enough.
+    pub(crate) fn can_shrink(&self) -> bool {
+        self.idle_timeout.is_some() && self.wanted > self.least
+    }
+
     /// When a worker that is idle since then is one too many; never, if none is.
     pub(crate) fn idle_until(&self, since: Instant) -> Option<Instant> {
-        match self.wanted > self.least {
+        match self.can_shrink() {
             true => since.checked_add(self.idle_timeout?),
             false => None,
         }
