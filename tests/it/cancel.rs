@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use procpool::AsyncResult;
-use procpool::Pool;
 use procpool::StartMethod;
 use procpool::TaskError;
 
@@ -37,14 +36,6 @@ fn assert_cancelled<T: std::fmt::Debug>(result: Result<T, TaskError>) {
     assert!(matches!(result, Err(TaskError::Cancelled)), "{result:?}");
 }
 
-/// A task that says which process it is, and then waits at the gate.
-fn held(pool: &Pool, gate: &Gate, book: &Notebook) -> AsyncResult<()> {
-    pool.apply_async((gate.path(), book.path()), |gate, book| {
-        stage::note(&book, std::process::id());
-        stage::pass(&gate);
-    })
-}
-
 fn pid_in(book: &Notebook) -> u32 {
     book.wait_for(1)[0].parse().unwrap()
 }
@@ -52,7 +43,7 @@ fn pid_in(book: &Notebook) -> u32 {
 fn running_task_is_stopped(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let handle = held(&pool, &gate, &book);
+    let handle = stage::held(&pool, &gate, &book);
     let pid = pid_in(&book);
     assert!(handle.cancel());
     assert_cancelled(handle.get());
@@ -64,7 +55,7 @@ fn running_task_is_stopped(method: StartMethod) {
 fn waiting_items_are_not_run(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (mut gate, book, other) = (Gate::closed(), Notebook::new(), Notebook::new());
-    let first = held(&pool, &gate, &book);
+    let first = stage::held(&pool, &gate, &book);
     let pid = pid_in(&book);
     let path = other.path();
     let waiting = pool.map_async((0..1000u32).map(|x| (path.clone(), x)), |(book, x)| stage::note(&book, x));
@@ -82,7 +73,7 @@ fn answers_that_were_given_count(method: StartMethod) {
     let (gate, book) = (Gate::closed(), Notebook::new());
     let done = pool.apply_async((5u32,), |x| x);
     done.wait();
-    let running = held(&pool, &gate, &book);
+    let running = stage::held(&pool, &gate, &book);
     pid_in(&book);
     assert!(running.cancel());
     assert!(!done.cancel());
@@ -101,7 +92,7 @@ fn finished_call_is_not_cancelled(method: StartMethod) {
 fn refused_call_is_not_cancelled(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let running = held(&pool, &gate, &book);
+    let running = stage::held(&pool, &gate, &book);
     pid_in(&book);
     pool.terminate();
     let refused = pool.apply_async((1u32,), |x| x);
@@ -112,7 +103,7 @@ fn refused_call_is_not_cancelled(method: StartMethod) {
 fn twice_is_as_good_as_once(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let handle = held(&pool, &gate, &book);
+    let handle = stage::held(&pool, &gate, &book);
     pid_in(&book);
     handle.cancel();
     handle.cancel();
@@ -125,7 +116,7 @@ fn calls_beside_it_are_unharmed(method: StartMethod) {
     let pool = stage::pool(method, 2);
     for _ in 0..10 {
         let (gate, book, other) = (Gate::closed(), Notebook::new(), Notebook::new());
-        let stuck = [held(&pool, &gate, &book), held(&pool, &gate, &book)];
+        let stuck = [stage::held(&pool, &gate, &book), stage::held(&pool, &gate, &book)];
         book.wait_for(2);
         let path = other.path();
         let beside = pool.map_async((0..100u32).map(|x| (path.clone(), x)), |(book, x)| {
@@ -144,7 +135,7 @@ fn calls_beside_it_are_unharmed(method: StartMethod) {
 fn frees_a_thread_that_waits(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let handle = held(&pool, &gate, &book);
+    let handle = stage::held(&pool, &gate, &book);
     pid_in(&book);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| handle.get());
@@ -158,7 +149,7 @@ fn wakes_a_future_and_calls_back(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (gate, book) = (Gate::closed(), Notebook::new());
     let (told, telling) = mpsc::channel();
-    let handle = held(&pool, &gate, &book).on_error(move |error| told.send(error).unwrap());
+    let handle = stage::held(&pool, &gate, &book).on_error(move |error| told.send(error).unwrap());
     pid_in(&book);
     assert!(handle.cancel());
     assert_cancelled(stage::block_on(handle));
@@ -169,7 +160,7 @@ fn wakes_a_future_and_calls_back(method: StartMethod) {
 fn works_from_a_callback(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let stuck = held(&pool, &gate, &book);
+    let stuck = stage::held(&pool, &gate, &book);
     pid_in(&book);
     let (sent, received) = mpsc::channel();
     let quick = pool.apply_async((1u32,), |x| x).on_success(move |_| {
@@ -183,7 +174,7 @@ fn works_from_a_callback(method: StartMethod) {
 fn stopped_worker_is_no_hindrance(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let handle = held(&pool, &gate, &book);
+    let handle = stage::held(&pool, &gate, &book);
     let pid = pid_in(&book);
     stage::signal(pid, Signal::SIGSTOP);
     assert!(handle.cancel());
@@ -212,7 +203,7 @@ fn everything_at_once(method: StartMethod) {
 fn closed_pool_ends_sooner(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let handles = [held(&pool, &gate, &book), held(&pool, &gate, &book)];
+    let handles = [stage::held(&pool, &gate, &book), stage::held(&pool, &gate, &book)];
     book.wait_for(2);
     pool.close();
     assert!(!pool.join_timeout(Duration::from_millis(20)).unwrap());

@@ -66,11 +66,7 @@ fn one_forkserver_serves_all_pools(method: StartMethod) {
 fn running_tasks_survive_the_forkserver(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (book, mut gate) = (Notebook::new(), Gate::closed());
-    let running = pool.apply_async((book.path(), gate.path()), |book, gate| {
-        stage::note(&book, std::process::id());
-        stage::pass(&gate);
-        std::process::id()
-    });
+    let running = stage::held(&pool, &gate, &book);
     let pid: u32 = book.wait_for(1)[0].parse().unwrap();
     if let Some(server) = forkserver::pid() {
         stage::signal(server, Signal::SIGKILL);
@@ -87,11 +83,7 @@ const LONG: Duration = Duration::from_millis(1500);
 /// Runs a task that is still busy a long time after `end_the_starter`, and wants its result from the same worker.
 fn assert_long_task_survives(pool: &Pool, end_the_starter: impl FnOnce()) {
     let (book, mut gate) = (Notebook::new(), Gate::closed());
-    let running = pool.apply_async((book.path(), gate.path()), |book, gate| {
-        stage::note(&book, std::process::id());
-        stage::pass(&gate);
-        std::process::id()
-    });
+    let running = stage::held(pool, &gate, &book);
     let pid: u32 = book.wait_for(1)[0].parse().unwrap();
     end_the_starter();
     let ended = Instant::now();

@@ -25,6 +25,7 @@ use nix::fcntl::Flock;
 use nix::fcntl::FlockArg;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use procpool::AsyncResult;
 use procpool::Pool;
 use procpool::StartMethod;
 use procpool::TaskError;
@@ -138,6 +139,15 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Pending => thread::park(),
         }
     }
+}
+
+/// A task that notes which process it is, waits at the gate, and returns that.
+pub(crate) fn held(pool: &Pool, gate: &Gate, book: &Notebook) -> AsyncResult<u32> {
+    pool.apply_async((gate.path(), book.path()), |gate, book| {
+        note(&book, std::process::id());
+        pass(&gate);
+        std::process::id()
+    })
 }
 
 /// Waits until `condition` holds.

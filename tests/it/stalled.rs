@@ -105,11 +105,7 @@ fn server_that_is_stopped_harms_no_running_task(method: StartMethod) {
     let pool = stage::pool(method, 3);
     let starter = starter(&pool);
     let (book, mut gate) = (Notebook::new(), Gate::closed());
-    let running = pool.apply_async((book.path(), gate.path()), |book, gate| {
-        stage::note(&book, std::process::id());
-        stage::pass(&gate);
-        std::process::id()
-    });
+    let running = stage::held(&pool, &gate, &book);
     let pid: u32 = book.wait_for(1)[0].parse().unwrap();
     stop(starter);
     // Somebody must be started for the stop to be noticed.

@@ -35,13 +35,6 @@ cases![
     join_waits_for_a_long_grace,
 ];
 
-fn held(pool: &Pool, gate: &Gate, book: &Notebook) -> AsyncResult<()> {
-    pool.apply_async((gate.path(), book.path()), |gate, book| {
-        stage::note(&book, std::process::id());
-        stage::pass(&gate);
-    })
-}
-
 fn is_terminated<T>(result: &Result<T, TaskError>) -> bool {
     matches!(result, Err(TaskError::Terminated))
 }
@@ -51,7 +44,7 @@ fn terminate_resolves_every_handle(method: StartMethod) {
     let (gate, book) = (Gate::closed(), Notebook::new());
     let done = pool.apply_async((5u8,), |x| x);
     done.wait();
-    let running = [held(&pool, &gate, &book), held(&pool, &gate, &book)];
+    let running = [stage::held(&pool, &gate, &book), stage::held(&pool, &gate, &book)];
     book.wait_for(2);
     let queued = pool.map_async(0..1000u32, |x| x);
     pool.terminate();
@@ -73,7 +66,7 @@ fn terminate_frees_a_thread_that_waits(method: StartMethod) {
         });
         book.wait_for(1);
         let pulling = scope.spawn(|| pool.imap([gate.path()], |gate| stage::pass(&gate)).next());
-        let getting = scope.spawn(|| held(&pool, &gate, &book).get());
+        let getting = scope.spawn(|| stage::held(&pool, &gate, &book).get());
         pool.terminate();
         assert!(is_terminated(&mapping.join().unwrap()));
         // These two may have come before or after the end.
@@ -88,8 +81,8 @@ fn terminate_frees_a_thread_that_waits(method: StartMethod) {
 fn drop_terminates(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let running = held(&pool, &gate, &book);
-    let queued: Vec<_> = (0..100).map(|_| held(&pool, &gate, &book)).collect();
+    let running = stage::held(&pool, &gate, &book);
+    let queued: Vec<_> = (0..100).map(|_| stage::held(&pool, &gate, &book)).collect();
     book.wait_for(1);
     let pids = pool.pids();
     drop(pool);
@@ -114,7 +107,7 @@ fn drop_during_a_panic_terminates(method: StartMethod) {
 fn terminate_after_close_gives_up_the_rest(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let running = held(&pool, &gate, &book);
+    let running = stage::held(&pool, &gate, &book);
     book.wait_for(1);
     pool.close();
     pool.terminate();
@@ -126,7 +119,7 @@ fn terminate_after_close_gives_up_the_rest(method: StartMethod) {
 fn terminate_ends_stopped_workers_and_a_long_queue(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (gate, book) = (Gate::closed(), Notebook::new());
-    let running = [held(&pool, &gate, &book), held(&pool, &gate, &book)];
+    let running = [stage::held(&pool, &gate, &book), stage::held(&pool, &gate, &book)];
     book.wait_for(2);
     let queued = pool.map_async(0..100_000u32, |x| x);
     let pids = pool.pids();
