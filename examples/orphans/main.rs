@@ -16,13 +16,14 @@
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 #![expect(clippy::print_stderr, reason = "a command line program reports problems where they do not mix with results")]
 
+#[path = "../soak/command_line.rs"]
+mod command_line;
 #[path = "../soak/dice.rs"]
 mod dice;
 mod hunt;
 mod options;
 mod victim;
 
-use std::env;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -33,18 +34,9 @@ use crate::options::Options;
 
 fn main() -> ExitCode {
     procpool::init();
-    let arguments: Vec<String> =
-        env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let options = match options::parse(&arguments) {
-        Ok(options) if options.help => {
-            println!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("orphans: {error:#}; --help shows what there is");
-            return ExitCode::from(2);
-        }
+    let (_, options) = match command_line::read("orphans", HELP, options::parse, |options| options.help) {
+        Ok(read) => read,
+        Err(end) => return end,
     };
     if let Some((method, seed)) = options.victim {
         victim::live(method, seed);

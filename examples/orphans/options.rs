@@ -4,6 +4,8 @@ use anyhow::Context;
 use anyhow::bail;
 use procpool::StartMethod;
 
+use crate::command_line::Arguments;
+
 pub(crate) const HELP: &str = "\
 Kills the parents of pools at random moments, and looks for any process of theirs that lives on.
 
@@ -38,31 +40,22 @@ pub(crate) struct Options {
 pub(crate) fn parse(arguments: &[String]) -> anyhow::Result<Options> {
     let mut options = Options { methods: Vec::new(), kills: KILLS, seed: 1, victim: None, help: false };
     let (mut kills, mut quick) = (None, false);
-    let mut arguments = arguments.iter();
+    let mut arguments = Arguments::new(arguments);
     while let Some(argument) = arguments.next() {
-        let (name, value) = match argument.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (argument.as_str(), None),
-        };
-        let mut value = || match value.clone() {
-            Some(value) => Ok(value),
-            None => arguments.next().cloned().with_context(|| format!("{name} needs a value")),
-        };
+        let name = argument.name;
+        let mut value = || arguments.value(&argument);
         match name {
-            "--method" => match value()?.as_str() {
-                "all" => options.methods.extend(StartMethod::ALL),
-                method => options.methods.push(method.parse()?),
-            },
+            "--method" => arguments.methods(&argument, &mut options.methods)?,
             "--kills" => kills = Some(value()?.parse().with_context(|| name.to_owned())?),
             "--seed" => options.seed = value()?.parse().with_context(|| name.to_owned())?,
-            "--quick" if argument == name => quick = true,
+            "--quick" if argument.whole == name => quick = true,
             VICTIM => {
                 let value = value()?;
                 let (method, seed) = value.split_once(',').context("a victim has a method and a seed")?;
                 options.victim = Some((method.parse()?, seed.parse()?));
             }
-            "--help" | "-h" if argument == name => options.help = true,
-            _ => bail!("unknown option {argument}"),
+            "--help" | "-h" if argument.whole == name => options.help = true,
+            _ => bail!("unknown option {}", argument.whole),
         }
     }
     options.kills = kills.unwrap_or(if quick { KILLS_QUICK } else { KILLS });

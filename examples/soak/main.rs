@@ -19,6 +19,7 @@
 #![expect(clippy::print_stderr, reason = "a command line program reports problems where they do not mix with results")]
 
 mod calls;
+mod command_line;
 mod dice;
 mod gauges;
 mod killer;
@@ -31,7 +32,6 @@ mod verdict;
 mod watchdog;
 mod work;
 
-use std::env;
 use std::process::Command;
 use std::process::ExitCode;
 
@@ -46,18 +46,9 @@ use crate::options::Options;
 
 fn main() -> ExitCode {
     procpool::init();
-    let arguments: Vec<String> =
-        env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let options = match options::parse(&arguments) {
-        Ok(options) if options.help => {
-            println!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("soak: {error:#}; --help shows what there is");
-            return ExitCode::from(2);
-        }
+    let (arguments, options) = match command_line::read("soak", HELP, options::parse, |options| options.help) {
+        Ok(read) => read,
+        Err(end) => return end,
     };
     let mut clean = true;
     for &method in &options.methods {

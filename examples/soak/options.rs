@@ -7,6 +7,7 @@ use anyhow::bail;
 use procpool::StartMethod;
 
 use crate::calls::Kind;
+use crate::command_line::Arguments;
 use crate::ledger;
 
 pub(crate) const HELP: &str = "\
@@ -64,31 +65,22 @@ pub(crate) fn parse(arguments: &[String]) -> anyhow::Result<Options> {
         help: false,
     };
     let (mut tasks, mut quick, mut only) = (None, false, None);
-    let mut arguments = arguments.iter();
+    let mut arguments = Arguments::new(arguments);
     while let Some(argument) = arguments.next() {
-        let (name, value) = match argument.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (argument.as_str(), None),
-        };
-        let mut value = || match value.clone() {
-            Some(value) => Ok(value),
-            None => arguments.next().cloned().with_context(|| format!("{name} needs a value")),
-        };
+        let name = argument.name;
+        let mut value = || arguments.value(&argument);
         match name {
-            "--method" => match value()?.as_str() {
-                "all" => options.methods.extend(StartMethod::ALL),
-                method => options.methods.push(method.parse()?),
-            },
-            "--tasks" => tasks = Some(number(name, &value()?, 1)?),
-            "--kill-every-ms" => options.kill_every = milliseconds(name, &value()?)?,
-            "--max-tasks-per-child" => options.tasks_max = Some(number(name, &value()?, 0)? as usize),
-            "--processes" => options.processes = number(name, &value()?, 1)? as usize,
+            "--method" => arguments.methods(&argument, &mut options.methods)?,
+            "--tasks" => tasks = Some(number(name, value()?, 1)?),
+            "--kill-every-ms" => options.kill_every = milliseconds(name, value()?)?,
+            "--max-tasks-per-child" => options.tasks_max = Some(number(name, value()?, 0)? as usize),
+            "--processes" => options.processes = number(name, value()?, 1)? as usize,
             "--seed" => options.seed = value()?.parse().with_context(|| name.to_owned())?,
             "--mix" => options.mix = value()?.split(',').map(str::parse).collect::<anyhow::Result<_>>()?,
-            "--quick" if argument == name => quick = true,
+            "--quick" if argument.whole == name => quick = true,
             HERE => only = Some(value()?.parse()?),
-            "--help" | "-h" if argument == name => options.help = true,
-            _ => bail!("unknown option {argument}"),
+            "--help" | "-h" if argument.whole == name => options.help = true,
+            _ => bail!("unknown option {}", argument.whole),
         }
     }
     options.tasks = tasks.unwrap_or(if quick { TASKS_QUICK } else { TASKS });

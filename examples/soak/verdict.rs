@@ -223,22 +223,26 @@ impl Verdict {
         self.complaints.extend(heard.lines);
     }
 
+    /// What must be zero, by the names in which it is printed.
+    fn counts(&self) -> [(&'static str, u64); 9] {
+        [
+            ("lost", self.lost),
+            ("duplicated", self.duplicated),
+            ("started twice", self.started_twice),
+            ("false losses", self.false_losses),
+            ("values wrong", self.values_wrong),
+            ("other errors", self.other_errors),
+            ("callbacks wrong", self.callbacks_wrong),
+            ("overworked", self.overworked),
+            ("warnings", self.warnings),
+        ]
+    }
+
     /// Whether everything is zero that must be.
     pub(crate) fn is_clean(&self) -> bool {
-        let counts = [
-            self.lost,
-            self.duplicated,
-            self.started_twice,
-            self.false_losses,
-            self.values_wrong,
-            self.other_errors,
-            self.callbacks_wrong,
-            self.overworked,
-            self.warnings,
-            u64::from(self.kept_by_workers),
-        ];
         let Left { descriptors_in_use, descriptors_at_end, zombies, processes, resident_kib } = self.left;
-        counts.into_iter().all(|count| count == 0)
+        self.counts().into_iter().all(|(_, count)| count == 0)
+            && self.kept_by_workers == 0
             && (descriptors_in_use, descriptors_at_end, zombies, processes) == (0, 0, 0, 0)
             && resident_kib <= GROWTH_KIB_MAX
     }
@@ -274,20 +278,8 @@ impl fmt::Display for Verdict {
             "tasks {}, kills {} (harmless {}), deaths seen {} (and early {}), recycles {}",
             self.tasks, self.kills, self.harmless_kills, self.deaths, self.early_deaths, self.recycled
         )?;
-        write!(
-            f,
-            " | lost {}, duplicated {}, started twice {}, false losses {}, values wrong {}, other errors {}, \
-             callbacks wrong {}, overworked {}, warnings {}, hangs 0",
-            self.lost,
-            self.duplicated,
-            self.started_twice,
-            self.false_losses,
-            self.values_wrong,
-            self.other_errors,
-            self.callbacks_wrong,
-            self.overworked,
-            self.warnings,
-        )?;
+        let counts = self.counts().map(|(name, count)| format!("{name} {count}")).join(", ");
+        write!(f, " | {counts}, hangs 0")?;
         write!(
             f,
             " | descriptors {descriptors_in_use:+} (at the end {descriptors_at_end:+}, in workers {:+}), zombies \
