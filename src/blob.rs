@@ -1,138 +1,180 @@
-//! Bytes too large for a frame: written once into an anonymous file, sealed, passed by descriptor.
+//! Bytes too large for a frame: in an anonymous file that is passed by descriptor.
 //!
 //! ```text
-//!   writer   memfd, write(2), F_SEAL_WRITE | SHRINK | GROW | SEAL    from here on nobody can change a byte
-//!   reader   asks for the seals, maps the file, decodes in place     or copies it out with pread(2), if it is small,
-//!                                                                    or anything is not as it should be
+//!   writer   the bytes, then the foot: how many there are, and whether the file is lent
+//!   reader   asks the foot, and decodes the bytes where they lie, or in a copy
 //! ```
 //!
-//! What is mapped here can neither change nor vanish, whoever sent it, so a `&[u8]` to it is sound, and no access to
-//! it is a SIGBUS. What promises less is copied: whatever its writer does meanwhile then costs at most a wrong value.
+//! New pages are most of what a large value costs: the kernel must find, clear, map, and take them back. So what has been
+//! used is used again, by way of a [`Shelf`]: files, their mappings, and the memory of copies. Who may read what how:
 //!
-//! Files are not written through a mapping. The kernel would clear each page before it is overwritten, and take a
-//! fault for each: twice the time that write(2) takes. It could also be SIGBUS when memory runs out, where write(2)
-//! has an error.
+//! - *What a parent sends* comes from a [`Buffer`], which nobody but the parent can write, not even a worker that has the
+//!   descriptor. A worker keeps it mapped, and decodes in place. The parent uses it again when the item has been
+//!   answered; everybody else to whom it was sent is dead by then, or had it taken back before reading.
+//! - *What a worker sends* it could change at any time, so it is copied with pread(2): whatever happens to the file
+//!   meanwhile costs at most a wrong value. It is *lent*: the reader notes in the foot that it is done, and the worker
+//!   looks for the note when it needs a file.
+//! - *What is longer, or sent to all workers,* has a file of its own, sealed against every change. Anybody may map that:
+//!   it can neither change nor vanish.
 
-#![expect(unsafe_code, reason = "a mapping is a raw pointer; its SAFETY notes say why what it points to is constant")]
+mod buffer;
+mod mapping;
+mod shelf;
+mod writer;
 
 use std::io;
-use std::io::IoSlice;
-use std::num::NonZero;
 use std::ops::Deref;
 use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
-use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use libc::off_t;
 use nix::errno::Errno;
-use nix::fcntl::FcntlArg;
-use nix::fcntl::OFlag;
 use nix::fcntl::SealFlag;
-use nix::fcntl::fcntl;
-use nix::fcntl::open;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
-use nix::sys::mman::MapFlags;
-use nix::sys::mman::ProtFlags;
-use nix::sys::mman::mmap;
-use nix::sys::mman::munmap;
-use nix::sys::stat::Mode;
 use nix::sys::stat::SFlag;
 use nix::sys::stat::fstat;
-use nix::sys::statfs::TMPFS_MAGIC;
-use nix::sys::statfs::fstatfs;
-use nix::sys::uio::writev;
-use nix::unistd::Whence;
-use nix::unistd::lseek;
+use nix::sys::uio::pread;
+use nix::sys::uio::pwrite;
 use start_methods::PrivateFd;
 
-use crate::failpoint::failpoint;
-use crate::failpoint::fault;
+use self::buffer::Buffer;
+use self::mapping::Mapping;
+pub(crate) use self::shelf::Shelf;
+pub(crate) use self::writer::Writer;
 
 /// What fits a frame; more travels as a blob.
 pub(crate) const INLINE_MAX: usize = 60 * 1024;
 
-/// Shorter blobs are copied out: that takes less time than to map them, to fault and to unmap.
+/// Longer values have a file of their own.
+const REUSE_MAX: u64 = 16 << 20;
+
+/// Shorter blobs are copied, whatever is promised of them: that takes less time than to map, to fault and to unmap.
 const MAP_MIN: u64 = 256 * 1024;
 
-/// An anonymous file full of bytes. Clones share the file.
+/// Bytes that are not in a frame, in a file. Clones share the file.
 #[derive(Clone, Debug)]
 pub(crate) struct Blob {
-    fd: Arc<PrivateFd>,
+    file: Arc<File>,
     len: u64,
+    shelf: Option<Arc<Shelf>>,
 }
 
-/// A blob that is being written.
 #[derive(Debug)]
-pub(crate) struct Writer {
-    fd: PrivateFd,
+struct File {
+    /// Taken by the drop only.
+    held: Option<Held>,
+    /// See [`Blob::note_answered`].
+    is_answered: AtomicBool,
+    shelf: Option<Arc<Shelf>>,
+}
+
+/// Whose a file is.
+#[derive(Debug)]
+enum Held {
+    /// The last who closes it gives its memory back.
+    Plain(Arc<PrivateFd>),
+    /// Goes back to the shelf.
+    Buffer(Buffer),
+    /// The writer's, who is told in the foot.
+    Lent(PrivateFd, Foot),
+}
+
+/// What stands at the end of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Foot {
+    /// Where it stands. There is room for so many bytes before it.
+    offset: u64,
+    /// How many bytes the value has.
     len: u64,
+    state: State,
 }
 
-impl Writer {
-    /// A new file, empty.
-    ///
-    /// # Errors
-    ///
-    /// There is no descriptor left, or no place for anonymous files.
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { fd: PrivateFd::adopt(anonymous_file()?)?, len: 0 })
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nobody waits for the file.
+    Given = 0,
+    /// The writer waits for it.
+    Lent = 1,
+    /// The reader is done.
+    Returned = 2,
+}
+
+impl Foot {
+    const LEN: usize = 16;
+
+    /// Two numbers of eight bytes.
+    fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&self.len.to_le_bytes());
+        bytes[8] = self.state as u8;
+        bytes
     }
 
-    /// Appends the parts, one behind the other.
+    /// The foot of a file of this size.
     ///
     /// # Errors
     ///
-    /// There is not enough memory.
-    pub(crate) fn write(&mut self, parts: [&[u8]; 2]) -> io::Result<()> {
-        let mut parts = &mut parts.map(IoSlice::new)[..];
-        // Parts of nothing are advanced over as well, and not written.
-        IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
-            match writev(&self.fd, parts) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    failpoint!("mid_blob");
-                    self.len += count as u64;
-                    IoSlice::advance_slices(&mut parts, count);
-                }
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+    /// There is none, or it cannot be read.
+    fn read(fd: impl AsFd, size: u64) -> io::Result<Self> {
+        let not_ours = || io::Error::new(io::ErrorKind::InvalidData, "the file of a large value has no end of ours");
+        let offset = size.checked_sub(Self::LEN as u64).ok_or_else(not_ours)?;
+        let mut numbers = [[0; 8]; 2];
+        read_at(fd, numbers.as_flattened_mut(), offset)?;
+        let [len, state] = numbers.map(u64::from_le_bytes);
+        let state = match state {
+            0 => State::Given,
+            1 => State::Lent,
+            2 => State::Returned,
+            _ => return Err(not_ours()),
+        };
+        if len > offset { Err(not_ours()) } else { Ok(Self { offset, len, state }) }
+    }
+
+    fn write(self, fd: impl AsFd) -> io::Result<()> {
+        match pwrite(fd, &self.to_bytes(), offset_of(self.offset)?)? {
+            Self::LEN => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
         }
-        Ok(())
     }
-
-    /// What was written, for good.
-    pub(crate) fn finish(self) -> Blob {
-        // A file that cannot be sealed will be copied by its reader, who asks.
-        let _: Result<_, Errno> = fcntl(&self.fd, FcntlArg::F_ADD_SEALS(constant() | SealFlag::F_SEAL_SEAL));
-        Blob { fd: Arc::new(self.fd), len: self.len }
-    }
-}
-
-/// The seals of a file whose bytes cannot change any more. F_SEAL_WRITE is refused while anybody has a writable mapping
-/// of the file, and allows none later; with F_SEAL_GROW nothing can be allocated behind the end.
-fn constant() -> SealFlag {
-    SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW
 }
 
 impl Blob {
-    /// What another process sent.
+    /// What another process sent. It is read by way of this shelf.
     ///
     /// # Errors
     ///
-    /// It is not a regular file, so reading it might block.
-    pub(crate) fn receive(fd: PrivateFd) -> io::Result<Self> {
+    /// It is not a regular file, so reading it might block; or no writer of ours has finished it.
+    pub(crate) fn receive(fd: PrivateFd, shelf: &Arc<Shelf>) -> io::Result<Self> {
         let status = fstat(&fd)?;
         if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the descriptor of a large value is not a file"));
         }
-        let len = u64::try_from(status.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
-        Ok(Self { fd: Arc::new(fd), len })
+        let size = u64::try_from(status.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
+        let foot = Foot::read(&fd, size)?;
+        let held = match foot.state {
+            State::Lent => Held::Lent(fd, foot),
+            State::Given | State::Returned => Held::Plain(Arc::new(fd)),
+        };
+        Ok(Self::new(held, foot.len, Some(Arc::clone(shelf))))
+    }
+
+    fn new(held: Held, len: u64, shelf: Option<Arc<Shelf>>) -> Self {
+        let file = File { held: Some(held), is_answered: AtomicBool::new(false), shelf: shelf.clone() };
+        Self { file: Arc::new(file), len, shelf }
+    }
+
+    /// The worker that was the last to get it has answered, so it has read it. Whoever got it before is dead, or had it
+    /// taken back before it began to read. From here on nobody reads it any more, and the file may get other bytes.
+    pub(crate) fn note_answered(&self) {
+        // Relaxed: the drop of the last reference comes after it for whoever drops that.
+        self.file.is_answered.store(true, Ordering::Relaxed);
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn len(&self) -> u64 {
+        self.len
     }
 
     /// The bytes.
@@ -141,12 +183,23 @@ impl Blob {
     ///
     /// There is not enough memory, or the file became shorter.
     pub(crate) fn read(&self) -> io::Result<Bytes> {
-        if self.len >= MAP_MIN
-            && let Some(mapping) = self.map()
-        {
-            return Ok(Bytes(Kind::Mapped(mapping)));
+        if self.len >= MAP_MIN {
+            if let Some(mapping) = self.shelf.as_ref().and_then(|shelf| shelf.view(self, self.len)) {
+                let len = usize::try_from(self.len).expect("it is mapped");
+                return Ok(Bytes(Kind::Viewed(mapping, len)));
+            }
+            if let Some(mapping) = Mapping::of_constant(self, self.len) {
+                return Ok(Bytes(Kind::Mapped(mapping)));
+            }
         }
-        self.copy(self.len).map(|bytes| Bytes(Kind::Copied(bytes)))
+        let len = usize::try_from(self.len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut copy = Copy { len, memory: Vec::new(), shelf: self.shelf.clone() };
+        copy.memory = match &self.shelf {
+            Some(shelf) => shelf.memory(len)?,
+            None => shelf::zeros(len)?,
+        };
+        read_at(self, &mut copy.memory[..len], 0)?;
+        Ok(Bytes(Kind::Copied(copy)))
     }
 
     /// A copy of the first bytes, `max` at most.
@@ -155,65 +208,72 @@ impl Blob {
     ///
     /// As for [`read`](Self::read).
     pub(crate) fn read_start(&self, max: usize) -> io::Result<Vec<u8>> {
-        self.copy(self.len.min(max as u64))
-    }
-
-    /// `None` if it may still change, or be anything but plain memory, or if the kernel would rather not.
-    fn map(&self) -> Option<Mapping> {
-        let len = NonZero::new(usize::try_from(self.len).ok()?)?;
-        if !self.is_constant() {
-            return None;
-        }
-        // Not shared: kernels before 6.7 refuse that for a file that is sealed and was opened for writing.
-        // SAFETY: a new mapping at an address of the kernel's choice; it overlaps nothing.
-        let start = unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, &self.fd, 0) }.ok()?;
-        Some(Mapping { start: start.cast(), len: len.get() })
-    }
-
-    /// Whether every byte of the file is there and can neither change nor go.
-    fn is_constant(&self) -> bool {
-        // Only files of tmpfs and hugetlbfs have seals. A page of the latter may be missing at any time.
-        let seals = fcntl(&self.fd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
-        if !seals.is_ok_and(|seals| seals.contains(constant()))
-            || !fstatfs(&self.fd).is_ok_and(|status| status.filesystem_type() == TMPFS_MAGIC)
-        {
-            return false;
-        }
-        // From here on the file stays as it is: with its length, which may not be what it was when it came, and with
-        // its holes. A page for a hole is found when it is read, or not found, which would be SIGBUS.
-        // (The offset that is moved by this is nobody's: readers have their own.)
-        let first_hole = lseek(&self.fd, 0, Whence::SeekHole);
-        first_hole.is_ok_and(|offset| u64::try_from(offset).is_ok_and(|offset| offset >= self.len))
-    }
-
-    fn copy(&self, len: u64) -> io::Result<Vec<u8>> {
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        while bytes.len() < len {
-            let done = bytes.len();
-            let offset = off_t::try_from(done).map_err(|_| io::ErrorKind::OutOfMemory)?;
-            let room = &mut bytes.spare_capacity_mut()[..len - done];
-            let (fd, to) = (self.fd.as_fd().as_raw_fd(), room.as_mut_ptr().cast());
-            // SAFETY: the kernel writes to `room`, which is ours and that long, and reads nothing.
-            let count = unsafe { libc::pread(fd, to, room.len(), offset) };
-            match Errno::result(count) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                // SAFETY: so many bytes behind `done` have just been written, and no more than there was room for.
-                Ok(count) => unsafe { bytes.set_len(done + count.unsigned_abs()) },
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(bytes)
+        let len = usize::try_from(self.len).map_or(max, |len| len.min(max));
+        let mut start = shelf::zeros(len)?;
+        read_at(self, &mut start, 0)?;
+        Ok(start)
     }
 }
 
 impl AsFd for Blob {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        match self.file.held.as_ref().expect("it is taken by the drop only") {
+            Held::Plain(fd) => fd.as_fd(),
+            Held::Lent(fd, _) => fd.as_fd(),
+            Held::Buffer(buffer) => buffer.as_fd(),
+        }
     }
 }
+
+impl Drop for File {
+    fn drop(&mut self) {
+        match self.held.take() {
+            Some(Held::Buffer(buffer)) => {
+                // One that was not sent, or to a worker that may be reading it in its last moments, is not used again.
+                if let Some(shelf) = self.shelf.as_ref().filter(|_| *self.is_answered.get_mut()) {
+                    shelf.put_buffer(buffer);
+                }
+            }
+            Some(Held::Lent(fd, foot)) => {
+                // If that fails, the writer has one file less to use again.
+                let _: io::Result<()> = Foot { state: State::Returned, ..foot }.write(fd);
+            }
+            Some(Held::Plain(_)) | None => {}
+        }
+    }
+}
+
+/// Fills `bytes` from `offset` on.
+fn read_at(fd: impl AsFd, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match pread(&fd, &mut bytes[done..], offset_of(offset + done as u64)?) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => done += count,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn offset_of(place: u64) -> io::Result<off_t> {
+    off_t::try_from(place).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The seals of a file whose bytes cannot change any more. F_SEAL_WRITE is refused while anybody has a writable mapping
+/// of the file, and allows none later; with F_SEAL_GROW nothing can be allocated behind the end.
+fn constant() -> SealFlag {
+    SealFlag::F_SEAL_WRITE | fixed()
+}
+
+/// The seals of a file that stays as long as it is.
+fn fixed() -> SealFlag {
+    SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW
+}
+
+/// F_SEAL_FUTURE_WRITE (Linux 5.1).
+const FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
 
 /// The bytes of a blob, where they lie or as a copy.
 #[derive(Debug)]
@@ -222,7 +282,9 @@ pub(crate) struct Bytes(Kind);
 #[derive(Debug)]
 enum Kind {
     Mapped(Mapping),
-    Copied(Vec<u8>),
+    /// So many bytes of it; it is kept for the next value.
+    Viewed(Arc<Mapping>, usize),
+    Copied(Copy),
 }
 
 impl Deref for Bytes {
@@ -231,53 +293,26 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Kind::Mapped(mapping) => mapping.bytes(),
-            Kind::Copied(bytes) => bytes,
+            Kind::Viewed(mapping, len) => &mapping.bytes()[..*len],
+            Kind::Copied(copy) => &copy.memory[..copy.len],
         }
     }
 }
 
-/// A file that cannot change, in memory.
+/// The bytes of a blob at the beginning of memory that is used again.
 #[derive(Debug)]
-struct Mapping {
-    start: NonNull<u8>,
+struct Copy {
     len: usize,
+    memory: Vec<u8>,
+    shelf: Option<Arc<Shelf>>,
 }
 
-impl Mapping {
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: mapped for reading as long as `self`, and so long (`map`); bytes need no alignment and have any
-        // value. They do not change: the file is sealed against writing, so it can be neither written nor mapped for
-        // writing by anybody, its holes included, and this mapping is private and read-only. None of its pages is
-        // missing or will be: it is as long, has no holes (`is_constant`), and cannot be truncated.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Mapping {
+impl Drop for Copy {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map`, with this length, and nothing that borrowed it is left.
-        let unmapped = unsafe { munmap(self.start.cast(), self.len) };
-        if let Err(errno) = unmapped {
-            log::error!("munmap of a large value: {errno}: a bug in procpool");
+        if let Some(shelf) = &self.shelf {
+            shelf.put_memory(std::mem::take(&mut self.memory));
         }
     }
-}
-
-/// A memfd, or an unlinked temporary file, which has no seals, where memfd_create(2) is refused.
-fn anonymous_file() -> io::Result<OwnedFd> {
-    fault!("blob");
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Never executable, where the kernel knows that flag (6.3).
-    let memfd = match memfd_create("procpool", flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
-        Err(Errno::EINVAL) => memfd_create("procpool", flags),
-        made => made,
-    };
-    memfd.or_else(|_| {
-        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-        let open_in = |folder: &std::path::Path| open(folder, flags, Mode::S_IRUSR | Mode::S_IWUSR);
-        let fd = open_in("/dev/shm".as_ref()).or_else(|_| open_in(&std::env::temp_dir()))?;
-        Ok(fd)
-    })
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ use start_methods::Child;
 use start_methods::Starter;
 
 use crate::batch::JobId;
+use crate::blob::Shelf;
 use crate::callbacks::Callbacks;
 use crate::callbacks::Due;
 use crate::condvar;
@@ -111,6 +112,8 @@ impl Driven {
 /// What a pool's handles, iterators and threads share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    /// What large values left behind, for the next ones.
+    pub(crate) shelf: Arc<Shelf>,
     pub(crate) callbacks: Arc<Callbacks>,
     /// Gone when the pool is joined.
     starter: Mutex<Option<Arc<Starter>>>,
@@ -127,9 +130,11 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: Config, starter: Starter) -> io::Result<Self> {
         let watch = Arc::new(Watch::new()?);
-        let engine = Engine::new(watch, config.keeping(), config.max_rss_per_child);
+        let shelf = Shelf::of_parent();
+        let engine = Engine::new(watch, Arc::clone(&shelf), config.keeping(), config.max_rss_per_child);
         Ok(Self {
             config,
+            shelf,
             callbacks: Arc::new(Callbacks::new()),
             starter: Mutex::new(Some(Arc::new(starter))),
             origin: Origin::here(),

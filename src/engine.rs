@@ -36,6 +36,7 @@ use crate::batch::JobId;
 use crate::batch::Span;
 use crate::batch::Terms;
 use crate::blob::Blob;
+use crate::blob::Shelf;
 use crate::callbacks::Due;
 use crate::error::PoolError;
 use crate::error::TaskError;
@@ -86,6 +87,12 @@ pub(crate) struct Effects {
 }
 
 impl Effects {
+    /// The worker that had this argument has answered.
+    pub(super) fn spend(&mut self, blob: Blob) {
+        blob.note_answered();
+        self.spent.push(blob);
+    }
+
     pub(super) fn log(&mut self, level: Level, text: String) {
         self.calls.push(Due::Log(level, text));
     }
@@ -123,6 +130,8 @@ pub(crate) struct Engine {
     killed_by: Option<Instant>,
     /// Threads that wait for the end of workers without driving.
     watchers: Vec<Arc<Condvar>>,
+    /// By which results are read that did not fit.
+    shelf: Arc<Shelf>,
     buffer: Vec<u8>,
     arrivals: Arrivals,
     /// The memory with which a worker is replaced.
@@ -134,9 +143,10 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(watch: Arc<Watch>, keeping: Keeping, rss_max: Option<u64>) -> Self {
+    pub(crate) fn new(watch: Arc<Watch>, shelf: Arc<Shelf>, keeping: Keeping, rss_max: Option<u64>) -> Self {
         Self {
             watch: Some(watch),
+            shelf,
             phase: Phase::Running,
             effects: Effects::default(),
             schedule: Schedule::new(keeping),

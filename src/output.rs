@@ -6,9 +6,11 @@
 //! vector never holds more than a frame or two.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::blob::Blob;
 use crate::blob::INLINE_MAX;
+use crate::blob::Shelf;
 use crate::blob::Writer;
 
 /// How much of a value is gathered before it is written. All that fits a frame is.
@@ -27,6 +29,8 @@ pub(crate) struct Output {
     start: usize,
     /// The beginning of the last value, if it is large.
     overflow: Option<Overflow>,
+    /// Where files are kept that have been used before.
+    shelf: Option<Arc<Shelf>>,
 }
 
 #[derive(Debug)]
@@ -36,6 +40,11 @@ struct Overflow {
 }
 
 impl Output {
+    /// One whose files are used again.
+    pub(crate) fn with_shelf(shelf: Arc<Shelf>) -> Self {
+        Self { shelf: Some(shelf), ..Self::default() }
+    }
+
     /// Forgets everything but its memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
@@ -91,8 +100,10 @@ impl Output {
     /// Writes what is in the vector of the last value, and these bytes behind it, into the file.
     fn overflow_with(&mut self, bytes: &[u8]) -> Result<(), Full> {
         let gathered = &self.bytes[self.start..];
-        let overflow = self.overflow.get_or_insert_with(|| Overflow { file: Writer::new(), len: 0 });
-        overflow.len += gathered.len() as u64 + bytes.len() as u64;
+        let len = gathered.len() as u64 + bytes.len() as u64;
+        let begun = || Overflow { file: Writer::new(self.shelf.as_ref(), len), len: 0 };
+        let overflow = self.overflow.get_or_insert_with(begun);
+        overflow.len += len;
         if let Ok(file) = &mut overflow.file
             && let Err(error) = file.write([gathered, bytes])
         {
@@ -148,7 +159,7 @@ impl Output {
         // If that fails, the reason stands in the overflow.
         let _: Result<(), Full> = self.overflow_with(&[]);
         let overflow = self.overflow.take().expect("it was made a line ago");
-        Ok(overflow.file?.finish())
+        overflow.file?.finish()
     }
 }
 

@@ -99,7 +99,7 @@ impl Prepared {
     pub(crate) fn open(self, feeding: bool) -> Result<(JobId, Encoder), TaskError> {
         let job = Job { feeding, fail_fast: self.fail_fast, context: self.context, ..Job::default() };
         let id = self.shared.with(|engine| engine.open(self.terms, job))??;
-        Ok((id, Encoder::new(id, self.selection)))
+        Ok((id, Encoder::new(id, self.selection, Output::with_shelf(Arc::clone(&self.shared.shelf)))))
     }
 }
 
@@ -141,16 +141,8 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    fn new(job: JobId, selection: Selection) -> Self {
-        Self {
-            job,
-            selection,
-            next_index: 0,
-            total_bytes: 0,
-            output: Output::default(),
-            ends: Vec::new(),
-            work: Vec::new(),
-        }
+    fn new(job: JobId, selection: Selection, output: Output) -> Self {
+        Self { job, selection, next_index: 0, total_bytes: 0, output, ends: Vec::new(), work: Vec::new() }
     }
 
     /// How many items have been pushed.
@@ -367,7 +359,8 @@ mod tests {
     use super::*;
 
     fn encoder() -> Encoder {
-        Encoder::new(JobId(1), Selection { function: FunctionId(1), context: 0, timeout: None })
+        let selection = Selection { function: FunctionId(1), context: 0, timeout: None };
+        Encoder::new(JobId(1), selection, Output::default())
     }
 
     #[test]

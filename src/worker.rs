@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use start_methods::Birth;
 use start_methods::PrivateFd;
@@ -23,6 +24,7 @@ use self::tasks::Task;
 use self::tasks::Tasks;
 use self::tasks::blob_of;
 use self::tasks::read_attached;
+use crate::blob::Shelf;
 use crate::codec;
 use crate::failpoint::failpoint;
 use crate::frame;
@@ -128,7 +130,7 @@ fn initialize(initializer: Initializer, attached: Option<PrivateFd>) -> Result<(
     let args = match &initializer.args {
         Some(args) => args.as_slice(),
         None => {
-            read = read_attached(attached)?;
+            read = read_attached(attached, &Shelf::of_worker())?;
             &read
         }
     };
@@ -163,7 +165,9 @@ struct RingWorker<'a> {
 
 impl<'a> RingWorker<'a> {
     fn new(rings: ring::worker::WorkerRoad, control: &'a Socket) -> Self {
-        Self { rings, control, tasks: Tasks::new(), task: None, attachments_sent: 0, out: Output::default() }
+        let tasks = Tasks::new();
+        let out = Output::with_shelf(Arc::clone(&tasks.shelf));
+        Self { rings, control, tasks, task: None, attachments_sent: 0, out }
     }
 
     fn serve(mut self) -> io::Result<u8> {
@@ -225,7 +229,10 @@ impl<'a> RingWorker<'a> {
         }
         let kind = match record.attachment {
             None => task.run(Ok(self.rings.bytes(record)), &mut self.out),
-            Some(_) => task.run(read_attached(attached).as_deref().map_err(String::as_str), &mut self.out),
+            Some(_) => {
+                let bytes = read_attached(attached, &self.tasks.shelf);
+                task.run(bytes.as_deref().map_err(String::as_str), &mut self.out)
+            }
         };
         self.tasks.stay_alone();
         if self.out.fits_a_frame() {
@@ -270,7 +277,9 @@ struct SocketWorker {
 
 impl SocketWorker {
     fn new(road: socket::WorkerRoad) -> Self {
-        Self { road, tasks: Tasks::new(), sequence: 0, out: Output::default() }
+        let tasks = Tasks::new();
+        let out = Output::with_shelf(Arc::clone(&tasks.shelf));
+        Self { road, tasks, sequence: 0, out }
     }
 
     fn serve(mut self) -> io::Result<u8> {
@@ -306,7 +315,8 @@ impl SocketWorker {
                 Ok(())
             }
             Body::Attached => {
-                let kind = task.run(read_attached(attached).as_deref().map_err(String::as_str), &mut self.out);
+                let bytes = read_attached(attached, &self.tasks.shelf);
+                let kind = task.run(bytes.as_deref().map_err(String::as_str), &mut self.out);
                 self.answer(kind)
             }
         }

@@ -1,32 +1,69 @@
 //! What blobs promise their readers, and what senders that mean harm can do about it.
 
-use std::fs::File;
+#![expect(unsafe_code, reason = "tries to map what may not be mapped")]
+
+use std::fs;
+use std::num::NonZero;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use nix::fcntl::FallocateFlags;
+use nix::fcntl::FcntlArg;
 use nix::fcntl::fallocate;
+use nix::fcntl::fcntl;
+use nix::sys::memfd::MFdFlags;
+use nix::sys::memfd::memfd_create;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::ProtFlags;
+use nix::sys::mman::mmap;
+use nix::sys::mman::munmap;
 use nix::unistd::ftruncate;
 
 use super::*;
 
+mod reuse;
+
 const LEN: usize = 1 << 20;
-const _: () = assert!(LEN as u64 >= MAP_MIN);
+const _: () = assert!(LEN as u64 >= MAP_MIN && LEN as u64 <= REUSE_MAX);
+/// Too long for a file that is used again.
+const LONG: usize = (16 << 20) + 1;
+const _: () = assert!(LONG as u64 == REUSE_MAX + 1);
 
 fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|x| (x % 253).to_le_bytes()[0]).collect()
 }
 
-fn blob(bytes: &[u8]) -> Blob {
-    let mut writer = Writer::new().unwrap();
-    writer.write([&bytes[..bytes.len() / 3], &bytes[bytes.len() / 3..]]).unwrap();
-    writer.finish()
+fn write(shelf: Option<&Arc<Shelf>>, bytes: &[u8]) -> Blob {
+    let (first, second) = bytes.split_at(bytes.len() / 3);
+    let mut writer = Writer::new(shelf, first.len() as u64).unwrap();
+    writer.write([&first[..first.len() / 2], &first[first.len() / 2..]]).unwrap();
+    writer.write([second, &[]]).unwrap();
+    writer.finish().unwrap()
 }
 
-/// A memfd of somebody else's, and what was received of it.
-fn foreign(prepare: impl FnOnce(&File)) -> Blob {
-    let file = File::from(memfd_create("foreign", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
+/// As it comes out at the other end of a socket.
+fn pass(blob: &Blob, to: &Arc<Shelf>) -> Blob {
+    Blob::receive(PrivateFd::adopt(blob.as_fd().try_clone_to_owned().unwrap()).unwrap(), to).unwrap()
+}
+
+/// A memfd of somebody else's, which ends as if so many bytes were in it, and what was received of it.
+fn foreign(prepare: impl FnOnce(&fs::File)) -> Blob {
+    let file = fs::File::from(memfd_create("foreign", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
     prepare(&file);
-    Blob::receive(PrivateFd::adopt(file.into()).unwrap()).unwrap()
+    receive(file).unwrap()
+}
+
+fn receive(file: fs::File) -> io::Result<Blob> {
+    Blob::receive(PrivateFd::adopt(file.into()).unwrap(), &Shelf::of_parent())
+}
+
+fn put_foot(file: &fs::File, len: usize) {
+    Foot { offset: len as u64, len: len as u64, state: State::Given }.write(file).unwrap();
+}
+
+fn fill(file: &fs::File, len: usize) {
+    file.write_all_at(&bytes(len), 0).unwrap();
+    put_foot(file, len);
 }
 
 fn seal(fd: impl AsFd, seals: SealFlag) {
@@ -37,79 +74,156 @@ fn is_mapped(bytes: &Bytes) -> bool {
     matches!(bytes.0, Kind::Mapped(_))
 }
 
+fn is_viewed(bytes: &Bytes) -> bool {
+    matches!(bytes.0, Kind::Viewed(..))
+}
+
+/// Its reader has answered, and nobody needs it here.
+fn spend(blob: Blob) {
+    blob.note_answered();
+    drop(blob);
+}
+
+fn inode(blob: &Blob) -> u64 {
+    fstat(blob).unwrap().st_ino
+}
+
 #[test]
 fn a_blob_gives_back_its_bytes() {
-    for len in [0, 1, 4095, 4096, 4097, 200_000, 256 * 1024 - 1, 256 * 1024, LEN + 1] {
+    let (parent, worker) = (Shelf::of_parent(), Shelf::of_worker());
+    for len in [0, 1, 4095, 4096, 4097, 256 * 1024 - 1, 256 * 1024, LEN, LONG - 1, LONG, 5, 70_000] {
         let bytes = bytes(len);
-        let blob = blob(&bytes);
-        let read = blob.read().unwrap();
-        assert_eq!(is_mapped(&read), len as u64 >= MAP_MIN, "{len} bytes");
-        assert!(*read == bytes[..], "{len} bytes came back changed");
-        assert_eq!(blob.read_start(100).unwrap(), bytes[..len.min(100)]);
+        for (from, to) in [(None, &worker), (Some(&parent), &worker), (Some(&worker), &parent)] {
+            let blob = write(from, &bytes);
+            let received = pass(&blob, to);
+            for blob in [&blob, &received] {
+                let read = blob.read().unwrap();
+                let is_long = len as u64 >= MAP_MIN;
+                assert_eq!(is_mapped(&read), from.is_none() && is_long || len == LONG, "{len} bytes");
+                assert!(*read == bytes[..], "{len} bytes came back changed");
+                assert_eq!(blob.read_start(100).unwrap(), bytes[..len.min(100)]);
+            }
+        }
     }
 }
 
-#[test]
-fn a_blob_never_changes() {
-    let bytes = bytes(LEN);
-    let blob = blob(&bytes);
-    let read = blob.read().unwrap();
-    assert_eq!(nix::unistd::write(&blob, b"x"), Err(Errno::EPERM));
-    assert_eq!(nix::sys::uio::pwrite(&blob, b"x", 5), Err(Errno::EPERM));
-    for len in [0, 1, LEN as i64 - 1, LEN as i64 + 1] {
-        assert_eq!(ftruncate(&blob, len), Err(Errno::EPERM));
+/// Tries to change the file of a blob in every way.
+fn assert_nobody_writes(blob: &Blob, len: usize) {
+    assert_eq!(nix::unistd::write(blob, b"x"), Err(Errno::EPERM));
+    assert_eq!(pwrite(blob, b"x", 5), Err(Errno::EPERM));
+    let len = off_t::try_from(len).unwrap();
+    for len in [0, 1, len - 1, len + 1, 3 * len] {
+        assert_eq!(ftruncate(blob, len), Err(Errno::EPERM));
     }
     let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    assert_eq!(fallocate(&blob, hole, 0, 8192), Err(Errno::EPERM));
-    assert_eq!(fallocate(&blob, FallocateFlags::empty(), 0, 2 * LEN as i64), Err(Errno::EPERM));
+    assert_eq!(fallocate(blob, hole, 0, 8192), Err(Errno::EPERM));
+    assert_eq!(fallocate(blob, FallocateFlags::empty(), 0, 2 * len), Err(Errno::EPERM));
     let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    let len = NonZero::new(LEN).unwrap();
     // SAFETY: a new mapping, where the kernel likes; it is refused.
-    let mapped = unsafe { mmap(None, len, writable, MapFlags::MAP_SHARED, &blob, 0) };
+    let mapped = unsafe { mmap(None, NonZero::new(4096).unwrap(), writable, MapFlags::MAP_SHARED, blob, 0) };
     assert_eq!(mapped, Err(Errno::EPERM));
-    let reopened = File::options().write(true).open(format!("/proc/self/fd/{}", blob.as_fd().as_raw_fd()));
+    let reopened = fs::File::options().write(true).open(format!("/proc/self/fd/{}", blob.as_fd().as_raw_fd()));
     // Whether it may be opened is a matter of permissions; it may not be written.
     assert!(reopened.is_err() || reopened.is_ok_and(|file| file.write_at(b"x", 5).is_err()));
-    assert_eq!(fcntl(&blob, FcntlArg::F_ADD_SEALS(SealFlag::empty())), Err(Errno::EPERM));
-    assert!(is_mapped(&read) && *read == bytes[..]);
+    assert_eq!(fcntl(blob, FcntlArg::F_ADD_SEALS(SealFlag::empty())), Err(Errno::EPERM));
 }
 
 #[test]
-fn a_mapping_outlives_its_blob() {
+fn a_blob_of_its_own_never_changes() {
     let bytes = bytes(LEN);
-    let read = blob(&bytes).read().unwrap();
-    assert!(is_mapped(&read) && *read == bytes[..]);
+    let blob = write(None, &bytes);
+    let read = blob.read().unwrap();
+    assert_nobody_writes(&blob, LEN);
+    drop(blob);
+    assert!(is_mapped(&read) && *read == bytes[..], "a mapping outlives its blob");
+}
+
+#[test]
+fn nobody_else_writes_what_a_parent_sends() {
+    let blob = write(Some(&Shelf::of_parent()), &bytes(LEN));
+    let received = pass(&blob, &Shelf::of_worker());
+    assert_nobody_writes(&received, LEN);
+    assert!(*received.read().unwrap() == bytes(LEN)[..]);
+}
+
+/// A parent trusts nobody who sends to it, whatever the file promises.
+#[test]
+fn what_a_worker_sends_is_never_read_in_place() {
+    let blob = write(Some(&Shelf::of_parent()), &bytes(LEN));
+    assert!(!is_viewed(&pass(&blob, &Shelf::of_parent()).read().unwrap()));
+    assert!(!is_viewed(&blob.read().unwrap()));
+    assert!(is_viewed(&pass(&blob, &Shelf::of_worker()).read().unwrap()));
+}
+
+#[test]
+fn only_a_buffer_is_read_in_place() {
+    let worker = Shelf::of_worker();
+    for (seals, has_hole) in
+        [(SealFlag::empty(), false), (fixed(), false), (FUTURE_WRITE, false), (FUTURE_WRITE | fixed(), true)]
+    {
+        let file =
+            fs::File::from(memfd_create("foreign", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        if !has_hole {
+            file.write_all_at(&bytes(LEN), 0).unwrap();
+        }
+        put_foot(&file, LEN);
+        seal(&file, seals);
+        let blob = Blob::receive(PrivateFd::adopt(file.into()).unwrap(), &worker).unwrap();
+        let read = blob.read().unwrap();
+        assert!(!is_viewed(&read) && read.len() == LEN, "{seals:?}");
+    }
 }
 
 #[test]
 fn a_pipe_is_not_a_blob() {
     let (reader, _writer) = std::io::pipe().unwrap();
-    let error = Blob::receive(PrivateFd::adopt(reader.into()).unwrap()).unwrap_err();
+    let fd = PrivateFd::adopt(reader.into()).unwrap();
+    let error = Blob::receive(fd, &Shelf::of_parent()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
 #[test]
+fn a_file_without_an_end_of_ours_is_not_a_blob() {
+    let too_long = |file: &fs::File| {
+        file.write_all_at(&bytes(100), 0).unwrap();
+        Foot { offset: 100, len: 101, state: State::Given }.write(file).unwrap();
+    };
+    let of_no_state = |file: &fs::File| file.write_all_at(&(3u128 << 64).to_le_bytes(), 100).unwrap();
+    let makers: [&dyn Fn(&fs::File); 5] = [
+        &|_| {},
+        &|file| file.write_all_at(&[0; 15], 0).unwrap(),
+        &|file| file.write_all_at(&[0xff; 200], 0).unwrap(),
+        &too_long,
+        &of_no_state,
+    ];
+    for make in makers {
+        let file = fs::File::from(memfd_create("foreign", MFdFlags::MFD_CLOEXEC).unwrap());
+        make(&file);
+        assert_eq!(receive(file).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}
+
+#[test]
 fn what_may_still_change_is_copied() {
-    let bytes = bytes(LEN);
     for seals in [
         SealFlag::empty(),
-        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW,
+        fixed(),
         SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW,
-        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_FUTURE_WRITE,
+        fixed() | SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE),
     ] {
         let blob = foreign(|file| {
-            file.write_all_at(&bytes, 0).unwrap();
+            fill(file, LEN);
             seal(file, seals);
         });
         let read = blob.read().unwrap();
         assert!(!is_mapped(&read), "{seals:?}");
-        assert!(*read == bytes[..]);
+        assert!(*read == bytes(LEN)[..]);
     }
 }
 
 #[test]
 fn a_writable_mapping_keeps_a_file_from_being_sealed() {
-    let blob = foreign(|file| file.write_all_at(&bytes(LEN), 0).unwrap());
+    let blob = foreign(|file| fill(file, LEN));
     let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping, where the kernel likes.
     let mapped = unsafe { mmap(None, NonZero::new(LEN).unwrap(), writable, MapFlags::MAP_SHARED, &blob, 0) }.unwrap();
@@ -121,22 +235,23 @@ fn a_writable_mapping_keeps_a_file_from_being_sealed() {
 
 #[test]
 fn a_file_with_holes_is_copied() {
-    let whole = |file: &File| file.set_len(LEN as u64).unwrap();
-    let end_only = |file: &File| file.write_all_at(b"x", LEN as u64 - 1).unwrap();
-    let punched = |file: &File| {
+    let whole = |_: &fs::File| {};
+    let end_only = |file: &fs::File| file.write_all_at(b"x", LEN as u64 - 1).unwrap();
+    let punched = |file: &fs::File| {
         file.write_all_at(&bytes(LEN), 0).unwrap();
         let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         fallocate(file, hole, 8192, 4096).unwrap();
     };
     // As many blocks as a whole file has, but not where they are needed.
-    let behind_the_end = |file: &File| {
-        file.set_len(LEN as u64).unwrap();
-        fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, LEN as i64, LEN as i64).unwrap();
+    let behind_the_end = |file: &fs::File| {
+        let len = off_t::try_from(LEN).unwrap();
+        fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, len + 4096, len).unwrap();
     };
-    let makers: [&dyn Fn(&File); 4] = [&whole, &end_only, &punched, &behind_the_end];
+    let makers: [&dyn Fn(&fs::File); 4] = [&whole, &end_only, &punched, &behind_the_end];
     for (index, make) in makers.into_iter().enumerate() {
         let blob = foreign(|file| {
             make(file);
+            put_foot(file, LEN);
             seal(file, constant());
         });
         let read = blob.read().unwrap();
@@ -147,10 +262,10 @@ fn a_file_with_holes_is_copied() {
 
 #[test]
 fn a_file_that_became_shorter_is_an_error() {
-    for (before, after) in [(100, 50), (LEN, 0), (LEN, LEN - 1), (LEN, LEN / 2)] {
+    for (before, after) in [(100, 50), (LEN, 0), (LEN, LEN - 1), (LEN, 0), (LEN, LEN / 2)] {
         for seals in [SealFlag::empty(), constant()] {
-            let blob = foreign(|file| file.write_all_at(&bytes(before), 0).unwrap());
-            ftruncate(&blob, after as i64).unwrap();
+            let blob = foreign(|file| fill(file, before));
+            ftruncate(&blob, off_t::try_from(after).unwrap()).unwrap();
             seal(&blob, seals);
             assert_eq!(blob.read().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         }
@@ -159,8 +274,8 @@ fn a_file_that_became_shorter_is_an_error() {
 
 #[test]
 fn a_file_that_became_longer_is_read_as_long_as_it_was() {
-    let blob = foreign(|file| file.write_all_at(&bytes(LEN), 0).unwrap());
-    ftruncate(&blob, 3 * LEN as i64).unwrap();
+    let blob = foreign(|file| fill(file, LEN));
+    ftruncate(&blob, 3 * off_t::try_from(LEN).unwrap()).unwrap();
     seal(&blob, constant());
     assert!(*blob.read().unwrap() == bytes(LEN)[..]);
 }
@@ -168,9 +283,8 @@ fn a_file_that_became_longer_is_read_as_long_as_it_was() {
 #[test]
 fn a_file_on_a_disk_is_copied() {
     let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-    file.write_all_at(&bytes(LEN), 0).unwrap();
-    let blob = Blob::receive(PrivateFd::adopt(file.into()).unwrap()).unwrap();
-    let read = blob.read().unwrap();
+    fill(&file, LEN);
+    let read = receive(file).unwrap().read().unwrap();
     assert!(!is_mapped(&read) && *read == bytes(LEN)[..]);
 }
 
@@ -182,12 +296,12 @@ fn a_file_of_huge_pages_is_copied() {
     let Ok(fd) = memfd_create("huge", flags) else { return };
     ftruncate(&fd, 2 << 20).unwrap();
     seal(&fd, constant());
-    let blob = Blob::receive(PrivateFd::adopt(fd).unwrap()).unwrap();
-    assert!(blob.map().is_none());
+    let blob = receive(fd.into()).unwrap();
+    assert!(Mapping::of_constant(&blob, blob.len()).is_none());
 }
 
 #[test]
 fn a_length_that_no_memory_has_is_an_error() {
-    let blob = foreign(|file| file.set_len(1 << 60).unwrap());
+    let blob = foreign(|file| put_foot(file, 1 << 60));
     assert_eq!(blob.read().unwrap_err().kind(), io::ErrorKind::OutOfMemory);
 }

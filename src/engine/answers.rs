@@ -199,7 +199,9 @@ impl Engine {
             };
             // What it says of its speed is better than what could be measured here.
             let finished = self.schedule.settled(worker, items, now);
-            self.effects.spent.extend(finished.and_then(|finished| finished.blob));
+            if let Some(blob) = finished.and_then(|finished| finished.blob) {
+                self.effects.spend(blob);
+            }
         }
         self.received(worker, arrivals, heard);
         if let Some(Road::Ring(rings, _)) = self.members.get(&worker).map(|member| &member.road)
@@ -293,7 +295,9 @@ impl Engine {
     fn settled_one(&mut self, worker: WorkerId) {
         let finished = self.schedule.settled(worker, 1, Instant::now());
         if let Some(FinishedFrame { job, items, elapsed_ns, blob }) = finished {
-            self.effects.spent.extend(blob);
+            if let Some(blob) = blob {
+                self.effects.spend(blob);
+            }
             self.schedule.measure(job, elapsed_ns, items);
         }
         self.weigh(worker, Instant::now());
@@ -353,17 +357,19 @@ impl Engine {
                 return self.progress(job);
             }
             (Body::Inline(bytes), _) => error_of(kind, bytes, pid),
-            (Body::Attached, Some(fd)) if is_value => match Blob::receive(fd) {
+            (Body::Attached, Some(fd)) if is_value => match Blob::receive(fd, &self.shelf) {
                 Ok(blob) => {
                     self.job(job).settle(index, Outcome::Blob(blob));
                     return self.progress(job);
                 }
                 Err(error) => self.silence_for_answer(worker, error.to_string()),
             },
-            (Body::Attached, Some(fd)) => match Blob::receive(fd).and_then(|blob| blob.read_start(TEXT_MAX)) {
-                Ok(text) => error_of(kind, &text, pid),
-                Err(error) => self.silence_for_answer(worker, error.to_string()),
-            },
+            (Body::Attached, Some(fd)) => {
+                match Blob::receive(fd, &self.shelf).and_then(|blob| blob.read_start(TEXT_MAX)) {
+                    Ok(text) => error_of(kind, &text, pid),
+                    Err(error) => self.silence_for_answer(worker, error.to_string()),
+                }
+            }
             (Body::Attached, None) if member.take_loss() => no_descriptor(),
             (Body::Attached, None) => {
                 self.silence_for_answer(worker, "an answer whose attachment is missing".to_owned())

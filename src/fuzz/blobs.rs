@@ -15,6 +15,7 @@ use nix::sys::memfd::memfd_create;
 use start_methods::PrivateFd;
 
 use crate::blob::Blob;
+use crate::blob::Shelf;
 
 /// Its length in units of this goes up to the double of what is mapped.
 const UNIT: u64 = 2048;
@@ -27,6 +28,10 @@ const LONGER: u8 = 2;
 const HOLE: u8 = 4;
 const FAR_LONGER: u8 = 8;
 const SEALED_AT_LAST: u8 = 16;
+/// The end is what the bytes happen to be.
+const WITHOUT_END: u8 = 32;
+/// The end says that somebody waits for the file.
+const LENT: u8 = 64;
 
 /// A file: what is done before it is received, its seals, what is done after that, its length, and what is in it again
 /// and again.
@@ -40,10 +45,18 @@ pub fn blob(data: &[u8]) {
     let content = content.repeat(wanted.div_ceil(content.len()));
     file.write_all_at(&content[..wanted], 0).expect("there is memory");
     tamper(&file, *before);
+    let announced = length(&file);
+    let end = u128::from(announced) | u128::from(before & LENT != 0) << 64;
+    // Refused if it is sealed already.
+    let has_end = before & WITHOUT_END == 0 && file.write_all_at(&end.to_le_bytes(), announced).is_ok();
     seal(&file, SealFlag::from_bits_truncate(i32::from(*seals)));
     let received = PrivateFd::adopt(OwnedFd::from(file.try_clone().expect("there is a descriptor")));
-    let announced = length(&file);
-    let blob = received.and_then(Blob::receive).expect("it is a regular file");
+    let blob = match received.and_then(|fd| Blob::receive(fd, &Shelf::of_parent())) {
+        Ok(blob) => blob,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData && !has_end => return,
+        Err(error) => panic!("{error}"),
+    };
+    let announced = if has_end { announced } else { blob.len() };
     tamper(&file, *after);
     let there = length(&file);
 

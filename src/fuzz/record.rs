@@ -273,7 +273,7 @@ fn record_values() {
 /// Files: as a worker of ours sends them, and as none does.
 fn record_blobs() {
     const SEALED: u8 = 0b1111;
-    let blobs: [(&str, [u8; 4]); 8] = [
+    let blobs: [(&str, [u8; 4]); 10] = [
         ("small", [0, SEALED, 0, 3]),
         ("large", [0, SEALED, 0, 200]),
         ("unsealed", [0, 0, 0, 200]),
@@ -282,6 +282,8 @@ fn record_blobs() {
         ("longer-then-sealed", [0, 0, 2 | 16, 200]),
         ("hole", [4, SEALED, 0, 200]),
         ("far", [8, SEALED, 0, 200]),
+        ("lent", [64, 0, 0, 200]),
+        ("without-end", [32, 0, 0, 200]),
     ];
     for (name, head) in blobs {
         write("blob", name, &[&head[..], b"content"].concat());

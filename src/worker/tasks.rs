@@ -6,6 +6,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -15,6 +16,7 @@ use super::broken;
 use crate::batch::Selection;
 use crate::blob::Blob;
 use crate::blob::Bytes;
+use crate::blob::Shelf;
 use crate::codec;
 use crate::deadline;
 use crate::error::Side;
@@ -55,6 +57,7 @@ pub(super) enum Task {
 /// What the worker has been told of.
 pub(super) struct Tasks {
     origin: Origin,
+    pub(super) shelf: Arc<Shelf>,
     functions: HashMap<FunctionId, Result<ResolvedFunction, String>>,
     contexts: HashMap<u64, Rc<Context>>,
 }
@@ -63,7 +66,7 @@ impl Tasks {
     pub(super) fn new() -> Self {
         // Number 0 is the context of calls that have none.
         let contexts = HashMap::from([(0, Rc::new(Context::Open(Box::new(()))))]);
-        Self { origin: Origin::here(), functions: HashMap::new(), contexts }
+        Self { origin: Origin::here(), shelf: Shelf::of_worker(), functions: HashMap::new(), contexts }
     }
 
     /// Ends this process if it is a copy of the worker, made by a task, that has come back from the task: only one of
@@ -85,7 +88,7 @@ impl Tasks {
         let opened = match self.functions.get(&function) {
             Some(Ok(function)) => match body {
                 Body::Inline(bytes) => function.open(bytes),
-                Body::Attached => read_attached(attached).and_then(|bytes| function.open(&bytes)),
+                Body::Attached => read_attached(attached, &self.shelf).and_then(|bytes| function.open(&bytes)),
             },
             // The items will be told that the function is missing, which is the cause.
             _ => Err("its function was not found".to_owned()),
@@ -163,9 +166,9 @@ impl Task {
     }
 }
 
-pub(super) fn read_attached(attached: Option<PrivateFd>) -> Result<Bytes, String> {
+pub(super) fn read_attached(attached: Option<PrivateFd>, shelf: &Arc<Shelf>) -> Result<Bytes, String> {
     let fd = attached.ok_or("its bytes did not arrive")?;
-    Blob::receive(fd).and_then(|blob| blob.read()).map_err(|error| error.to_string())
+    Blob::receive(fd, shelf).and_then(|blob| blob.read()).map_err(|error| error.to_string())
 }
 
 /// An answer whose bytes do not fit the road: the file that has them, or the answer to give instead.

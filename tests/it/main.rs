@@ -49,6 +49,7 @@ mod races;
 mod recycle;
 mod results;
 mod retries;
+mod reused;
 mod rogue;
 mod servers;
 mod settings;
@@ -101,6 +102,7 @@ const MODULES: &[Module] = &[
     ("spoilt", spoilt::CASES),
     ("results", results::CASES),
     ("retries", retries::CASES),
+    ("reused", reused::CASES),
     ("rogue", rogue::CASES),
     ("servers", servers::CASES),
     ("settings", settings::CASES),

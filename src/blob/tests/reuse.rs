@@ -1,0 +1,166 @@
+//! What is used again, and when: never while anybody still needs what is in it.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn a_buffer_is_used_again_when_nobody_here_needs_it() {
+    let shelf = Shelf::of_parent();
+    let first = write(Some(&shelf), &bytes(LEN));
+    let kept = first.clone();
+    let file = inode(&first);
+    spend(first);
+    let other = write(Some(&shelf), &[1; LEN]);
+    assert_ne!(inode(&other), file);
+    drop(kept);
+    let again = write(Some(&shelf), &[2; 100_000]);
+    assert_eq!(inode(&again), file);
+    assert!(*pass(&again, &Shelf::of_worker()).read().unwrap() == [2; 100_000], "it has its own length");
+    assert!(*other.read().unwrap() == [1; LEN]);
+}
+
+/// It was never sent; or to a worker that is being killed over it, and may be reading it.
+#[test]
+fn a_buffer_is_not_used_again_before_there_is_an_answer() {
+    let shelf = Shelf::of_parent();
+    let blob = write(Some(&shelf), &bytes(LEN));
+    let received = pass(&blob, &Shelf::of_worker());
+    let read = received.read().unwrap();
+    drop(blob);
+    let next = write(Some(&shelf), &[1; LEN]);
+    assert_ne!(inode(&next), inode(&received));
+    assert!(is_viewed(&read) && *read == bytes(LEN)[..]);
+}
+
+#[test]
+fn a_worker_keeps_what_it_is_sent_mapped() {
+    let (parent, worker) = (Shelf::of_parent(), Shelf::of_worker());
+    let send = |byte: u8, len: usize| {
+        let blob = write(Some(&parent), &vec![byte; len]);
+        let bytes = pass(&blob, &worker).read().unwrap();
+        assert!(is_viewed(&bytes) && *bytes == vec![byte; len]);
+        spend(blob);
+        bytes.as_ptr()
+    };
+    let place = send(1, LEN);
+    for (byte, len) in [(2, LEN), (3, LEN / 2), (4, LEN - 1), (5, LEN)] {
+        assert_eq!(send(byte, len), place);
+    }
+    assert_ne!(send(6, LEN + 1), place);
+}
+
+#[test]
+fn a_value_that_a_buffer_has_no_room_for_moves_on() {
+    let shelf = Shelf::of_parent();
+    let short = write(Some(&shelf), &bytes(90_000));
+    let file = inode(&short);
+    spend(short);
+    let longer = write(Some(&shelf), &bytes(LEN));
+    assert_ne!(inode(&longer), file);
+    assert!(*longer.read().unwrap() == bytes(LEN)[..]);
+    assert_eq!(inode(&write(Some(&shelf), &bytes(90_000))), file, "the short one is there for the next");
+}
+
+#[test]
+fn a_shelf_keeps_what_was_used_last() {
+    let shelf = Shelf::of_parent();
+    let old: Vec<_> = (0..6).map(|_| write(Some(&shelf), &bytes(LONG / 2))).collect();
+    let new: Vec<_> = (0..3).map(|_| write(Some(&shelf), &bytes(LONG - 1))).collect();
+    let files: Vec<_> = new.iter().map(inode).collect();
+    old.into_iter().chain(new).for_each(spend);
+    let again = [(); 2].map(|()| write(Some(&shelf), &bytes(LONG - 1)));
+    assert!(again.iter().all(|blob| files[1..].contains(&inode(blob))), "{files:?}, then {again:?}");
+}
+
+#[test]
+fn a_lent_file_is_used_again_when_its_reader_is_done() {
+    let (worker, parent) = (Shelf::of_worker(), Shelf::of_parent());
+    let lend = |bytes: &[u8]| {
+        let blob = write(Some(&worker), bytes);
+        (inode(&blob), pass(&blob, &parent))
+    };
+    let (first, received) = lend(&bytes(LEN));
+    let (second, other) = lend(&[1; LEN]);
+    assert_ne!(first, second);
+    let clone = received.clone();
+    drop(received);
+    let (third, _other) = lend(&[2; 10]);
+    assert!(![first, second].contains(&third), "it is still being read");
+    assert!(*clone.read().unwrap() == bytes(LEN)[..]);
+    drop(clone);
+    let (again, received) = lend(&[3; 2 * LEN]);
+    assert_eq!(again, first);
+    assert!(*received.read().unwrap() == [3; 2 * LEN], "it has become longer");
+    drop(received);
+    let (again, received) = lend(&[4; 100_000]);
+    assert_eq!(again, first);
+    assert!(*received.read().unwrap() == [4; 100_000]);
+    assert!(*other.read().unwrap() == [1; LEN]);
+}
+
+#[test]
+fn no_more_than_a_few_files_are_lent() {
+    let (worker, parent) = (Shelf::of_worker(), Shelf::of_parent());
+    let received: Vec<_> = (0..6).map(|_| pass(&write(Some(&worker), &bytes(LEN)), &parent)).collect();
+    let lent = received.iter().filter(|blob| matches!(blob.file.held, Some(Held::Lent(..)))).count();
+    assert_eq!(lent, 3);
+    received.iter().for_each(|blob| assert!(*blob.read().unwrap() == bytes(LEN)[..]));
+}
+
+#[test]
+fn the_memory_of_a_copy_is_used_again() {
+    let shelf = Shelf::of_parent();
+    let worker = Shelf::of_worker();
+    let read = |byte, len| {
+        let bytes = pass(&write(Some(&worker), &vec![byte; len]), &shelf).read().unwrap();
+        assert!(*bytes == vec![byte; len]);
+        bytes.as_ptr()
+    };
+    let place = read(1, LEN);
+    assert_eq!(read(2, LEN - 5), place);
+    assert_eq!(read(3, LEN), place);
+}
+
+/// What a walk does: write a value of so many bytes, or be done with the value of this place.
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize),
+    Drop(prop::sample::Index),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let write = prop_oneof![0..300usize, 60_000..70_000usize, 0..400_000usize].prop_map(Step::Write);
+    prop::collection::vec(prop_oneof![3 => write, 2 => any::<prop::sample::Index>().prop_map(Step::Drop)], 0..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However they are used again: a value that somebody still holds is what was written.
+    #[test]
+    fn values_that_are_held_stay_as_they_are(steps in steps(), by_parent: bool) {
+        let (parent, worker) = (Shelf::of_parent(), Shelf::of_worker());
+        let (from, to) = if by_parent { (&parent, &worker) } else { (&worker, &parent) };
+        let mut held: Vec<(Blob, Blob, Vec<u8>)> = Vec::new();
+        for (number, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Write(len) => {
+                    let bytes: Vec<u8> = (0..len).map(|place| ((place + 31 * number) % 251).to_le_bytes()[0]).collect();
+                    let blob = write(Some(from), &bytes);
+                    let received = pass(&blob, to);
+                    held.push((blob, received, bytes));
+                }
+                Step::Drop(_) if held.is_empty() => {}
+                Step::Drop(index) => {
+                    let (blob, received, _) = held.swap_remove(index.index(held.len()));
+                    drop(received);
+                    spend(blob);
+                }
+            }
+            for (_, received, bytes) in &held {
+                prop_assert!(*received.read().unwrap() == bytes[..]);
+            }
+        }
+    }
+}

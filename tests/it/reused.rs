@@ -1,0 +1,186 @@
+//! Files and mappings that carry one large value after the other: nobody finds another's bytes in them.
+
+use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use procpool::Pool;
+use procpool::StartMethod;
+use procpool::TaskError;
+use serde_bytes::ByteBuf;
+
+use crate::harness::cases;
+use crate::stage;
+
+cases![
+    values_of_every_length_follow_each_other,
+    results_that_wait_stay_as_they_are,
+    deaths_among_large_values,
+    timeouts_among_large_values,
+    large_values_that_become_small_and_large_again,
+    worker_cannot_write_what_others_are_sent,
+    no_more_is_kept_than_a_few_values,
+];
+
+/// What tells a value from all others, at every place of it.
+fn value(number: u32, len: usize) -> ByteBuf {
+    let mut bytes = vec![number.to_le_bytes()[0]; len];
+    for (index, place) in bytes.chunks_mut(1009).enumerate() {
+        place[0] = index.to_le_bytes()[0] ^ number.to_le_bytes()[1];
+    }
+    ByteBuf::from(bytes)
+}
+
+fn len_of(number: u32) -> usize {
+    let lengths = [70_000, 300_000, 1 << 20, 61_000, 3 << 20, 262_144, 900_000, 17 << 20];
+    lengths[number as usize % lengths.len()] + number as usize
+}
+
+/// In a task: checks the argument, and answers with another value of the same length.
+fn answer((number, bytes): (u32, ByteBuf)) -> ByteBuf {
+    assert!(bytes == value(number, bytes.len()), "the argument {number} came changed");
+    value(number + 1000, bytes.len())
+}
+
+fn argument(number: u32) -> (u32, ByteBuf) {
+    (number, value(number, len_of(number)))
+}
+
+fn assert_answers(number: u32, bytes: &ByteBuf) {
+    assert!(*bytes == value(number + 1000, len_of(number)), "the result {number} came back changed");
+}
+
+fn values_of_every_length_follow_each_other(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    for round in 0..3 {
+        let numbers = round * 40..round * 40 + 24;
+        for (number, bytes) in numbers.clone().zip(pool.imap(numbers.clone().map(argument), answer)) {
+            assert_answers(number, &bytes.unwrap());
+        }
+        for number in numbers {
+            assert_answers(number, &pool.apply((argument(number),), answer).unwrap());
+        }
+    }
+}
+
+/// Their bytes lie in the workers' files, undecoded, while the workers go on.
+fn results_that_wait_stay_as_they_are(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let waiting: Vec<_> = (0..12).map(|number| (number, pool.apply_async((argument(number),), answer))).collect();
+    for number in 100..130 {
+        assert_answers(number, &pool.apply((argument(number),), answer).unwrap());
+    }
+    for (number, result) in waiting {
+        assert_answers(number, &result.get().unwrap());
+        assert_answers(number + 1, &pool.apply((argument(number + 1),), answer).unwrap());
+    }
+}
+
+fn answer_or_die(argument: (u32, ByteBuf)) -> ByteBuf {
+    if argument.0 % 7 == 3 {
+        std::process::abort();
+    }
+    answer(argument)
+}
+
+fn deaths_among_large_values(method: StartMethod) {
+    let pool = stage::pool(method, 3);
+    for round in 0..2 {
+        let numbers = round * 50..round * 50 + 40;
+        let results = pool.map_results(numbers.clone().map(argument), answer_or_die).unwrap();
+        for (number, result) in numbers.zip(results) {
+            match result {
+                Ok(bytes) => assert_answers(number, &bytes),
+                Err(error) => assert!(number % 7 == 3 && matches!(error, TaskError::WorkerDied { .. }), "{error}"),
+            }
+        }
+    }
+}
+
+/// In the middle of its argument, as it were: the worker that is killed may be reading it at that moment.
+fn answer_or_hang(argument: (u32, ByteBuf)) -> ByteBuf {
+    if argument.0 % 9 == 4 {
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+    answer(argument)
+}
+
+fn timeouts_among_large_values(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let numbers = 0..18;
+    let timed = pool.timeout(Duration::from_secs(2));
+    for (number, result) in numbers.clone().zip(timed.imap(numbers.map(argument), answer_or_hang)) {
+        match result {
+            Ok(bytes) => assert_answers(number, &bytes),
+            Err(error) => assert!(number % 9 == 4 && matches!(error, TaskError::TimedOut { .. }), "{number}: {error}"),
+        }
+    }
+}
+
+/// What lies behind a short value in its file is not part of it.
+fn large_values_that_become_small_and_large_again(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    for len in [2 << 20, 70_000, 2 << 20, 262_144, 5 << 20, 100_000, 61_441, 5 << 20] {
+        let result = pool.apply(((7, value(7, len)),), answer).unwrap();
+        assert!(result == value(1007, len), "{len} bytes came back changed");
+    }
+}
+
+/// In a task: tries to write to every large value that is mapped here. How many there are, and the first way that worked.
+fn deface(_large: ByteBuf) -> (usize, Option<String>) {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let lines = maps.lines().filter(|line| line.contains("memfd:procpool ") || line.ends_with("memfd:procpool"));
+    let ranges: Vec<&str> = lines.filter_map(|line| line.split(' ').next()).collect();
+    let memory = File::options().read(true).write(true).open("/proc/self/mem").unwrap();
+    let mut written = None;
+    for range in &ranges {
+        let start = u64::from_str_radix(range.split('-').next().unwrap(), 16).unwrap();
+        if memory.write_at(b"defaced", start + 5000).is_ok() {
+            written = Some(format!("by /proc/self/mem at {range}"));
+        }
+        // Needs rights that most programs do not have.
+        let file = File::options().write(true).open(format!("/proc/self/map_files/{range}"));
+        if file.is_ok_and(|file| file.write_at(b"defaced", 5000).is_ok() || file.set_len(0).is_ok()) {
+            written = Some(format!("by /proc/self/map_files/{range}"));
+        }
+    }
+    (ranges.len(), written)
+}
+
+fn worker_cannot_write_what_others_are_sent(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    for number in 0..20 {
+        let (mapped, written) = pool.apply((value(number, 1 << 20),), deface).unwrap();
+        assert_eq!(written, None);
+        assert!(mapped > 0, "it has its argument mapped");
+        assert_answers(number, &pool.apply((argument(number),), answer).unwrap());
+    }
+}
+
+/// How much of this process's memory are files for large values.
+fn kept() -> u64 {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let lines = maps.lines().filter(|line| line.contains("memfd:procpool ") || line.ends_with("memfd:procpool"));
+    let ranges = lines.filter_map(|line| line.split(' ').next()?.split_once('-'));
+    let len = |(start, end)| u64::from_str_radix(end, 16).unwrap() - u64::from_str_radix(start, 16).unwrap();
+    ranges.map(len).sum()
+}
+
+fn many(pool: &Pool) {
+    let lengths = pool.map((0..40).map(|number| value(number, 3 << 20)), |bytes: ByteBuf| bytes.len()).unwrap();
+    assert_eq!(lengths, [3 << 20; 40]);
+}
+
+fn no_more_is_kept_than_a_few_values(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    many(&pool);
+    let kept_once = kept();
+    assert!((1..=33 << 20).contains(&kept_once), "{kept_once} bytes are kept");
+    many(&pool);
+    assert!(kept() <= 33 << 20);
+    drop(pool);
+    assert_eq!(kept(), 0, "it goes with the pool");
+}
