@@ -455,7 +455,7 @@ fn available_processors() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn encode_initializer<T: Serialize>(args: &T, function: LocalFunction) -> Result<InitializerCall, String> {
+fn encode_initializer<T: Serialize + 'static>(args: &T, function: LocalFunction) -> Result<InitializerCall, String> {
     let definition = function.definition()?;
     let mut output = Output::default();
     codec::encode(args, &mut output).map_err(|error| format!("its arguments do not serialize: {error}"))?;

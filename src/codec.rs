@@ -22,6 +22,8 @@ use serde::Serialize;
 
 use crate::error::TOO_DEEP;
 use crate::explain;
+use crate::number;
+use crate::number::WrongLen;
 use crate::output::Full;
 use crate::output::Output;
 use crate::output::no_room;
@@ -140,8 +142,16 @@ fn in_words(stopped: Stopped, ask: impl FnOnce() -> Option<String>) -> String {
 }
 
 /// Appends the bytes of `value`; after an error `output` is as it was. A panic passes through.
-pub(crate) fn append<T: Serialize + ?Sized>(value: &T, output: &mut Output) -> Result<(), String> {
+#[inline]
+pub(crate) fn append<T: Serialize + 'static>(value: &T, output: &mut Output) -> Result<(), String> {
     output.begin();
+    if let Some(number) = number::to_bytes(value) {
+        return output.extend(number.as_slice()).map_err(|Full| unreachable!("a number fits a frame"));
+    }
+    append_serialized(value, output)
+}
+
+fn append_serialized<T: Serialize>(value: &T, output: &mut Output) -> Result<(), String> {
     write(value, output).map_err(|stopped| {
         // First, because asking for the reason runs the user's code again, and may panic.
         match output.roll_back() {
@@ -157,7 +167,7 @@ pub(crate) fn to_vec<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
 }
 
 /// Appends the bytes of `value`; after an error, or a panic in `Serialize`, `output` is as it was.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, output: &mut Output) -> Result<(), String> {
+pub(crate) fn encode<T: Serialize + 'static>(value: &T, output: &mut Output) -> Result<(), String> {
     // It is rolled back below, so nobody sees what the panic left half done.
     let result = catch_unwind(AssertUnwindSafe(|| append(value, output)));
     result.unwrap_or_else(|payload| {
@@ -167,10 +177,31 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, output: &mut Output) -> R
 }
 
 /// The value of exactly these bytes. A panic passes through.
-pub(crate) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
+#[inline]
+pub(crate) fn parse<'de, T: Deserialize<'de> + 'static>(bytes: &'de [u8]) -> Result<T, String> {
+    match number::from_bytes(bytes) {
+        Some(Ok(number)) => Ok(number),
+        Some(Err(WrongLen { wanted })) => Err(not_so_long(bytes.len(), wanted)),
+        None => parse_serialized(bytes),
+    }
+}
+
+#[cold]
+fn not_so_long(len: usize, wanted: usize) -> String {
+    match len.checked_sub(wanted) {
+        Some(more) => too_many(more),
+        None => explain::in_words(&postcard::Error::DeserializeUnexpectedEnd),
+    }
+}
+
+fn too_many(bytes: usize) -> String {
+    format!("{bytes} bytes too many")
+}
+
+fn parse_serialized<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
     match read(bytes) {
         Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(format!("{} bytes too many", rest.len())),
+        Ok((_, rest)) => Err(too_many(rest.len())),
         Err(stopped) => Err(in_words(stopped, || explain::why_not_decoded::<T>(bytes))),
     }
 }
@@ -182,14 +213,14 @@ pub(crate) fn parse_front<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<
 }
 
 /// The value of exactly these bytes; a panic in `Deserialize` is an error.
-pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
+pub(crate) fn decode<'de, T: Deserialize<'de> + 'static>(bytes: &'de [u8]) -> Result<T, String> {
     // `T` is not seen again after a panic.
     catch_unwind(AssertUnwindSafe(|| parse(bytes))).unwrap_or_else(|payload| Err(panic_in("Deserialize", payload)))
 }
 
 /// Shows the value of each of `items`, or why it has none, until `f` answers with an error. A panic in `Deserialize` is
 /// an error of its item; one in `f` passes through.
-pub(crate) fn decode_each<'de, T: Deserialize<'de>, E>(
+pub(crate) fn decode_each<'de, T: Deserialize<'de> + 'static, E>(
     mut items: impl Iterator<Item = &'de [u8]>,
     mut f: impl FnMut(Result<T, String>) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -360,8 +391,8 @@ mod tests {
     fn a_large_value_that_fails_leaves_the_buffer_as_it_was() {
         let mut output = holding(&[1, 2, 3]);
         let large = vec![7u64; 100_000];
-        assert_eq!(append(&(&large, Refusing), &mut output), Err("will not be written".to_owned()));
-        assert_eq!(encode(&(&large, Bad), &mut output), Err("panic in Serialize: not today".to_owned()));
+        assert_eq!(append(&(large.clone(), Refusing), &mut output), Err("will not be written".to_owned()));
+        assert_eq!(encode(&(large.clone(), Bad), &mut output), Err("panic in Serialize: not today".to_owned()));
         assert_eq!((output.len(), &output.bytes()[..]), (0, &[1, 2, 3][..]));
         encode(&large, &mut output).unwrap();
         let blob = output.take_blob().unwrap();
@@ -420,7 +451,7 @@ mod tests {
     /// Far too deep is an error; what is only just not is a value with which the usual can be done, and then dropped.
     fn assert_no_depth_overflows<T>(level: &'static [u8])
     where
-        T: Clone + Debug + PartialEq + Serialize + DeserializeOwned,
+        T: Clone + Debug + PartialEq + Serialize + DeserializeOwned + 'static,
     {
         for stack in STACKS {
             on_a_stack_of(stack, move || {

@@ -25,6 +25,7 @@ use crate::batch::Span;
 use crate::error::Side;
 use crate::function::FunctionId;
 use crate::function::Verdict;
+use crate::number;
 
 /// No frame is longer.
 pub(crate) const FRAME_MAX: usize = 64 * 1024;
@@ -267,10 +268,22 @@ pub(crate) fn parse_answer(frame: &[u8]) -> Result<Answer<'_>, NotAFrame> {
 }
 
 /// Appends one item, behind its length.
+#[inline]
 pub(crate) fn close_item(bytes: &mut [u8], start: usize) -> u32 {
     let len = u32::try_from(bytes.len() - start - ITEM_HEAD).expect("an item is made a blob before 4 GiB");
     bytes[start..start + ITEM_HEAD].copy_from_slice(&len.to_le_bytes());
     len
+}
+
+/// A number as an item: behind its length.
+#[inline]
+pub(crate) fn number_item(number: &number::Bytes) -> ([u8; ITEM_HEAD + number::LEN_MAX], usize) {
+    let bytes = number.as_slice();
+    let end = ITEM_HEAD + bytes.len();
+    let mut item = [0; ITEM_HEAD + number::LEN_MAX];
+    item[ITEM_HEAD..end].copy_from_slice(bytes);
+    close_item(&mut item[..end], 0);
+    (item, end)
 }
 
 /// What stands before each item of a `Run` frame.

@@ -59,6 +59,28 @@ pub(crate) enum Verdict {
     NotEncoded,
 }
 
+/// Items that are run one after the other, without a word about each in between.
+pub(crate) trait Lane {
+    /// Takes the answer to the item before, whose bytes are in the buffer that came with it, and gives the next item and
+    /// an empty buffer. `None`: there are no more for now.
+    fn exchange(&mut self, answer: Option<Verdict>) -> Option<(&[u8], &mut Output)>;
+}
+
+/// A lane of one item.
+struct Single<'a> {
+    item: Option<&'a [u8]>,
+    out: &'a mut Output,
+    answer: Option<Verdict>,
+}
+
+impl Lane for Single<'_> {
+    fn exchange(&mut self, answer: Option<Verdict>) -> Option<(&[u8], &mut Output)> {
+        self.answer = answer;
+        let item = self.item.take()?;
+        Some((item, self.out))
+    }
+}
+
 /// A decoded context, or the text of serde's error.
 type Opened = Result<Box<dyn Any>, String>;
 
@@ -69,7 +91,7 @@ struct Glue {
     magic: u64,
     signature: fn() -> u64,
     open: fn(&[u8]) -> Opened,
-    call: unsafe fn(usize, &dyn Any, &[u8], &mut Output) -> Verdict,
+    run: unsafe fn(usize, &dyn Any, &mut dyn Lane),
 }
 
 /// How a function pointer is called, and with what. One type for each shape of call.
@@ -166,7 +188,7 @@ where
     S::Output: Outcome<M>,
 {
     const GLUE: &'static Glue =
-        &Glue { magic: MAGIC, signature: signature_of::<Self>, open: Self::open, call: Self::call };
+        &Glue { magic: MAGIC, signature: signature_of::<Self>, open: Self::open, run: Self::run };
 
     fn open(bytes: &[u8]) -> Opened {
         codec::decode::<S::Context>(bytes).map(|context| Box::new(context) as Box<dyn Any>)
@@ -175,10 +197,18 @@ where
     /// # Safety
     ///
     /// `address` must have come from `S::address` of a pointer of this very build.
-    unsafe fn call(address: usize, context: &dyn Any, input: &[u8], out: &mut Output) -> Verdict {
+    unsafe fn run(address: usize, context: &dyn Any, lane: &mut dyn Lane) {
         // SAFETY: the caller promises that the number is the address of such a function, in this process.
         let f = unsafe { pointer_from_address::<S::Pointer>(address) };
         let context = context.downcast_ref::<S::Context>().expect("the context was opened by this very glue");
+        let mut answer = None;
+        while let Some((item, out)) = lane.exchange(answer) {
+            answer = Some(Self::call(f, context, item, out));
+        }
+    }
+
+    #[inline]
+    fn call(f: S::Pointer, context: &S::Context, input: &[u8], out: &mut Output) -> Verdict {
         let input = match codec::parse::<S::Input>(input) {
             Ok(input) => input,
             Err(error) => return text(out, &error, Verdict::NotDecoded(Side::Argument)),
@@ -198,14 +228,21 @@ struct InitializerGlue<T, O>(PhantomData<fn(T) -> O>);
 
 impl<T: Args + Deserialize<'static>, O: Initialized> InitializerGlue<T, O> {
     const GLUE: &'static Glue =
-        &Glue { magic: MAGIC, signature: signature_of::<Self>, open: |_| Ok(Box::new(())), call: Self::call };
+        &Glue { magic: MAGIC, signature: signature_of::<Self>, open: |_| Ok(Box::new(())), run: Self::run };
 
     /// # Safety
     ///
     /// `address` must have come from `T::address` of a pointer of this very build.
-    unsafe fn call(address: usize, _: &dyn Any, input: &[u8], out: &mut Output) -> Verdict {
+    unsafe fn run(address: usize, _: &dyn Any, lane: &mut dyn Lane) {
         // SAFETY: the caller promises that the number is the address of such a function, in this process.
         let f = unsafe { pointer_from_address::<T::Fp<O>>(address) };
+        let mut answer = None;
+        while let Some((item, out)) = lane.exchange(answer) {
+            answer = Some(Self::call(f, item, out));
+        }
+    }
+
+    fn call(f: T::Fp<O>, input: &[u8], out: &mut Output) -> Verdict {
         // Leaked on purpose, once per worker: this is what makes `("db.sqlite",)` a valid argument, a `&'static str`.
         let input: &'static [u8] = Box::leak(Box::from(input));
         match codec::parse::<T>(input) {
@@ -369,11 +406,19 @@ impl ResolvedFunction {
         (self.glue.open)(context)
     }
 
-    /// Decodes one item, runs the function, and leaves the bytes of the answer behind what is in `out`. A panic passes through.
-    pub(crate) fn call(&self, context: &dyn Any, input: &[u8], out: &mut Output) -> Verdict {
+    /// Decodes the items of the lane one after the other, runs the function on each, and leaves the bytes of its answer
+    /// in the buffer that came with it. A panic passes through.
+    pub(crate) fn run(&self, context: &dyn Any, lane: &mut dyn Lane) {
         // SAFETY: the definition came from the parent, which made it from a pointer of the type that the signature
         // stands for; signature, build and image were checked in `find`.
-        unsafe { (self.glue.call)(self.address, context, input, out) }
+        unsafe { (self.glue.run)(self.address, context, lane) }
+    }
+
+    /// [`run`](Self::run) for one item.
+    pub(crate) fn call(&self, context: &dyn Any, input: &[u8], out: &mut Output) -> Verdict {
+        let mut single = Single { item: Some(input), out, answer: None };
+        self.run(context, &mut single);
+        single.answer.expect("whoever takes an item answers it, or panics")
     }
 }
 
@@ -390,7 +435,7 @@ mod tests {
     fn a_function_is_found_and_called_through_bytes() {
         let function = resolved::<Map<u32, u64>>(|x| u64::from(x) * 2);
         let mut out = Output::default();
-        assert_eq!(function.call(&(), &[21], &mut out), Verdict::Value);
+        assert_eq!(function.call(&(), &21u32.to_le_bytes(), &mut out), Verdict::Value);
         assert_eq!(codec::decode::<u64>(out.bytes()), Ok(42));
     }
 
@@ -398,7 +443,7 @@ mod tests {
     fn a_context_is_passed_by_reference() {
         let function = resolved::<StarWith<String, (u8, u8), String>>(|s, a, b| format!("{s}{a}{b}"));
         let mut encoded = Output::default();
-        codec::encode("x", &mut encoded).unwrap();
+        codec::encode(&"x", &mut encoded).unwrap();
         let context = function.open(encoded.bytes()).unwrap();
         let mut out = Output::default();
         assert_eq!(function.call(context.as_ref(), &[1, 2], &mut out), Verdict::Value);

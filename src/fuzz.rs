@@ -97,7 +97,10 @@ pub fn report(data: &[u8]) {
 }
 
 /// What was read is what would be written, which is no longer.
-fn assert_written_is_read<T: Serialize + for<'de> Deserialize<'de> + PartialEq + Debug>(read: &T, len: usize) {
+fn assert_written_is_read<T: Serialize + for<'de> Deserialize<'de> + PartialEq + Debug + 'static>(
+    read: &T,
+    len: usize,
+) {
     let written = message::encode(read);
     assert!(written.len() <= len);
     assert_eq!(codec::parse::<T>(&written).as_ref(), Ok(read));

@@ -90,6 +90,7 @@ mod load;
 mod map;
 mod member;
 mod message;
+mod number;
 mod origin;
 mod output;
 mod panics;

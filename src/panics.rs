@@ -128,6 +128,15 @@ pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) ->
     })
 }
 
+/// The next of several tasks begins that run under one [`recorded`]: what the last one has caught itself is not its.
+#[inline]
+pub(crate) fn begin_again() {
+    if RECORDING.get() == Recording::Used {
+        RECORDS.take();
+        RECORDING.set(Recording::On);
+    }
+}
+
 /// Cuts a text to at most `max` bytes, at a character.
 pub(crate) fn cut_text(mut text: String, max: usize) -> String {
     if text.len() > max {

@@ -25,11 +25,13 @@ use crate::error::Side;
 use crate::error::TaskError;
 use crate::frame::ITEM_HEAD;
 use crate::frame::close_item;
+use crate::frame::number_item;
 use crate::function::FunctionId;
 use crate::function::LocalFunction;
 use crate::jobs::Context;
 use crate::jobs::ContextBody;
 use crate::jobs::Job;
+use crate::number;
 use crate::output::Output;
 use crate::output::no_room;
 
@@ -65,7 +67,7 @@ impl Prepared {
     /// # Errors
     ///
     /// What makes this call impossible, whatever its items are.
-    pub(crate) fn new<C: Serialize>(
+    pub(crate) fn new<C: Serialize + 'static>(
         shared: &Arc<Shared>,
         options: Options,
         default_chunk: ChunkSize,
@@ -103,7 +105,11 @@ impl Prepared {
     }
 }
 
-fn encode_context<C: Serialize>(shared: &Shared, function: FunctionId, context: &C) -> Result<Context, TaskError> {
+fn encode_context<C: Serialize + 'static>(
+    shared: &Shared,
+    function: FunctionId,
+    context: &C,
+) -> Result<Context, TaskError> {
     let failed = |message| TaskError::Encode { side: Side::Context, message };
     let mut output = Output::default();
     codec::encode(context, &mut output).map_err(failed)?;
@@ -162,7 +168,7 @@ impl Encoder {
 
     /// Draws items and adds them: as many as `wants_more` lets it, until a batch is due or the input is over. Neither a
     /// panic of the input nor one in an item's `Serialize` passes through.
-    pub(crate) fn draw<I: Iterator<Item: Serialize>>(
+    pub(crate) fn draw<I: Iterator<Item: Serialize + 'static>>(
         &mut self,
         input: &mut Input<I>,
         mut wants_more: impl FnMut(&Self) -> bool,
@@ -202,7 +208,7 @@ impl Encoder {
     }
 
     /// Adds one item. One that does not serialize is settled with the error in its place.
-    pub(crate) fn push<A: Serialize>(&mut self, item: &A) {
+    pub(crate) fn push<A: Serialize + 'static>(&mut self, item: &A) {
         // What it leaves half done is put right.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.add(item))) {
             self.fail_for_panic(payload);
@@ -211,9 +217,15 @@ impl Encoder {
 
     /// As [`push`](Self::push), but a panic passes through, and must be told to [`fail_for_panic`](Self::fail_for_panic).
     #[inline]
-    fn add<A: Serialize>(&mut self, item: &A) {
+    fn add<A: Serialize + 'static>(&mut self, item: &A) {
         let bytes = self.output.bytes();
         let start = bytes.len();
+        if let Some(number) = number::to_bytes(item) {
+            let (item, len) = number_item(&number);
+            bytes.extend_from_slice(&item[..len]);
+            self.total_bytes += len as u64;
+            return self.end_item();
+        }
         bytes.extend_from_slice(&[0; ITEM_HEAD]);
         if let Err(message) = codec::append(item, &mut self.output) {
             return self.fail(message);
@@ -224,10 +236,8 @@ impl Encoder {
             self.part_with(start, len);
             return;
         }
-        self.close_item(start);
-        if self.output.bytes().len() >= BATCH_BYTES || self.ends.len() >= BATCH_ITEMS {
-            self.close_batch();
-        }
+        close_item(self.output.bytes(), start);
+        self.end_item();
     }
 
     /// The item that was added panicked.
@@ -259,10 +269,11 @@ impl Encoder {
     /// The item that begins at `start` does not fit behind those before it: it begins a batch, or becomes a blob.
     fn part_with(&mut self, start: usize, len: u64) {
         if len <= INLINE_MAX as u64 {
-            let item = self.output.bytes().split_off(start);
+            let mut item = self.output.bytes().split_off(start);
             self.close_batch();
+            close_item(&mut item, 0);
             *self.output.bytes() = item;
-            self.close_item(0);
+            self.end_item();
             return;
         }
         let blob = self.output.take_blob();
@@ -277,11 +288,15 @@ impl Encoder {
         }
     }
 
-    fn close_item(&mut self, start: usize) {
-        let bytes = self.output.bytes();
-        close_item(bytes, start);
-        self.ends.push(u32::try_from(bytes.len()).expect("a batch is cut at INLINE_MAX"));
+    /// The last item of the batch ends here.
+    #[inline]
+    fn end_item(&mut self) {
+        let end = self.output.bytes().len();
+        self.ends.push(u32::try_from(end).expect("a batch is cut at INLINE_MAX"));
         self.next_index += 1;
+        if end >= BATCH_BYTES || self.ends.len() >= BATCH_ITEMS {
+            self.close_batch();
+        }
     }
 
     fn close_batch(&mut self) {

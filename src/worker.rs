@@ -5,6 +5,7 @@
 //! be running. A panic in a task is an answer like any other; whatever else a task does to its process is seen by the
 //! parent as the end of the process.
 
+mod lane;
 mod tasks;
 
 use std::io;
@@ -152,6 +153,15 @@ fn text_of(mut text: Output) -> String {
     start.map_or_else(|error| no_room(&error), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// What a worker that is reached through shared memory does after a record.
+enum Step {
+    /// The next, which has begun.
+    Begun(ring::worker::Record),
+    Done(Next),
+    /// It was told to, or the parent is gone.
+    Leave,
+}
+
 /// A worker that is reached through shared memory.
 struct RingWorker<'a> {
     rings: ring::worker::WorkerRoad,
@@ -173,35 +183,69 @@ impl<'a> RingWorker<'a> {
     fn serve(mut self) -> io::Result<u8> {
         loop {
             self.rings.begin();
+            let mut record = self.rings.record()?;
             loop {
-                let record = self.rings.record()?;
-                let attached = match record.attachment {
-                    Some(number) => match self.receive(number)? {
-                        Some(fd) => Some(fd),
-                        // The parent is gone, and nobody will read another answer.
-                        None => return Ok(0),
-                    },
-                    None => None,
+                record = match self.step(&record)? {
+                    Step::Begun(record) => record,
+                    Step::Done(Next::HasBegun) => self.rings.record()?,
+                    Step::Done(Next::Wait) => break,
+                    Step::Done(Next::Leave) => return Err(broken("its bell was closed")),
+                    Step::Leave => return Ok(0),
                 };
-                failpoint!("after_receive" if !record.is_order);
-                let stop = match record.is_order {
-                    true => self.obey(&record, attached)?,
-                    false => self.run(&record, attached).map(|()| false)?,
-                };
-                failpoint!("after_answer" if !record.is_order);
-                let next = self.rings.finish();
-                failpoint!("after_write" if !record.is_order);
-                if stop {
-                    failpoint!("before_exit");
-                    return Ok(0);
-                }
-                match next {
-                    Next::HasBegun => {}
-                    Next::Wait => break,
-                    Next::Leave => return Err(broken("its bell was closed")),
-                }
             }
         }
+    }
+
+    /// Obeys an order, or runs an item and those behind it that are as plain.
+    fn step(&mut self, record: &ring::worker::Record) -> io::Result<Step> {
+        if record.is_order || record.attachment.is_some() {
+            return self.step_apart(record);
+        }
+        match &self.task {
+            Some((Task::Ready(ready), _)) => {
+                let mut lane = lane::Lane::new(&mut self.rings, &self.tasks, &mut self.out, ready, record);
+                match lane.run()? {
+                    lane::End::Begun(record) => Ok(Step::Begun(record)),
+                    lane::End::Done(next) => Ok(Step::Done(next)),
+                    lane::End::Large(kind) => {
+                        self.answer(kind)?;
+                        Ok(self.finish())
+                    }
+                }
+            }
+            _ => self.step_apart(record),
+        }
+    }
+
+    fn step_apart(&mut self, record: &ring::worker::Record) -> io::Result<Step> {
+        let attached = match record.attachment {
+            Some(number) => match self.receive(number)? {
+                Some(fd) => Some(fd),
+                // The parent is gone, and nobody will read another answer.
+                None => return Ok(Step::Leave),
+            },
+            None => None,
+        };
+        if !record.is_order {
+            failpoint!("after_receive");
+            self.run(record, attached)?;
+            return Ok(self.finish());
+        }
+        let stop = self.obey(record, attached)?;
+        let next = self.rings.finish();
+        if stop {
+            failpoint!("before_exit");
+            return Ok(Step::Leave);
+        }
+        Ok(Step::Done(next))
+    }
+
+    /// The item that has been answered is done.
+    fn finish(&mut self) -> Step {
+        failpoint!("after_answer");
+        let next = self.rings.finish();
+        failpoint!("after_write");
+        Step::Done(next)
     }
 
     /// Does what the parent says; true if that is to leave.
@@ -235,6 +279,11 @@ impl<'a> RingWorker<'a> {
             }
         };
         self.tasks.stay_alone();
+        self.answer(kind)
+    }
+
+    /// Answers with what is in the buffer.
+    fn answer(&mut self, kind: AnswerKind) -> io::Result<()> {
         if self.out.fits_a_frame() {
             return self.rings.answer(kind, false, self.out.bytes());
         }

@@ -29,7 +29,19 @@ const HOUSES: &[House] = &[POOL, START_METHODS];
 const POOL: House = House {
     src: "src",
     floors: &[
-        &["error", "failpoint", "task", "restarts", "condvar", "origin", "stack", "clock", "deadline", "patience"],
+        &[
+            "error",
+            "failpoint",
+            "task",
+            "restarts",
+            "condvar",
+            "origin",
+            "stack",
+            "clock",
+            "deadline",
+            "patience",
+            "number",
+        ],
         &["bell", "blob", "explain", "standing"],
         &["output"],
         &["codec", "forkserver", "init"],

@@ -48,7 +48,7 @@ pub fn value(data: &[u8]) {
 }
 
 /// What was read is written as something no longer, which comes back as it is. And all of it can be dropped.
-fn decoded<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+fn decoded<T: Serialize + DeserializeOwned + 'static>(bytes: &[u8]) {
     match codec::decode::<T>(bytes) {
         Ok(value) => {
             let written = encoded(&value);
@@ -60,7 +60,7 @@ fn decoded<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     }
 }
 
-fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+fn encoded<T: Serialize + 'static>(value: &T) -> Vec<u8> {
     let mut output = Output::default();
     codec::encode(value, &mut output).expect("what was read can be written");
     match output.fits_a_frame() {

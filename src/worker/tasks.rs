@@ -42,16 +42,28 @@ pub(super) enum Context {
 
 /// What items are given to.
 pub(super) enum Task {
-    Ready {
-        function: ResolvedFunction,
-        context: Rc<Context>,
-        timeout: Option<Duration>,
-    },
+    Ready(Ready),
     /// They are all answered with this.
     Failed {
         kind: AnswerKind,
         message: String,
     },
+}
+
+/// A function and what it needs.
+pub(super) struct Ready {
+    pub(super) function: ResolvedFunction,
+    context: Rc<Context>,
+    pub(super) timeout: Option<Duration>,
+}
+
+impl Ready {
+    pub(super) fn context(&self) -> &dyn Any {
+        let Context::Open(context) = self.context.as_ref() else {
+            unreachable!("a task is ready when its context is open");
+        };
+        context.as_ref()
+    }
 }
 
 /// What the worker has been told of.
@@ -120,7 +132,7 @@ impl Tasks {
         Ok(match self.contexts.get(&context) {
             None => failed("it never arrived"),
             Some(context) => match context.as_ref() {
-                Context::Open(_) => Task::Ready { function, context: Rc::clone(context), timeout },
+                Context::Open(_) => Task::Ready(Ready { function, context: Rc::clone(context), timeout }),
                 Context::Failed(error) => failed(error),
             },
         })
@@ -129,30 +141,29 @@ impl Tasks {
 
 impl Task {
     pub(super) fn is_timed(&self) -> bool {
-        matches!(self, Task::Ready { timeout: Some(_), .. })
+        matches!(self, Task::Ready(Ready { timeout: Some(_), .. }))
     }
 
     /// Runs one item; what to answer, with the bytes in `out`.
     pub(super) fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> AnswerKind {
         out.clear();
-        let (function, context, item, timeout) = match (self, item) {
+        let (ready, item) = match (self, item) {
             (Task::Failed { kind, message }, _) => {
                 out.say(message.as_bytes());
                 return *kind;
             }
-            (Task::Ready { .. }, Err(error)) => {
+            (Task::Ready(_), Err(error)) => {
                 out.say(error.as_bytes());
                 return AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument));
             }
-            (Task::Ready { function, context, timeout }, Ok(item)) => (function, context, item, *timeout),
+            (Task::Ready(ready), Ok(item)) => (ready, item),
         };
-        let Context::Open(context) = context.as_ref() else { unreachable!("a task is ready when its context is open") };
-        let _limit = deadline::begin(timeout);
+        let _limit = deadline::begin(ready.timeout);
         failpoint!("before_run");
         let ended = panics::recorded(|| {
             // What a panic leaves behind in the context or in statics is the user's to judge, as it is with the
             // threads of a pool.
-            catch_unwind(AssertUnwindSafe(|| function.call(context.as_ref(), item, out)))
+            catch_unwind(AssertUnwindSafe(|| ready.function.call(ready.context(), item, out)))
         });
         failpoint!("after_run");
         match ended {

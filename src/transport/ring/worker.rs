@@ -39,7 +39,7 @@ const CHECKPOINT_RECORDS: u32 = 64;
 const CHECKPOINT_NS: u64 = 20_000;
 
 /// One record of the parent's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) is_order: bool,
     /// The number of what travels beside it.
@@ -153,6 +153,7 @@ impl WorkerRoad {
     /// # Errors
     ///
     /// It is not one: a bug of ours, in the parent.
+    #[inline]
     pub(crate) fn record(&mut self) -> io::Result<Record> {
         let recalls = self.memory.cell(Cell::Recalls).load(Ordering::Acquire);
         if recalls != self.recalls {
@@ -180,6 +181,7 @@ impl WorkerRoad {
     }
 
     /// The bytes of the record, which are ours until the next one.
+    #[inline]
     pub(crate) fn bytes(&self, record: &Record) -> &[u8] {
         &self.copied[record.range.clone()]
     }
@@ -190,6 +192,7 @@ impl WorkerRoad {
     }
 
     /// Makes sure that `len` bytes of the record are in the copy.
+    #[inline]
     fn copy(&mut self, len: usize) -> io::Result<()> {
         if !self.copied.is_empty() && self.place() + len <= self.copied.len() {
             return Ok(());
@@ -212,6 +215,7 @@ impl WorkerRoad {
     /// # Errors
     ///
     /// It is longer than any answer may be.
+    #[inline]
     pub(crate) fn answer(&mut self, kind: AnswerKind, is_attached: bool, bytes: &[u8]) -> io::Result<()> {
         let needed = record::HEAD + bytes.len();
         if needed > RING_LEN {
@@ -230,6 +234,7 @@ impl WorkerRoad {
         Ok(())
     }
 
+    #[inline]
     fn has_room(&mut self, needed: usize) -> bool {
         let fits = |taken: u64| self.write - taken + needed as u64 <= RING_LEN as u64;
         if fits(self.taken) {
@@ -260,6 +265,7 @@ impl WorkerRoad {
     }
 
     /// Shows that the record is done. Says what comes now.
+    #[inline]
     pub(crate) fn finish(&mut self) -> Next {
         let finished = self.ledger().finish(!self.is_mute);
         if finished.wake == Wake::Needed {

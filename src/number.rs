@@ -1,0 +1,114 @@
+//! Numbers as items and results: as the bytes they are.
+//!
+//! A number that is a whole item needs no serializer, which would look at each of its bits to make it short; that takes
+//! longer than to send eight bytes. Which types these are is known when the code is compiled, so all others pay nothing.
+//! Both processes are of one build, and so of one mind about it.
+
+use std::any::Any;
+use std::any::TypeId;
+
+/// No number is longer.
+pub(crate) const LEN_MAX: usize = 8;
+
+/// The bytes of a number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bytes {
+    bytes: [u8; LEN_MAX],
+    len: usize,
+}
+
+/// A number has other than so many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WrongLen {
+    pub(crate) wanted: usize,
+}
+
+impl Bytes {
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+macro_rules! numbers {
+    ($($number:ty)+) => {
+        /// `None` if it is no number.
+        #[inline]
+        pub(crate) fn to_bytes<T: 'static>(value: &T) -> Option<Bytes> {
+            let value: &dyn Any = value;
+            $(
+                if let Some(number) = value.downcast_ref::<$number>() {
+                    const LEN: usize = size_of::<$number>();
+                    let mut bytes = [0; LEN_MAX];
+                    bytes[..LEN].copy_from_slice(&number.to_le_bytes());
+                    return Some(Bytes { bytes, len: LEN });
+                }
+            )+
+            None
+        }
+
+        /// The number that is all of `bytes`; `None` if `T` is none.
+        #[inline]
+        pub(crate) fn from_bytes<T: 'static>(bytes: &[u8]) -> Option<Result<T, WrongLen>> {
+            $(
+                if TypeId::of::<T>() == TypeId::of::<$number>() {
+                    return match bytes.try_into() {
+                        Ok(bytes) => same(<$number>::from_le_bytes(bytes)).map(Ok),
+                        Err(_) => Some(Err(WrongLen { wanted: size_of::<$number>() })),
+                    };
+                }
+            )+
+            None
+        }
+    };
+}
+
+numbers!(u8 u16 u32 u64 usize i8 i16 i32 i64 isize f32 f64);
+
+/// A value by another name of its type; `None` if that is another type.
+#[inline]
+fn same<F: 'static, T: 'static>(value: F) -> Option<T> {
+    let mut value = Some(value);
+    let value: &mut dyn Any = &mut value;
+    value.downcast_mut::<Option<T>>()?.take()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn there_and_back<T: Copy + 'static>(value: T) -> Option<T> {
+        let bytes = to_bytes(&value)?;
+        assert_eq!(bytes.as_slice().len(), size_of::<T>());
+        from_bytes(bytes.as_slice())?.ok()
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_come_back(a: u8, b: i16, c: u32, d: i64, e: u64, f: usize, bits: u64) {
+            prop_assert_eq!(there_and_back(a), Some(a));
+            prop_assert_eq!(there_and_back(b), Some(b));
+            prop_assert_eq!(there_and_back(c), Some(c));
+            prop_assert_eq!(there_and_back(d), Some(d));
+            prop_assert_eq!(there_and_back(e), Some(e));
+            prop_assert_eq!(there_and_back(f), Some(f));
+            // Not-a-numbers, too, with all their bits.
+            prop_assert_eq!(there_and_back(f64::from_bits(bits)).map(f64::to_bits), Some(bits));
+        }
+    }
+
+    #[test]
+    fn bytes_of_another_length_are_no_number() {
+        assert_eq!(from_bytes::<u32>(&[1, 2, 3]), Some(Err(WrongLen { wanted: 4 })));
+        assert_eq!(from_bytes::<u32>(&[1, 2, 3, 4, 5]), Some(Err(WrongLen { wanted: 4 })));
+        assert_eq!(from_bytes::<f64>(&[]), Some(Err(WrongLen { wanted: 8 })));
+    }
+
+    #[test]
+    fn other_types_are_no_numbers() {
+        assert!(to_bytes(&"1".to_owned()).is_none() && to_bytes(&(1u64,)).is_none() && to_bytes(&true).is_none());
+        assert_eq!(from_bytes::<(u64,)>(&[0; 8]), None);
+    }
+}

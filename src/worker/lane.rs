@@ -1,0 +1,161 @@
+//! Plain items of the rings, one after the other: received, run and answered without leaving the task's own code.
+//!
+//! That code asks for items and gives answers by [`exchange`](function::Lane::exchange), so that what must be done once for a
+//! task (look up what it is, expect a panic) is not done again for each item, which may take less time than that.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::panic::resume_unwind;
+
+use super::tasks::Ready;
+use super::tasks::Tasks;
+use crate::codec::payload_text;
+use crate::deadline;
+use crate::deadline::Limit;
+use crate::failpoint::failpoint;
+use crate::frame::AnswerKind;
+use crate::function;
+use crate::function::Verdict;
+use crate::message;
+use crate::output::Output;
+use crate::panics;
+use crate::transport::ring::worker::Next;
+use crate::transport::ring::worker::Record;
+use crate::transport::ring::worker::WorkerRoad;
+
+/// What comes after the last item of a lane.
+pub(super) enum End {
+    /// Something that is no plain item, and has begun.
+    Begun(Record),
+    /// The last item has been answered and is done.
+    Done(Next),
+    /// It is still to be answered, with what is in the buffer, which does not fit the ring.
+    Large(AnswerKind),
+}
+
+/// The items from one that has begun to the next record that is no plain item.
+pub(super) struct Lane<'a> {
+    rings: &'a mut WorkerRoad,
+    tasks: &'a Tasks,
+    out: &'a mut Output,
+    ready: &'a Ready,
+    /// The record that comes next has begun already.
+    begun: Option<&'a Record>,
+    /// The item that runs is the task's, and so is a panic.
+    is_running: bool,
+    limit: Option<Limit>,
+    end: Option<io::Result<End>>,
+}
+
+impl<'a> Lane<'a> {
+    /// From this item on, which has begun.
+    pub(super) fn new(
+        rings: &'a mut WorkerRoad,
+        tasks: &'a Tasks,
+        out: &'a mut Output,
+        ready: &'a Ready,
+        item: &'a Record,
+    ) -> Self {
+        Self { rings, tasks, out, ready, begun: Some(item), is_running: false, limit: None, end: None }
+    }
+
+    /// Runs the items.
+    ///
+    /// # Errors
+    ///
+    /// The parent sent what is no record: a bug of ours.
+    pub(super) fn run(&mut self) -> io::Result<End> {
+        let ready = self.ready;
+        let ended = panics::recorded(|| {
+            // What a panic leaves behind in the context or in statics is the user's to judge, as it is with the
+            // threads of a pool.
+            let ended = catch_unwind(AssertUnwindSafe(|| ready.function.run(ready.context(), self)));
+            match ended {
+                Err(payload) if !self.is_running => {
+                    // The hook has kept quiet, because a task is on the stack.
+                    let text = payload_text(payload);
+                    log::error!("a worker panicked in code that is no task's, a bug in procpool: {text}");
+                    resume_unwind(Box::new(text))
+                }
+                ended => ended,
+            }
+        });
+        if let Err(panic) = ended {
+            self.end_task();
+            self.out.clear();
+            self.out.say(&message::encode(&panic));
+            let end = self.answer(AnswerKind::Panicked);
+            self.end = Some(end);
+        }
+        self.end.take().expect("it ends because there is nothing to run")
+    }
+
+    /// The task has come back from an item.
+    #[inline]
+    fn end_task(&mut self) {
+        failpoint!("after_run");
+        self.is_running = false;
+        self.limit = None;
+        self.tasks.stay_alone();
+    }
+
+    /// Answers the item that has run with what is in the buffer.
+    #[inline]
+    fn answer(&mut self, kind: AnswerKind) -> io::Result<End> {
+        if !self.out.fits_a_frame() {
+            return Ok(End::Large(kind));
+        }
+        self.rings.answer(kind, false, self.out.bytes())?;
+        failpoint!("after_answer");
+        let next = self.rings.finish();
+        failpoint!("after_write");
+        Ok(End::Done(next))
+    }
+
+    /// Where the next item stands that has begun.
+    #[inline]
+    fn next(&mut self, answer: Option<Verdict>) -> io::Result<Result<Record, End>> {
+        if let Some(verdict) = answer {
+            self.end_task();
+            panics::begin_again();
+            match self.answer(AnswerKind::Verdict(verdict))? {
+                End::Done(Next::HasBegun) => {}
+                end => return Ok(Err(end)),
+            }
+        }
+        let record = match self.begun.take() {
+            Some(record) => record.clone(),
+            None => self.rings.record()?,
+        };
+        match record.is_order || record.attachment.is_some() {
+            true => Ok(Err(End::Begun(record))),
+            false => Ok(Ok(record)),
+        }
+    }
+}
+
+impl function::Lane for Lane<'_> {
+    fn exchange(&mut self, answer: Option<Verdict>) -> Option<(&[u8], &mut Output)> {
+        let record = match self.next(answer) {
+            Ok(Ok(record)) => record,
+            Ok(Err(end)) => {
+                self.end = Some(Ok(end));
+                return None;
+            }
+            Err(error) => {
+                self.end = Some(Err(error));
+                return None;
+            }
+        };
+        failpoint!("after_receive");
+        self.out.clear();
+        if let Some(timeout) = self.ready.timeout {
+            self.rings.show_beginning();
+            self.limit = Some(deadline::begin(Some(timeout)));
+        }
+        self.is_running = true;
+        failpoint!("before_run");
+        Some((self.rings.bytes(&record), self.out))
+    }
+}
