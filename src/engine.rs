@@ -25,6 +25,8 @@ use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -41,7 +43,6 @@ use crate::callbacks::Due;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::failpoint::shortened;
-use crate::frame::FRAME_MAX;
 use crate::jobs::Cancelled;
 use crate::jobs::ContextBody;
 use crate::jobs::Job;
@@ -159,10 +160,10 @@ impl Engine {
             last_start_error: None,
             killed_by: None,
             watchers: Vec::new(),
-            buffer: vec![0; FRAME_MAX],
+            buffer: Vec::new(),
             arrivals: Arrivals::default(),
             news: Vec::new(),
-            processors: std::thread::available_parallelism().map_or(1, NonZero::get),
+            processors: processors(),
         }
     }
 
@@ -486,4 +487,17 @@ impl Engine {
         });
         members.chain(self.schedule.next_timer()).min()
     }
+}
+
+/// How many processors this process may use. Asked for once: what the standard library reads for it takes as long as
+/// starting a process, and the answer is a hint.
+fn processors() -> usize {
+    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
+    let known = PROCESSORS.load(Ordering::Relaxed);
+    if known > 0 {
+        return known;
+    }
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    PROCESSORS.store(processors, Ordering::Relaxed);
+    processors
 }

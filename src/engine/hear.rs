@@ -18,6 +18,7 @@ use super::Phase;
 use crate::error::Panic;
 use crate::error::PoolError;
 use crate::error::TaskError;
+use crate::frame::FRAME_MAX;
 use crate::member::Greeting;
 use crate::message;
 use crate::message::Report;
@@ -67,18 +68,19 @@ impl Engine {
     }
 
     /// The next message on the control socket; false if there is none.
-    fn hear_message(&mut self, worker: WorkerId, buffer: &mut [u8]) -> bool {
+    fn hear_message(&mut self, worker: WorkerId, buffer: &mut Vec<u8>) -> bool {
         let Some(member) = self.members.get_mut(&worker) else { return false };
         let mut fds = Vec::new();
-        match member.child.control().try_recv(buffer, &mut fds) {
-            Ok(Received::Message(len)) => self.hear_report(worker, &buffer[..len], fds.pop()),
+        match member.child.control().try_recv_into(buffer, FRAME_MAX, &mut fds) {
+            Ok(Received::Message(_)) => self.hear_report(worker, buffer, fds.pop()),
             Ok(Received::Empty) => return false,
             Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => member.attached(0, None),
             Ok(Received::Closed) | Err(_) => {
                 // It is about to end, or a task has shut what is not its own, or executed another program.
-                let is_at_work = member.is_at_work();
                 self.dismiss(worker);
-                if !is_at_work {
+                // One that has nothing left to run has been given its last moment already, wherever it is.
+                let member = self.members.get(&worker);
+                if member.is_some_and(|member| member.kill_at.is_none() && !member.is_at_work()) {
                     self.kill_soon(worker);
                 }
                 return false;

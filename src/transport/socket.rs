@@ -66,9 +66,9 @@ impl Road {
     /// # Errors
     ///
     /// `ConnectionAborted`: a task has shut the socket down. Others: what came is no frame.
-    pub(crate) fn recv(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+    pub(crate) fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Received>> {
         let mut fds = Vec::new();
-        match self.ours.try_recv(buffer, &mut fds)? {
+        match self.ours.try_recv_into(buffer, FRAME_MAX, &mut fds)? {
             start_methods::Received::Message(len) => Ok(Some(Received { len, attached: only(fds)? })),
             start_methods::Received::Empty => Ok(None),
             // Both ends are open here, so this is no death.
@@ -79,17 +79,17 @@ impl Road {
     /// Takes back every order that the worker has not read, oldest first.
     pub(crate) fn recall(&self) -> io::Result<Vec<Note>> {
         let mut unread = Vec::new();
-        let mut buffer = vec![0; FRAME_MAX];
-        while let Some(Received { len, attached }) = try_recv(&self.theirs, &mut buffer)? {
-            unread.push(Note { frame: buffer[..len].to_vec(), attached: attached.map(Attached::Fd) });
+        let mut buffer = Vec::new();
+        while let Some(Received { attached, .. }) = try_recv(&self.theirs, &mut buffer)? {
+            unread.push(Note { frame: buffer.clone(), attached: attached.map(Attached::Fd) });
         }
         Ok(unread)
     }
 }
 
-fn try_recv(socket: &Socket, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+fn try_recv(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<Option<Received>> {
     let mut fds = Vec::new();
-    match socket.try_recv(buffer, &mut fds)? {
+    match socket.try_recv_into(buffer, FRAME_MAX, &mut fds)? {
         start_methods::Received::Message(len) => Ok(Some(Received { len, attached: only(fds)? })),
         start_methods::Received::Empty | start_methods::Received::Closed => Ok(None),
     }

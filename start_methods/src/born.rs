@@ -100,10 +100,9 @@ pub(crate) fn refuse(control: &Socket, reason: impl Into<Refusal>) {
 
 /// Reads the boot message and does as it says.
 fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
-    let mut buffer = vec![0; MESSAGE_MAX];
-    let mut fds = Vec::new();
-    let boot = match control.recv(&mut buffer, &mut fds) {
-        Ok(Received::Message(len)) => message::decode::<BootMessage>(&buffer[..len]),
+    let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+    let boot = match control.recv_into(&mut bytes, MESSAGE_MAX, &mut fds) {
+        Ok(Received::Message(_)) => message::decode::<BootMessage>(&bytes),
         // The parent died, or gave this child up, before it sent anything.
         Ok(Received::Closed | Received::Empty) => sys::exit_now(0),
         Err(error) => return Err((control, format!("reading the boot message failed: {error}").into())),

@@ -18,6 +18,7 @@ use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::poll::PollFd;
@@ -35,6 +36,7 @@ use crate::failpoint::fault;
 use crate::fd::PrivateFd;
 use crate::fd::Registry;
 use crate::sys;
+use crate::sys::Arrived;
 
 /// One end of a connected pair of SOCK_SEQPACKET sockets.
 ///
@@ -154,11 +156,44 @@ impl Socket {
     ///
     /// As for [`recv`](Self::recv).
     pub fn try_recv(&self, buffer: &mut [u8], fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
+        self.receive(fds, |socket, arrived_fds| sys::receive(socket, buffer, arrived_fds))
+    }
+
+    /// As [`recv`](Self::recv), but what `bytes` held is replaced by the message, of at most `room` bytes.
+    ///
+    /// Memory is reserved for the longest message, but only what the message fills is ever touched.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv).
+    pub fn recv_into(&self, bytes: &mut Vec<u8>, room: usize, fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
+        loop {
+            match self.try_recv_into(bytes, room, fds)? {
+                Received::Empty => self.wait_readable()?,
+                received => return Ok(received),
+            }
+        }
+    }
+
+    /// As [`recv_into`](Self::recv_into), but does not wait: [`Received::Empty`] when there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv).
+    pub fn try_recv_into(&self, bytes: &mut Vec<u8>, room: usize, fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
+        self.receive(fds, |socket, arrived_fds| sys::receive_into(socket, bytes, room, arrived_fds))
+    }
+
+    fn receive(
+        &self,
+        fds: &mut Vec<PrivateFd>,
+        mut take: impl FnMut(BorrowedFd<'_>, &mut Vec<OwnedFd>) -> io::Result<Arrived>,
+    ) -> io::Result<Received> {
         let mut arrived_fds = Vec::new();
         // Held across the call: a fork in between would copy what has arrived, unregistered.
         let mut registry = Registry::lock();
         let arrived = loop {
-            match sys::receive(self.fd.as_fd(), buffer, &mut arrived_fds) {
+            match take(self.fd.as_fd(), &mut arrived_fds) {
                 Ok(arrived) => break arrived,
                 Err(error) => match error.kind() {
                     // ECONNRESET: the peer died with unread input. What it sent is still to come.

@@ -18,6 +18,7 @@ use std::ffi::c_long;
 use std::io;
 use std::io::IoSlice;
 use std::mem;
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd;
@@ -371,8 +372,31 @@ pub(crate) struct Arrived {
 /// recvmsg(2) with descriptors, without waiting. Not nix's: that one loses the descriptors of a
 /// truncated message.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<Arrived> {
+    let place = &raw mut *buffer as *mut [MaybeUninit<u8>];
+    // SAFETY: the same memory, borrowed for as long; what is written to it below is written by the kernel, which writes
+    // bytes that have values.
+    receive_at(socket, unsafe { &mut *place }, fds)
+}
+
+/// [`receive`] into a vector: what it held is replaced by the message, of at most `room` bytes. None of its memory is
+/// touched but what the message fills.
+pub(crate) fn receive_into(
+    socket: BorrowedFd<'_>,
+    bytes: &mut Vec<u8>,
+    room: usize,
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<Arrived> {
+    bytes.clear();
+    bytes.reserve(room);
+    let arrived = receive_at(socket, &mut bytes.spare_capacity_mut()[..room], fds)?;
+    // SAFETY: the kernel has filled so many bytes, which is no more than the room that it was given.
+    unsafe { bytes.set_len(arrived.len) };
+    Ok(arrived)
+}
+
+fn receive_at(socket: BorrowedFd<'_>, place: &mut [MaybeUninit<u8>], fds: &mut Vec<OwnedFd>) -> io::Result<Arrived> {
     let mut control = ControlBuffer([0; CONTROL_BYTES]);
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut part = libc::iovec { iov_base: place.as_mut_ptr().cast(), iov_len: place.len() };
     // SAFETY: msghdr is plain data; all zeroes is an empty message.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut part;
@@ -380,7 +404,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<O
     message.msg_control = (&raw mut control.0).cast();
     message.msg_controllen = CONTROL_BYTES as _;
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-    // SAFETY: both buffers are ours and writable for the lengths given.
+    // SAFETY: both buffers are our caller's or ours, and writable for the lengths given.
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     take_descriptors(&message, fds);

@@ -46,6 +46,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a server may take to answer a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest message of a server that is read: the text of a panic in a preload fits.
+const REPLY_MAX: usize = 4096;
+
 /// How long a silent server may be stopped before it is given up. One that is only slow has its time.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -211,17 +214,13 @@ impl Server {
 
     /// The next message; `None` waits for ever (but not for a dead server).
     fn receive(&self, deadline: Option<Instant>) -> Result<(Vec<u8>, Vec<PrivateFd>), Unheard> {
-        let mut buffer = vec![0; 4096];
-        let mut fds = Vec::new();
+        let (mut bytes, mut fds) = (Vec::new(), Vec::new());
         let control = self.process.control();
         loop {
             // In this order: what it said before it died is in the socket when it is dead.
             let dead = matches!(self.process.try_wait(), Ok(Some(_)));
-            match control.try_recv(&mut buffer, &mut fds) {
-                Ok(Received::Message(len)) => {
-                    buffer.truncate(len);
-                    return Ok((buffer, fds));
-                }
+            match control.try_recv_into(&mut bytes, REPLY_MAX, &mut fds) {
+                Ok(Received::Message(_)) => return Ok((bytes, fds)),
                 Ok(Received::Empty) if !dead => {}
                 Ok(Received::Empty | Received::Closed) => {
                     return Err(Unheard::Broken(self.broken("it is gone")));
