@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::Serialize;
 use start_methods::Boot;
@@ -19,7 +20,7 @@ use crate::codec;
 use crate::config::Config;
 use crate::config::InitializerArgs;
 use crate::config::InitializerCall;
-use crate::config::rings_work;
+use crate::config::try_rings;
 use crate::driver::Shared;
 use crate::error::PoolError;
 use crate::function::LocalFunction;
@@ -405,6 +406,7 @@ impl PoolBuilder {
         };
         let initializer = self.initializer.transpose().map_err(|message| PoolError::Initializer { message })?;
         let starter = make_starter(self.start_method, self.executable, self.fork_despite_threads)?;
+        let (with_rings, first_rings) = try_rings();
         let config = Config {
             size,
             start_method: self.start_method,
@@ -415,7 +417,8 @@ impl PoolBuilder {
             name: self.name,
             boot: self.boot,
             started: AtomicU64::new(0),
-            with_rings: AtomicBool::new(rings_work()),
+            with_rings: AtomicBool::new(with_rings),
+            first_rings: Mutex::new(first_rings),
         };
         if self.doubtful {
             config.try_settings(&starter)?;
@@ -423,11 +426,17 @@ impl PoolBuilder {
         let system = |doing| {
             move |error: std::io::Error| PoolError::System { doing, errno: error.raw_os_error().unwrap_or_default() }
         };
-        let shared = Arc::new(Shared::new(config, starter).map_err(system("making the pool's event descriptors"))?);
+        let starter = Arc::new(starter);
+        let shared =
+            Shared::new(config, Arc::clone(&starter)).map_err(system("making the pool's event descriptors"))?;
+        let shared = Arc::new(shared);
         // From here on its drop cleans up.
         let pool = Pool::from_shared(Arc::clone(&shared));
-        shared.start_first_workers()?;
+        let mut starts = starter.several();
+        shared.start_first_workers(&mut starts)?;
+        // They come up meanwhile.
         shared.start_threads().map_err(system("starting the pool's threads"))?;
+        starts.finish()?;
         Ok(pool)
     }
 }

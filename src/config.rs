@@ -7,12 +7,14 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use start_methods::Birth;
 use start_methods::Boot;
 use start_methods::Child;
 use start_methods::PrivateFd;
 use start_methods::StartMethod;
 use start_methods::Starter;
+use start_methods::Starts;
 
 use crate::bell::Bell;
 use crate::blob::Blob;
@@ -66,7 +68,12 @@ pub(crate) struct Config {
     pub(crate) started: AtomicU64,
     /// Whether workers are reached through shared memory.
     pub(crate) with_rings: AtomicBool,
+    /// The rings by which that was tried, for the first worker.
+    pub(crate) first_rings: Mutex<Option<Rings>>,
 }
+
+/// The parent's end of new rings, and what the worker is given of them.
+pub(crate) type Rings = (ring::parent::Road, PrivateFd);
 
 impl Config {
     /// Starts one more worker process.
@@ -74,7 +81,7 @@ impl Config {
     /// # Errors
     ///
     /// The system refused the process or a descriptor.
-    pub(crate) fn start_worker(&self, starter: &Starter) -> Result<(Child, Road), PoolError> {
+    pub(crate) fn start_worker(&self, starts: &mut Starts<'_>) -> Result<(Child, Road), PoolError> {
         let (road, given) = self.new_road().map_err(|error| PoolError::System {
             doing: "making the road to a worker",
             errno: error.raw_os_error().unwrap_or_default(),
@@ -97,14 +104,15 @@ impl Config {
         let payload = message::encode(&Setup { road: kind, initializer });
         let name = format!("{}-{}", self.name, self.started.fetch_add(1, Ordering::Relaxed));
         let boot = self.boot.clone().name(&name).payload(&payload).fds(&fds);
-        let child = starter.start(&boot)?;
+        let child = starts.start(&boot)?;
         Ok((child, road))
     }
 
     /// Rings, or a socket where they are not to be had.
     fn new_road(&self) -> io::Result<(Road, Option<PrivateFd>)> {
         if self.with_rings.load(Ordering::Relaxed) {
-            let (rings, memory) = ring::parent::Road::new()?;
+            let tried = self.first_rings.lock().take();
+            let (rings, memory) = tried.map_or_else(ring::parent::Road::new, Ok)?;
             return Ok((Road::Ring(Box::new(rings), Bell::new()?), Some(memory)));
         }
         Ok((Road::Socket(socket::Road::new()?), None))
@@ -137,24 +145,21 @@ impl Config {
 }
 
 /// Whether this process can make rings, and has not been told to do without.
-pub(crate) fn rings_work() -> bool {
+pub(crate) fn try_rings() -> (bool, Option<Rings>) {
     if std::env::var_os(ROAD).is_some_and(|road| road == "socket") {
-        return false;
+        return (false, None);
     }
     match ring::parent::Road::new() {
-        Ok(_) => true,
+        Ok(rings) => (true, Some(rings)),
         // Too many open files is no reason: it will be as true of sockets.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => true,
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => (true, None),
         Err(error) => {
             log::info!("workers are reached by sockets, because shared memory is not to be had: {error}");
-            false
+            (false, None)
         }
     }
 }
 
-/// The entry of a process that was started for its hello: it is killed when the parent has heard that.
-///
-/// Returning would flush the standard output, of which a forked process may have a copy that is not empty.
 fn wait_for_the_end(birth: Birth) -> u8 {
     let _end = birth.control.recv(&mut [0; 1], &mut Vec::new());
     0

@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 use parking_lot::MutexGuard;
 use start_methods::Child;
 use start_methods::Starter;
+use start_methods::Starts;
 
 use crate::batch::JobId;
 use crate::blob::Shelf;
@@ -128,7 +129,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, starter: Starter) -> io::Result<Self> {
+    pub(crate) fn new(config: Config, starter: Arc<Starter>) -> io::Result<Self> {
         let watch = Arc::new(Watch::new()?);
         let shelf = Shelf::of_parent();
         let engine = Engine::new(watch, Arc::clone(&shelf), config.keeping(), config.max_rss_per_child);
@@ -136,7 +137,7 @@ impl Shared {
             config,
             shelf,
             callbacks: Arc::new(Callbacks::new()),
-            starter: Mutex::new(Some(Arc::new(starter))),
+            starter: Mutex::new(Some(starter)),
             origin: Origin::here(),
             driven: Mutex::new(Driven {
                 engine,
@@ -168,10 +169,10 @@ impl Shared {
     /// # Errors
     ///
     /// The first start that failed; the caller drops the pool, and with it the workers that did start.
-    pub(crate) fn start_first_workers(&self) -> Result<(), PoolError> {
+    pub(crate) fn start_first_workers(&self, starts: &mut Starts<'_>) -> Result<(), PoolError> {
         let processes = self.config.size.wanted();
         for started in 0..processes {
-            let worker = self.start_worker();
+            let worker = self.config.start_worker(starts);
             let engine = &mut self.driven.lock().engine;
             match worker {
                 Ok((child, road)) => engine.started(child, road),
@@ -181,8 +182,9 @@ impl Shared {
                 }
             }
         }
-        let starter = self.starter.lock().clone();
-        Ok(starter.expect("a new pool has its starter").settle()?)
+        // Nobody's, if the pool begins without workers.
+        drop(self.config.first_rings.lock().take());
+        Ok(starts.settle()?)
     }
 
     /// Does something to the engine, and what follows from it.
@@ -454,10 +456,18 @@ impl Shared {
         let starter = self.starter.lock().clone();
         // Gone when the pool was joined, or dropped, while this start was on its way.
         let starter = starter.ok_or(PoolError::Terminated)?;
-        self.config.start_worker(&starter)
+        self.config.start_worker(&mut starter.several())
     }
 
     // ---- the end ----------------------------------------------------------------------------------------------------
+
+    /// Tells what starts workers to end, if it is the pool's own, for nothing will be started any more. It ends while
+    /// the threads do.
+    pub(crate) fn dismiss_starter(&self) {
+        if let Some(starter) = self.starter.lock().as_ref() {
+            starter.dismiss();
+        }
+    }
 
     /// Ends the two threads, and gives back every descriptor. The workers are gone before. Callbacks that are due run
     /// first; not for ever if there is a deadline.

@@ -545,6 +545,7 @@ impl Pool {
                 _ => Err(PoolError::Unreaped { pids: self.pids() }),
             };
         }
+        self.shared.dismiss_starter();
         if !self.shared.callbacks.finish(deadline) {
             return Ok(false);
         }
@@ -581,6 +582,7 @@ impl Drop for Pool {
             return;
         }
         self.terminate();
+        self.shared.dismiss_starter();
         self.shared.finish(Some(Instant::now() + callbacks::PATIENCE));
     }
 }

@@ -37,16 +37,39 @@ use crate::wait;
 /// How long a child may take to its first steps before it is let go on its own.
 const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// The pipe by which children that were forked tell that they have let go of what is this process's alone: each closes
+/// its copy of the write end then.
+///
+/// Until it does, a child has a copy of the very end of the lifeline by which our death would be told: if it were
+/// stopped then, it would outlive us, and its siblings with it. Dropping this waits until all have done it, a moment at
+/// most: nobody need know their numbers before.
+#[derive(Debug)]
+pub(crate) struct Births {
+    read: PrivateFd,
+    write: Option<PrivateFd>,
+}
+
+impl Births {
+    pub(crate) fn new() -> Result<Self, StartError> {
+        let mut registry = Registry::lock();
+        let pair = pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).and_then(|pair| registry.adopt_pair(pair));
+        let (read, write) = pair.map_err(StartError::system("making a pipe"))?;
+        Ok(Self { read, write: Some(write) })
+    }
+}
+
+impl Drop for Births {
+    fn drop(&mut self) {
+        drop(self.write.take());
+        let _in_time = wait::hung_up(self.read.as_fd(), BIRTH_TIMEOUT);
+    }
+}
+
 /// Forks this process into `boot`'s entry.
-pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads) -> Result<Child, StartError> {
+pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -> Result<Child, StartError> {
     let parcel = boot.prepare(StartMethod::Fork)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system("making a control socket"))?;
     let lifeline = parcel.lifeline.open(LOWEST).map_err(StartError::system(OPENING))?;
-    let (birth, born) = {
-        let mut registry = Registry::lock();
-        let pair = pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).and_then(|pair| registry.adopt_pair(pair));
-        pair.map_err(StartError::system("making a pipe"))?
-    };
     let (pid, pidfd) = {
         let hold = Hold::acquire(foreign)?;
         if foreign == ForeignThreads::Refuse {
@@ -54,15 +77,12 @@ pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads) -> Result<Child, S
             // nothing of may hold the lock of the stream; but there is none.
             let _result = io::stdout().flush();
         }
-        fork_waiting(&hold, theirs, lifeline, Some(born)).map_err(|(stage, error)| match stage {
+        fork_waiting(&hold, theirs, lifeline, births.write.as_ref()).map_err(|(stage, error)| match stage {
             Stage::Pidfd => StartError::system("opening a pidfd")(error),
             Stage::Lifeline => StartError::system("arming a lifeline")(error),
             _ => StartError::system("fork")(error),
         })?
     };
-    // Until the child has closed it, it has a copy of the very end of the lifeline by which our death would be told: if
-    // it were stopped then, it would outlive us, and its siblings with it. Nobody need know its number before.
-    let _in_time = wait::hung_up(birth.as_fd(), BIRTH_TIMEOUT);
     let child = Child::direct(pid, ours, pidfd, parcel.lifeline.clone());
     parcel.send(child.control())?;
     Ok(child)
@@ -70,18 +90,18 @@ pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads) -> Result<Child, S
 
 /// Forks a child that waits at `control` for its boot message, arms its `lifeline`, and opens its pidfd.
 ///
-/// The child closes `born` when it has nothing of this process any more. When something of that fails the child is reaped before this returns.
+/// The child closes its copy of `born` when it has nothing of this process any more. When something of that fails the child is reaped before this returns.
 pub(crate) fn fork_waiting(
     hold: &Hold,
     control: Socket,
     lifeline: PrivateFd,
-    born: Option<PrivateFd>,
+    born: Option<&PrivateFd>,
 ) -> Result<(u32, PrivateFd), (Stage, io::Error)> {
     let control = control.into_fd();
     let pid = {
         let registry = Registry::lock();
         let _blocked = Blocked::all();
-        let kept = born.as_ref().map(AsRawFd::as_raw_fd);
+        let kept = born.map(AsRawFd::as_raw_fd);
         let child_main = || born::after_fork(&registry, control.as_raw_fd(), lifeline.as_raw_fd(), kept);
         sys::fork(hold, child_main).map_err(|error| (Stage::Fork, error))?
     };
@@ -89,7 +109,7 @@ pub(crate) fn fork_waiting(
     // Parent and child both do it, so that whoever acts next finds it done.
     let group = sys::pid_t(pid);
     let _result = setpgid(group, group);
-    drop((control, born));
+    drop(control);
     let pidfd = armed.and_then(|()| {
         let mut registry = Registry::lock();
         sys::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).map_err(|error| (Stage::Pidfd, error))

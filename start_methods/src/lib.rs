@@ -100,4 +100,5 @@ pub use settings::Resource;
 pub use socket::Received;
 pub use socket::Socket;
 pub use starter::Starter;
+pub use starter::Starts;
 pub use starter::start;

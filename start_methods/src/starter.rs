@@ -13,6 +13,7 @@ use crate::child::Child;
 use crate::entry;
 use crate::error::StartError;
 use crate::fork;
+use crate::fork::Births;
 use crate::forkserver::Server;
 use crate::forkserver::Slot;
 use crate::method::StartMethod;
@@ -109,16 +110,13 @@ impl Starter {
     /// [`StartError::Forkserver`], [`StartError::Preload`] and [`StartError::TemplateDied`] for the
     /// server in between; [`StartError::System`] when the system says no.
     pub fn start(&self, boot: &Boot<'_>) -> Result<Child, StartError> {
-        let executable = self.executable.as_deref();
-        match self.method {
-            StartMethod::Fork => match self.own_server.get().start_from_template(boot) {
-                Some(result) => result,
-                None => fork::start(boot, self.foreign),
-            },
-            StartMethod::Spawn => spawn::start(boot, StartMethod::Spawn, executable),
-            StartMethod::Forkserver if executable.is_some() => self.own_server.get().start(boot, executable),
-            StartMethod::Forkserver => process::current().forkserver.start(boot, None),
-        }
+        self.several().start(boot)
+    }
+
+    /// Starts several processes, one after the other, that do not wait for each other.
+    #[must_use]
+    pub fn several(&self) -> Starts<'_> {
+        Starts { starter: self, births: None }
     }
 
     /// For fork: keeps the state of this moment. All later starts of this starter are forked from a
@@ -130,9 +128,106 @@ impl Starter {
     ///
     /// As for [`start`](Self::start).
     pub fn settle(&self) -> Result<(), StartError> {
-        match self.method {
-            StartMethod::Fork => self.own_server.get().fill(|| Server::fork_template(self.foreign)),
+        let mut starts = self.several();
+        starts.settle()?;
+        starts.finish()
+    }
+
+    /// Tells the template, or the server that is this starter's own, to end, and does not wait for that: dropping the
+    /// starter does. Processes that they have started live on.
+    ///
+    /// Does nothing while a start is under way, and nothing for starters that have neither.
+    pub fn dismiss(&self) {
+        self.own_server.get().dismiss();
+    }
+}
+
+/// Several starts, one after the other, that do not wait for each other; made by [`Starter::several`].
+///
+/// A child that was forked needs a moment to let go of what it has inherited, by which the kernel tells others that
+/// this process has died. [`Starter::start`] waits for that. Here, all wait together: in [`finish`](Self::finish), or
+/// when this is dropped. Until then, if this process is killed while one of the children is
+/// stopped by a signal, the others live on as long as that one.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, StartMethod, Starter};
+///
+/// fn seven(_: Birth) -> u8 {
+///     7
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     start_methods::init();
+///     let starter = Starter::new(StartMethod::Spawn)?;
+///     let mut starts = starter.several();
+///     let children = [starts.start(&Boot::new(seven))?, starts.start(&Boot::new(seven))?];
+///     starts.finish()?;
+///     for child in children {
+///         assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(7));
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Starts<'a> {
+    starter: &'a Starter,
+    births: Option<Births>,
+}
+
+impl Starts<'_> {
+    /// As [`Starter::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Starter::start`].
+    pub fn start(&mut self, boot: &Boot<'_>) -> Result<Child, StartError> {
+        let starter = self.starter;
+        let executable = starter.executable.as_deref();
+        match starter.method {
+            StartMethod::Fork => match starter.own_server.get().start_from_template(boot) {
+                Some(result) => result,
+                None => fork::start(boot, starter.foreign, self.births()?),
+            },
+            StartMethod::Spawn => spawn::start(boot, StartMethod::Spawn, executable),
+            StartMethod::Forkserver if executable.is_some() => starter.own_server.get().start(boot, executable),
+            StartMethod::Forkserver => process::current().forkserver.start(boot, None),
+        }
+    }
+
+    /// As [`Starter::settle`], but does not wait until the template serves.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Starter::start`].
+    pub fn settle(&mut self) -> Result<(), StartError> {
+        let starter = self.starter;
+        match starter.method {
+            StartMethod::Fork => {
+                starter.own_server.get().fill(|| Server::fork_template(starter.foreign, self.births()?))
+            }
             StartMethod::Spawn | StartMethod::Forkserver => Ok(()),
+        }
+    }
+
+    /// Waits until all have let go of what was this process's, and until the template serves, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// That the template does not come up.
+    pub fn finish(self) -> Result<(), StartError> {
+        drop(self.births);
+        match self.starter.method {
+            StartMethod::Fork => self.starter.own_server.get().wait_until_ready(),
+            StartMethod::Spawn | StartMethod::Forkserver => Ok(()),
+        }
+    }
+
+    fn births(&mut self) -> Result<&Births, StartError> {
+        match &mut self.births {
+            Some(births) => Ok(births),
+            none => Ok(none.insert(Births::new()?)),
         }
     }
 }

@@ -16,12 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
+
 use crate::boot::Boot;
 use crate::child::Child;
 use crate::error::StartError;
 use crate::fd::LOWEST;
 use crate::fd::PrivateFd;
 use crate::fork;
+use crate::fork::Births;
 use crate::forkserver::server;
 use crate::image;
 use crate::kin;
@@ -56,6 +59,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Server {
     process: Child,
+    /// It has said that it serves.
+    is_ready: bool,
     requests: u64,
 }
 
@@ -108,23 +113,30 @@ impl Server {
             .collect::<Result<_, _>>()?;
         let payload = server::encode_preloads(&preloads);
         let boot = Boot::new(server::serve).name("forkserver").payload(&payload);
-        let process = spawn::start(&boot, StartMethod::Forkserver, executable)?;
-        Self::when_ready(process)
+        let mut server = Self::new(spawn::start(&boot, StartMethod::Forkserver, executable)?);
+        server.wait_until_ready()?;
+        Ok(server)
     }
 
-    /// Forks a template off this process.
-    pub(crate) fn fork_template(foreign: ForeignThreads) -> Result<Self, StartError> {
+    /// Forks a template off this process. Does not wait until it serves.
+    pub(crate) fn fork_template(foreign: ForeignThreads, births: &Births) -> Result<Self, StartError> {
         let payload = server::encode_preloads(&[]);
         let boot = Boot::new(server::serve).name("fork-template").payload(&payload);
-        let process = fork::start(&boot, foreign)?;
-        Self::when_ready(process)
+        Ok(Self::new(fork::start(&boot, foreign, births)?))
     }
 
-    fn when_ready(process: Child) -> Result<Self, StartError> {
-        wait_for_a_word(&process, HELLO_TIMEOUT)?;
-        let server = Self { process, requests: 0 };
+    fn new(process: Child) -> Self {
+        Self { process, is_ready: false, requests: 0 }
+    }
+
+    /// Waits until it serves.
+    pub(crate) fn wait_until_ready(&mut self) -> Result<(), StartError> {
+        if self.is_ready {
+            return Ok(());
+        }
+        wait_for_a_word(&self.process, HELLO_TIMEOUT)?;
         let broken = |broken: Broken| StartError::Forkserver { detail: broken.to_string() };
-        let (bytes, fds) = match server.receive(None) {
+        let (bytes, fds) = match self.receive(None) {
             Ok(message) => message,
             Err(Unheard::Broken(error)) => return Err(broken(error)),
             Err(Unheard::TableFull(error)) => {
@@ -132,10 +144,13 @@ impl Server {
             }
         };
         match message::decode::<Ready>(&bytes) {
-            Ok(Ready { outcome: Ok(()) }) if fds.is_empty() => Ok(server),
+            Ok(Ready { outcome: Ok(()) }) if fds.is_empty() => {
+                self.is_ready = true;
+                Ok(())
+            }
             Ok(Ready { outcome: Err(message) }) => Err(StartError::Preload { message }),
-            Ok(_) => Err(broken(server.broken("it sent descriptors nobody asked for"))),
-            Err(error) => Err(broken(server.broken(&error.to_string()))),
+            Ok(_) => Err(broken(self.broken("it sent descriptors nobody asked for"))),
+            Err(error) => Err(broken(self.broken(&error.to_string()))),
         }
     }
 
@@ -143,6 +158,11 @@ impl Server {
     pub(crate) fn running(&self) -> Option<u32> {
         let ended = matches!(self.process.try_wait(), Ok(Some(_)));
         (!ended).then(|| self.process.pid())
+    }
+
+    /// Has it end. Whatever it has started is in groups of its own.
+    pub(crate) fn dismiss(&self) {
+        let _result = self.process.signal(Signal::SIGKILL);
     }
 
     /// Ends and reaps it.
@@ -155,6 +175,7 @@ impl Server {
     ///
     /// The outer error condemns the server; the inner one is its honest answer.
     pub(crate) fn fork(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<Child, StartError>, Broken> {
+        self.wait_until_ready().map_err(|error| Broken { detail: error.to_string() })?;
         let own_end = match lifeline.open(LOWEST) {
             Ok(own_end) => own_end,
             Err(error) => return Ok(Err(StartError::system(OPENING)(error))),

@@ -83,6 +83,20 @@ impl Slot {
         Ok(())
     }
 
+    /// Waits until the server serves, if there is one.
+    pub(crate) fn wait_until_ready(&self) -> Result<(), StartError> {
+        process::lock(&self.server).as_mut().map_or(Ok(()), Server::wait_until_ready)
+    }
+
+    /// Tells the server to end, if there is one and nobody waits for it to answer. Does not wait for its end.
+    pub(crate) fn dismiss(&self) {
+        if let Ok(slot) = self.server.try_lock()
+            && let Some(server) = slot.as_ref()
+        {
+            server.dismiss();
+        }
+    }
+
     fn running(&self) -> Option<u32> {
         process::lock(&self.server).as_ref().and_then(Server::running)
     }

@@ -44,7 +44,7 @@ impl Rig {
         let pidfd = adopted(sys::pidfd_open(shell.id()).unwrap());
         let lifeline = Lifeline::get().unwrap();
         let process = Child::direct(shell.id(), here, pidfd, Arc::clone(&lifeline));
-        Self { server: Server { process, requests: 0 }, there, lifeline, child, child_pidfd }
+        Self { server: Server { process, is_ready: true, requests: 0 }, there, lifeline, child, child_pidfd }
     }
 
     /// What comes of it when the server says this.
