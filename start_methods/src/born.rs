@@ -100,11 +100,11 @@ pub(crate) fn refuse(control: &Socket, reason: impl Into<Refusal>) {
 
 /// Reads the boot message and does as it says.
 fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
-    let (mut bytes, mut fds) = (Vec::new(), Vec::new());
-    let boot = match control.recv_into(&mut bytes, MESSAGE_MAX, &mut fds) {
-        Ok(Received::Message(_)) => message::decode::<BootMessage>(&bytes),
+    let mut fds = Vec::new();
+    let boot = match control.recv_whole(MESSAGE_MAX, &mut fds) {
+        Ok((Received::Message(_), bytes)) => message::decode::<BootMessage>(&bytes),
         // The parent died, or gave this child up, before it sent anything.
-        Ok(Received::Closed | Received::Empty) => sys::exit_now(0),
+        Ok((Received::Closed | Received::Empty, _)) => sys::exit_now(0),
         Err(error) => return Err((control, format!("reading the boot message failed: {error}").into())),
     };
     let boot = match boot {

@@ -1,9 +1,10 @@
-//! What /proc says of a process: whose child it is, and whether it has stopped. And whether that is still true.
+//! What the kernel says of a process, by its pidfd or in /proc: whose child it is, and whether it has stopped. And
+//! whether that is still true.
 //!
 //! # Invariants
 //!
-//! - What is said of a number counts only if a pidfd that was open before shows that the number has not been given out
-//!   again meanwhile.
+//! - What /proc says of a number counts only if a pidfd that was open before shows that the number has not been given
+//!   out again meanwhile.
 
 use std::fs;
 use std::io;
@@ -16,6 +17,17 @@ use crate::sys;
 /// Whether the process behind a pidfd has this number, and this parent. An error says nothing of either: there may be
 /// no room for the descriptor by which /proc is read.
 pub(crate) fn is_child(pid: u32, pidfd: BorrowedFd<'_>, parent: u32) -> io::Result<bool> {
+    // Nothing but a pidfd can be signalled, or a directory of /proc, which knows no ioctl: so it is the kernel that
+    // answers the second question, and not the owner of some file.
+    match sys::pidfd_send_signal(pidfd, 0, 0).and_then(|()| sys::pidfd_numbers(pidfd)) {
+        Ok(numbers) => Ok(numbers == (pid, parent)),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        // An older kernel, or no pidfd at all.
+        Err(_) => is_child_by_proc(pid, pidfd, parent),
+    }
+}
+
+fn is_child_by_proc(pid: u32, pidfd: BorrowedFd<'_>, parent: u32) -> io::Result<bool> {
     let stat = match Stat::of(pid) {
         Ok(stat) => stat,
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(false),
@@ -90,10 +102,18 @@ mod tests {
 
     #[test]
     fn a_child_is_told_from_others() {
+        for is_child in [is_child, is_child_by_proc] {
+            tell_a_child_from_others(is_child);
+        }
+    }
+
+    fn tell_a_child_from_others(is_child: fn(u32, BorrowedFd<'_>, u32) -> io::Result<bool>) {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let (own, pid) = (std::process::id(), child.id());
         let [pidfd, of_own] = [pid, own].map(|pid| sys::pidfd_open(pid).unwrap());
+        let directory = fs::File::open(format!("/proc/{pid}")).unwrap();
 
+        assert!(!is_child(pid, directory.as_fd(), own).unwrap());
         assert!(is_child(pid, pidfd.as_fd(), own).unwrap());
         assert!(!is_child(pid, pidfd.as_fd(), pid).unwrap());
         assert!(!is_child(pid, of_own.as_fd(), own).unwrap());

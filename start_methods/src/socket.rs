@@ -159,23 +159,23 @@ impl Socket {
         self.receive(fds, |socket, arrived_fds| sys::receive(socket, buffer, arrived_fds))
     }
 
-    /// As [`recv`](Self::recv), but what `bytes` held is replaced by the message, of at most `room` bytes.
-    ///
-    /// Memory is reserved for the longest message, but only what the message fills is ever touched.
-    ///
-    /// # Errors
-    ///
-    /// As for [`recv`](Self::recv).
-    pub fn recv_into(&self, bytes: &mut Vec<u8>, room: usize, fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
+    /// The next message, whole, as long as it is not longer than `len_max`. Waits for it.
+    pub(crate) fn recv_whole(&self, len_max: usize, fds: &mut Vec<PrivateFd>) -> io::Result<(Received, Vec<u8>)> {
+        let mut bytes = Vec::new();
         loop {
-            match self.try_recv_into(bytes, room, fds)? {
-                Received::Empty => self.wait_readable()?,
-                received => return Ok(received),
+            // No more memory is asked for than the message has: a large piece that was never used before would have to
+            // be mapped.
+            let room = self.next_len()?.clamp(1, len_max);
+            match self.try_recv_into(&mut bytes, room, fds)? {
+                Received::Empty => {}
+                received => return Ok((received, bytes)),
             }
         }
     }
 
-    /// As [`recv_into`](Self::recv_into), but does not wait: [`Received::Empty`] when there is nothing.
+    /// As [`try_recv`](Self::try_recv), but what `bytes` held is replaced by the message, of at most `room` bytes.
+    ///
+    /// Memory is reserved for the longest message, but only what the message fills is ever touched.
     ///
     /// # Errors
     ///
@@ -250,16 +250,20 @@ impl Socket {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(Errno::EINVAL) => self.wait_peeking(),
+            Err(Errno::EINVAL) => self.next_len().map(drop),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Waits without poll(2). A peek takes neither the message nor its descriptors.
-    fn wait_peeking(&self) -> io::Result<()> {
-        match recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) {
-            Ok(_) | Err(Errno::EINTR | Errno::ECONNRESET) => Ok(()),
-            Err(errno) => Err(errno.into()),
+    /// Waits without poll(2), and says how long the next message is; 0 at the end. A peek takes neither the message nor
+    /// its descriptors.
+    fn next_len(&self) -> io::Result<usize> {
+        loop {
+            match recv(self.fd.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+                Ok(len) => return Ok(len),
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 

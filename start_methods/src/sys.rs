@@ -215,22 +215,43 @@ fn wait_id(kind: libc::idtype_t, id: u32, flags: c_int) -> io::Result<Option<i32
 struct PidfdInfo {
     mask: u64,
     cgroup: u64,
-    ids: [u32; 11],
+    thread: u32,
+    process: u32,
+    parent: u32,
+    users: [u32; 8],
     exit_code: i32,
 }
 
 const _: () = assert!(size_of::<PidfdInfo>() == 64, "PIDFD_INFO_SIZE_VER0");
 
-/// The status word of a process that somebody has reaped: `PIDFD_GET_INFO` (Linux 6.15 for the
-/// exit code). `None` as long as nobody has.
-pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+const PIDFD_INFO_PID: u64 = 1 << 0;
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+/// `PIDFD_GET_INFO`, Linux 6.13.
+fn pidfd_info(pidfd: BorrowedFd<'_>, mask: u64) -> io::Result<PidfdInfo> {
     const PIDFD_GET_INFO: libc::Ioctl = 0xc040_ff0b;
-    const PIDFD_INFO_EXIT: u64 = 1 << 3;
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    let mut info = PidfdInfo { mask, ..PidfdInfo::default() };
     // SAFETY: the request number carries the size of `info` (0x40), which is ours and writable.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
     checked(result.into())?;
+    Ok(info)
+}
+
+/// The status word of a process that somebody has reaped (Linux 6.15). `None` as long as nobody has.
+pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let info = pidfd_info(pidfd, PIDFD_INFO_EXIT)?;
     Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
+}
+
+/// The numbers of a process and of its parent (Linux 6.13), as long as nobody has reaped it; ESRCH after that.
+///
+/// Only for what is known to be a pidfd: the owner of another file may answer whatever it likes.
+pub(crate) fn pidfd_numbers(pidfd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    let info = pidfd_info(pidfd, PIDFD_INFO_PID)?;
+    match info.mask & PIDFD_INFO_PID {
+        0 => Err(io::ErrorKind::Unsupported.into()),
+        _ => Ok((info.process, info.parent)),
+    }
 }
 
 /// close_range(2) from `first` to the end, Linux 5.9.
