@@ -82,6 +82,8 @@ impl Config {
     ///
     /// The system refused the process or a descriptor.
     pub(crate) fn start_worker(&self, starts: &mut Starts<'_>) -> Result<(Child, Road), PoolError> {
+        // A server makes the process while its road is made here.
+        let order = starts.order();
         let (road, given) = self.new_road().map_err(|error| PoolError::System {
             doing: "making the road to a worker",
             errno: error.raw_os_error().unwrap_or_default(),
@@ -104,7 +106,7 @@ impl Config {
         let payload = message::encode(&Setup { road: kind, initializer });
         let name = format!("{}-{}", self.name, self.started.fetch_add(1, Ordering::Relaxed));
         let boot = self.boot.clone().name(&name).payload(&payload).fds(&fds);
-        let child = starts.start(&boot)?;
+        let child = order.start(&boot)?;
         Ok((child, road))
     }
 

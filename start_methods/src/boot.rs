@@ -19,6 +19,7 @@ use crate::error::StartError;
 use crate::fd::PrivateFd;
 use crate::image;
 use crate::lifeline::Lifeline;
+use crate::lifeline::MAKING;
 use crate::message;
 use crate::message::BootMessage;
 use crate::method::StartMethod;
@@ -279,7 +280,7 @@ impl<'a> Boot<'a> {
             settings,
             payload: self.payload.to_vec(),
         });
-        let lifeline = Lifeline::get().map_err(StartError::system("making the lifeline pipe"))?;
+        let lifeline = Lifeline::get().map_err(StartError::system(MAKING))?;
         Ok(Parcel { bytes, lifeline, fds: self.fds })
     }
 

@@ -99,6 +99,7 @@ pub use method::StartMethod;
 pub use settings::Resource;
 pub use socket::Received;
 pub use socket::Socket;
+pub use starter::Order;
 pub use starter::Starter;
 pub use starter::Starts;
 pub use starter::start;

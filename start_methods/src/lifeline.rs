@@ -41,6 +41,9 @@ use crate::fd::Registry;
 use crate::process;
 use crate::sys;
 
+/// What a start was doing when it could not make the pipe.
+pub(crate) const MAKING: &str = "making the lifeline pipe";
+
 /// What a start was doing when it could not open a lifeline, which goes by way of /proc.
 pub(crate) const OPENING: &str = "opening a lifeline in /proc/self/fd";
 

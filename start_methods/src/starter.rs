@@ -6,6 +6,7 @@
 //! - A starter that was copied by a fork shares nothing with the original: its template, or its
 //!   server, is the other process's.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::boot::Boot;
@@ -14,6 +15,7 @@ use crate::entry;
 use crate::error::StartError;
 use crate::fork;
 use crate::fork::Births;
+use crate::forkserver::Asked;
 use crate::forkserver::Server;
 use crate::forkserver::Slot;
 use crate::method::StartMethod;
@@ -133,6 +135,14 @@ impl Starter {
         starts.finish()
     }
 
+    /// Where the server is, or will be, that starts processes for this starter: of its own, or shared with others.
+    fn slot(&self) -> &Slot {
+        match (self.method, &self.executable) {
+            (StartMethod::Forkserver, None) => &process::current().forkserver,
+            _ => self.own_server.get(),
+        }
+    }
+
     /// Tells the template, or the server that is this starter's own, to end, and does not wait for that: dropping the
     /// starter does. Processes that they have started live on.
     ///
@@ -183,17 +193,22 @@ impl Starts<'_> {
     ///
     /// As for [`Starter::start`].
     pub fn start(&mut self, boot: &Boot<'_>) -> Result<Child, StartError> {
+        // It is looked at before anything is made for it.
+        Order { starter: self.starter, births: &mut self.births, asked: None }.start(boot)
+    }
+
+    /// Orders a process that is to be told in a moment what it is: a fork server, or a template, if there is one, makes
+    /// it meanwhile.
+    ///
+    /// Nobody else can order one from the same server before this order is served, or dropped.
+    #[must_use]
+    pub fn order(&mut self) -> Order<'_> {
         let starter = self.starter;
-        let executable = starter.executable.as_deref();
-        match starter.method {
-            StartMethod::Fork => match starter.own_server.get().start_from_template(boot) {
-                Some(result) => result,
-                None => fork::start(boot, starter.foreign, self.births()?),
-            },
-            StartMethod::Spawn => spawn::start(boot, StartMethod::Spawn, executable),
-            StartMethod::Forkserver if executable.is_some() => starter.own_server.get().start(boot, executable),
-            StartMethod::Forkserver => process::current().forkserver.start(boot, None),
-        }
+        let asked = match starter.method {
+            StartMethod::Fork | StartMethod::Forkserver => starter.slot().ask(),
+            StartMethod::Spawn => None,
+        };
+        Order { starter, births: &mut self.births, asked }
     }
 
     /// As [`Starter::settle`], but does not wait until the template serves.
@@ -205,7 +220,7 @@ impl Starts<'_> {
         let starter = self.starter;
         match starter.method {
             StartMethod::Fork => {
-                starter.own_server.get().fill(|| Server::fork_template(starter.foreign, self.births()?))
+                starter.own_server.get().fill(|| Server::fork_template(starter.foreign, births(&mut self.births)?))
             }
             StartMethod::Spawn | StartMethod::Forkserver => Ok(()),
         }
@@ -223,12 +238,46 @@ impl Starts<'_> {
             StartMethod::Spawn | StartMethod::Forkserver => Ok(()),
         }
     }
+}
 
-    fn births(&mut self) -> Result<&Births, StartError> {
-        match &mut self.births {
-            Some(births) => Ok(births),
-            none => Ok(none.insert(Births::new()?)),
+/// A process that has been ordered, and will be told what it is; made by [`Starts::order`]. Dropping it gives the
+/// process up.
+pub struct Order<'a> {
+    starter: &'a Starter,
+    births: &'a mut Option<Births>,
+    asked: Option<Asked<'a>>,
+}
+
+impl Order<'_> {
+    /// As [`Starter::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Starter::start`].
+    pub fn start(self, boot: &Boot<'_>) -> Result<Child, StartError> {
+        let Self { starter, births: pipe, asked } = self;
+        let executable = starter.executable.as_deref();
+        match starter.method {
+            StartMethod::Fork => match starter.slot().start_from_template(asked, boot) {
+                Some(result) => result,
+                None => fork::start(boot, starter.foreign, births(pipe)?),
+            },
+            StartMethod::Spawn => spawn::start(boot, StartMethod::Spawn, executable),
+            StartMethod::Forkserver => starter.slot().start(asked, boot, executable),
         }
+    }
+}
+
+impl fmt::Debug for Order<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Order").field("starter", self.starter).field("is_under_way", &self.asked.is_some()).finish()
+    }
+}
+
+fn births(pipe: &mut Option<Births>) -> Result<&Births, StartError> {
+    match pipe {
+        Some(births) => Ok(births),
+        none => Ok(none.insert(Births::new()?)),
     }
 }
 

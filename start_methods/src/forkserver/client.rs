@@ -175,6 +175,14 @@ impl Server {
     ///
     /// The outer error condemns the server; the inner one is its honest answer.
     pub(crate) fn fork(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<Child, StartError>, Broken> {
+        match self.ask(lifeline)? {
+            Ok(()) => self.answer(lifeline),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// The first half of [`fork`](Self::fork): it forks from here on, if this says so.
+    pub(crate) fn ask(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<(), StartError>, Broken> {
         self.wait_until_ready().map_err(|error| Broken { detail: error.to_string() })?;
         let own_end = match lifeline.open(LOWEST) {
             Ok(own_end) => own_end,
@@ -182,13 +190,16 @@ impl Server {
         };
         // Only what is sent is counted: the server counts along.
         self.requests += 1;
-        let id = self.requests;
-        let request = message::encode(&Request { id });
+        let request = message::encode(&Request { id: self.requests });
         match self.process.control().try_send(&[IoSlice::new(&request)], &[own_end.as_fd()]) {
-            Ok(true) => {}
-            Ok(false) => return Err(self.broken("it does not read its requests")),
-            Err(error) => return Err(self.broken(&format!("it cannot be asked: {error}"))),
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => Err(self.broken("it does not read its requests")),
+            Err(error) => Err(self.broken(&format!("it cannot be asked: {error}"))),
         }
+    }
+
+    /// The second half of [`fork`](Self::fork).
+    pub(crate) fn answer(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<Child, StartError>, Broken> {
         let (bytes, fds) = match self.receive(Some(Instant::now() + REPLY_TIMEOUT)) {
             Ok(reply) => reply,
             Err(Unheard::Broken(broken)) => return Err(broken),
@@ -199,7 +210,7 @@ impl Server {
             }
         };
         let reply: Reply = message::decode(&bytes).map_err(|error| self.broken(&error.to_string()))?;
-        if reply.id != id {
+        if reply.id != self.requests {
             return Err(self.broken("it answered a question nobody asked"));
         }
         match reply.outcome {

@@ -19,7 +19,9 @@ mod client;
 pub(crate) mod server;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 
 use client::Broken;
 pub(crate) use client::Server;
@@ -29,6 +31,8 @@ use crate::boot::Parcel;
 use crate::child::Child;
 use crate::error::StartError;
 use crate::image;
+use crate::lifeline::Lifeline;
+use crate::lifeline::MAKING;
 use crate::method::StartMethod;
 use crate::process;
 
@@ -38,37 +42,87 @@ pub(crate) struct Slot {
     server: Mutex<Option<Server>>,
 }
 
+/// A child that a server was asked for, before it was known what the child is to do. Nobody else asks meanwhile.
+pub(crate) struct Asked<'a> {
+    slot: MutexGuard<'a, Option<Server>>,
+    /// What came of asking; `None` once the answer was taken.
+    asked: Option<Result<Result<Arc<Lifeline>, StartError>, Broken>>,
+}
+
+impl Asked<'_> {
+    fn answer(&mut self) -> Result<Result<Child, StartError>, Broken> {
+        let server = self.slot.as_mut().expect("it was asked");
+        match self.asked.take().expect("an answer is taken once")? {
+            Ok(lifeline) => server.answer(&lifeline),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        // Nobody wants the child any more; but every request has its reply.
+        if self.asked.is_some()
+            && let Err(broken) = self.answer()
+            && let Some(server) = &*self.slot
+        {
+            log::warn!("a fork server is given up: {broken}");
+            server.kill();
+        }
+    }
+}
+
 impl Slot {
+    /// Has the server fork a child for a boot that is made meanwhile. `None` if there is no server.
+    pub(crate) fn ask(&self) -> Option<Asked<'_>> {
+        let mut slot = process::lock(&self.server);
+        let server = slot.as_mut()?;
+        let asked = match Lifeline::get() {
+            Ok(lifeline) => server.ask(&lifeline).map(|asked| asked.map(|()| lifeline)),
+            Err(error) => Ok(Err(StartError::system(MAKING)(error))),
+        };
+        Some(Asked { slot, asked: Some(asked) })
+    }
+
     /// A child from this slot's server, which is started when there is none, and replaced once
     /// when it fails.
-    pub(crate) fn start(&self, boot: &Boot<'_>, executable: Option<&Path>) -> Result<Child, StartError> {
+    pub(crate) fn start(
+        &self,
+        asked: Option<Asked<'_>>,
+        boot: &Boot<'_>,
+        executable: Option<&Path>,
+    ) -> Result<Child, StartError> {
         let parcel = boot.prepare(StartMethod::Forkserver)?;
-        let mut slot = process::lock(&self.server);
-        let broken = match fork_from(&mut slot, executable, &parcel) {
-            Ok(answer) => return answer,
-            Err(broken) => broken,
+        let Some(mut asked) = asked.or_else(|| self.ask()) else {
+            let mut slot = process::lock(&self.server);
+            return match fork_from(&mut slot, executable, &parcel) {
+                Ok(answer) => deliver(answer, &parcel),
+                Err(broken) => start_again(&mut slot, &broken, executable, &parcel),
+            };
         };
-        log::warn!("the fork server is replaced: {broken}");
-        match fork_from(&mut slot, executable, &parcel) {
-            Ok(answer) => answer,
-            Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
+        match asked.answer() {
+            Ok(answer) => deliver(answer, &parcel),
+            Err(broken) => start_again(&mut asked.slot, &broken, executable, &parcel),
         }
     }
 
     /// A child from a template, which nothing can replace. `None` if there is no template.
-    pub(crate) fn start_from_template(&self, boot: &Boot<'_>) -> Option<Result<Child, StartError>> {
-        let mut slot = process::lock(&self.server);
-        let server = slot.as_mut()?;
+    pub(crate) fn start_from_template(
+        &self,
+        asked: Option<Asked<'_>>,
+        boot: &Boot<'_>,
+    ) -> Option<Result<Child, StartError>> {
+        let mut asked = asked.or_else(|| self.ask())?;
         let parcel = match boot.prepare(StartMethod::Fork) {
             Ok(parcel) => parcel,
             Err(error) => return Some(Err(error)),
         };
-        Some(match server.fork(&parcel.lifeline) {
+        Some(match asked.answer() {
             Ok(answer) => deliver(answer, &parcel),
             Err(broken) => {
                 // It stays in its place, dead: a start must not silently fork today's state.
                 log::warn!("the template is given up: {broken}");
-                server.kill();
+                asked.slot.as_ref().inspect(|server| server.kill());
                 Err(StartError::TemplateDied)
             }
         })
@@ -118,7 +172,22 @@ fn fork_from(
     // A broken one is dropped, which kills and reaps it; its children live on.
     let answer = server.fork(&parcel.lifeline)?;
     *slot = Some(server);
-    Ok(deliver(answer, parcel))
+    Ok(answer)
+}
+
+/// The second attempt, and the last.
+fn start_again(
+    slot: &mut Option<Server>,
+    broken: &Broken,
+    executable: Option<&Path>,
+    parcel: &Parcel<'_>,
+) -> Result<Child, StartError> {
+    drop(slot.take());
+    log::warn!("the fork server is replaced: {broken}");
+    match fork_from(slot, executable, parcel) {
+        Ok(answer) => deliver(answer, parcel),
+        Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
+    }
 }
 
 fn deliver(answer: Result<Child, StartError>, parcel: &Parcel<'_>) -> Result<Child, StartError> {

@@ -20,6 +20,7 @@ mod parent;
 mod refusal;
 mod server;
 mod settings;
+mod several;
 mod socket;
 mod tree;
 
@@ -80,6 +81,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("refusal", refusal::CASES),
     ("server", server::CASES),
     ("settings", settings::CASES),
+    ("several", several::CASES),
     ("socket", socket::CASES),
     ("tree", tree::CASES),
 ];

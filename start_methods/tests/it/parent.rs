@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use nix::unistd::getpid;
 use start_methods::Birth;
 use start_methods::Boot;
+use start_methods::Child;
 use start_methods::StartMethod;
 use start_methods::Starter;
 use start_methods::forkserver;
@@ -37,7 +38,13 @@ pub(crate) const CASES: &[Case] = &[
     each("a_template_child_that_is_stopped_at_its_birth_goes_too", |method| {
         kill_parent(method, "settled_victim_of_newborns");
     }),
-    each("a_parent_that_dies_at_any_moment_leaves_nobody", a_parent_that_dies_at_any_moment),
+    each("children_that_are_stopped_when_all_are_there_go_too", |method| kill_parent(method, "victim_of_several")),
+    each("a_parent_that_dies_at_any_moment_leaves_nobody", |method| {
+        a_parent_that_dies_at_any_moment(method, "restless_victim");
+    }),
+    each("a_parent_that_dies_while_several_come_up_leaves_nobody", |method| {
+        a_parent_that_dies_at_any_moment(method, "restless_victim_of_several");
+    }),
     each("a_parent_that_exits_takes_all_along", a_parent_that_exits_takes_all_along),
 ];
 
@@ -46,7 +53,9 @@ pub(crate) const INNER: &[Case] = &[
     each("settled_victim", settled_victim),
     each("victim_of_newborns", |method| be_a_victim_of_newborns(&Starter::new(method).unwrap())),
     each("settled_victim_of_newborns", settled_victim_of_newborns),
+    each("victim_of_several", victim_of_several),
     each("restless_victim", restless_victim),
+    each("restless_victim_of_several", restless_victim_of_several),
     each("exiting_victim", exiting_victim),
 ];
 
@@ -105,7 +114,24 @@ fn be_a_victim_of_newborns(starter: &Starter) {
             child
         })
         .collect();
+    wait_to_be_killed(&children);
+}
+
+/// Stops its children, which have come up side by side, as soon as all are there.
+fn victim_of_several(method: StartMethod) {
+    let starter = Starter::new(method).unwrap();
+    let mut starts = starter.several();
+    let children: Vec<_> = (0..20).map(|_| starts.start(&Boot::new(busy)).unwrap()).collect();
+    starts.finish().unwrap();
     for child in &children {
+        child.signal(Signal::SIGSTOP).unwrap();
+    }
+    wait_to_be_killed(&children);
+}
+
+/// Names its children when all have been stopped.
+fn wait_to_be_killed(children: &[Child]) {
+    for child in children {
         while !status_line(child.pid(), "State").starts_with('T') {
             std::thread::yield_now();
         }
@@ -162,10 +188,22 @@ fn restless_victim(method: StartMethod) {
     }
 }
 
-fn a_parent_that_dies_at_any_moment(method: StartMethod) {
+/// The same, and they come up side by side.
+fn restless_victim_of_several(method: StartMethod) {
+    let starter = Starter::new(method).unwrap();
+    println!("{}", getpid());
+    loop {
+        let mut starts = starter.several();
+        let children = [0; 3].map(|_| starts.start(&Boot::new(busy)).unwrap());
+        drop(starts);
+        drop(children);
+    }
+}
+
+fn a_parent_that_dies_at_any_moment(method: StartMethod, inner_case: &str) {
     set_child_subreaper(true).unwrap();
     for delay in 0..30_u64 {
-        let mut victim = inner(&format!("restless_victim::{method}")).stdout(Stdio::piped()).spawn().unwrap();
+        let mut victim = inner(&format!("{inner_case}::{method}")).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(victim.stdout.take().unwrap()).read_line(&mut line).unwrap();
         // The moment is the point: it moves through a birth in steps of a fraction of one.
