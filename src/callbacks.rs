@@ -40,6 +40,8 @@ pub(crate) enum Due {
 #[derive(Default)]
 struct Queue {
     due: VecDeque<Due>,
+    /// One is being run.
+    running: bool,
     /// Leave when there is nothing due.
     closing: bool,
     /// The thread has left, or has never been.
@@ -109,6 +111,14 @@ impl Callbacks {
         self.thread_id.get() == Some(&std::thread::current().id())
     }
 
+    /// Lets the thread leave once nothing is due. Whether nothing is, and it leaves at once.
+    pub(crate) fn close(&self) -> bool {
+        let mut queue = self.queue.lock();
+        queue.closing = true;
+        self.changed.notify_all();
+        queue.due.is_empty() && !queue.running
+    }
+
     /// Lets the thread leave once nothing is due, and waits for that; not for ever if there is a deadline, and not at
     /// all on the callback thread itself. Whether it has left, as far as anybody can wait for that.
     pub(crate) fn finish(&self, deadline: Option<Instant>) -> bool {
@@ -139,9 +149,11 @@ impl Callbacks {
         loop {
             match queue.due.pop_front() {
                 Some(due) => {
+                    queue.running = true;
                     drop(queue);
                     resident.foreign(|| due.run());
                     queue = self.queue.lock();
+                    queue.running = false;
                 }
                 None if queue.closing => break,
                 None => resident.park(|| self.changed.wait(&mut queue)),

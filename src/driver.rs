@@ -472,9 +472,8 @@ impl Shared {
     /// Ends the two threads, and gives back every descriptor. The workers are gone before. Callbacks that are due run
     /// first; not for ever if there is a deadline.
     pub(crate) fn finish(&self, deadline: Option<Instant>) {
-        if !self.callbacks.finish(deadline) {
-            log::warn!("a callback is still running; its thread is left behind");
-        }
+        // One thread leaves while the other does, unless it has something to do first.
+        let callbacks_gone = self.callbacks.close() || self.callbacks.finish(deadline);
         let mut driven = self.driven.lock();
         driven.leaving = true;
         self.background.notify_all();
@@ -499,6 +498,9 @@ impl Shared {
             },
             Some(_) if !here => log::warn!("a worker is still being started; the thread that does it is left behind"),
             _ => {}
+        }
+        if !callbacks_gone || !self.callbacks.finish(deadline) {
+            log::warn!("a callback is still running; its thread is left behind");
         }
         drop(self.starter.lock().take());
     }

@@ -546,7 +546,7 @@ impl Pool {
             };
         }
         self.shared.dismiss_starter();
-        if !self.shared.callbacks.finish(deadline) {
+        if !self.shared.callbacks.close() && !self.shared.callbacks.finish(deadline) {
             return Ok(false);
         }
         self.shared.finish(None);

@@ -5,6 +5,8 @@
 //! - The registry is locked and all signals are blocked across the fork, so that the child knows
 //!   every descriptor it must close, and no handler of the parent's runs in it.
 //! - The child waits for its boot message, and so cannot have ended when its pidfd is opened.
+//! - Whoever has started children waits, before anybody else learns of them, until none of them holds a descriptor of
+//!   this process's any more ([`Births`]).
 
 use std::io;
 use std::io::Write;

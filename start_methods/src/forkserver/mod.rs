@@ -11,7 +11,7 @@
 //!
 //! # Invariants
 //!
-//! - One request is under way at a time, and each has a reply; a server that does not keep to that
+//! - One request is under way at a time, and each has a reply, wanted or not; a server that does not keep to that
 //!   is killed.
 //! - The server is reached by an inherited socketpair only: it has no name that others could find.
 
