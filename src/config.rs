@@ -146,7 +146,7 @@ impl Config {
     }
 }
 
-/// Whether this process can make rings, and has not been told to do without.
+/// Whether this process can make rings, and has not been told to do without; and the rings by which that was tried.
 pub(crate) fn try_rings() -> (bool, Option<Rings>) {
     if std::env::var_os(ROAD).is_some_and(|road| road == "socket") {
         return (false, None);
@@ -162,6 +162,9 @@ pub(crate) fn try_rings() -> (bool, Option<Rings>) {
     }
 }
 
+/// The entry of a process that was started for its hello: it is killed when the parent has heard that.
+///
+/// Returning would flush the standard output, of which a forked process may have a copy that is not empty.
 fn wait_for_the_end(birth: Birth) -> u8 {
     let _end = birth.control.recv(&mut [0; 1], &mut Vec::new());
     0
