@@ -33,6 +33,8 @@ use std::sync::atomic::Ordering;
 use libc::off_t;
 use nix::errno::Errno;
 use nix::fcntl::SealFlag;
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
 use nix::sys::stat::SFlag;
 use nix::sys::stat::fstat;
 use nix::sys::uio::pread;
@@ -132,6 +134,17 @@ impl Foot {
         if len > offset { Err(not_ours()) } else { Ok(Self { offset, len, state }) }
     }
 
+    /// Notes that the reader is done.
+    fn note_returned(self, fd: impl AsFd) -> io::Result<()> {
+        let place = self.offset + 8;
+        // To write beyond this limit is to die of SIGXFSZ.
+        if getrlimit(Resource::RLIMIT_FSIZE)?.0 <= place {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        pwrite(fd, &[State::Returned as u8], offset_of(place)?)?;
+        Ok(())
+    }
+
     fn write(self, fd: impl AsFd) -> io::Result<()> {
         match pwrite(fd, &self.to_bytes(), offset_of(self.offset)?)? {
             Self::LEN => Ok(()),
@@ -154,8 +167,9 @@ impl Blob {
         let size = u64::try_from(status.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
         let foot = Foot::read(&fd, size)?;
         let held = match foot.state {
-            State::Lent => Held::Lent(fd, foot),
-            State::Given | State::Returned => Held::Plain(Arc::new(fd)),
+            // Nobody else would lend one, and what it is noted in is memory.
+            State::Lent if foot.offset <= REUSE_MAX && mapping::is_in_memory(&fd) => Held::Lent(fd, foot),
+            _ => Held::Plain(Arc::new(fd)),
         };
         Ok(Self::new(held, foot.len, Some(Arc::clone(shelf))))
     }
@@ -227,6 +241,10 @@ impl AsFd for Blob {
 
 impl Drop for File {
     fn drop(&mut self) {
+        // A forked copy of this process has the file's number, and neither its mapping nor a word in what becomes of it.
+        if self.shelf.as_ref().is_some_and(|shelf| !shelf.is_here()) {
+            return;
+        }
         match self.held.take() {
             Some(Held::Buffer(buffer)) => {
                 // One that was not sent, or to a worker that may be reading it in its last moments, is not used again.
@@ -236,7 +254,7 @@ impl Drop for File {
             }
             Some(Held::Lent(fd, foot)) => {
                 // If that fails, the writer has one file less to use again.
-                let _: io::Result<()> = Foot { state: State::Returned, ..foot }.write(fd);
+                let _: io::Result<()> = foot.note_returned(fd);
             }
             Some(Held::Plain(_)) | None => {}
         }

@@ -137,8 +137,9 @@ impl PoolBuilder {
     /// never.
     ///
     /// It is the memory that lies in RAM, as `ps -o rss` shows it, shared pages included: a worker by fork begins with what
-    /// this process has, and one that is sent large arguments keeps up to 64 MiB of their buffers mapped. It is looked at when a worker has answered, at most once in a millisecond while it is busy; for
-    /// a worker that grows without end during one item, see [`rlimit`](Self::rlimit).
+    /// this process has, and one that is sent large arguments keeps up to 32 MiB of their buffers mapped. It is looked at when
+    /// a worker has answered, at most once in a millisecond while it is busy; for a worker that grows without end during
+    /// one item, see [`rlimit`](Self::rlimit).
     ///
     /// [`build`](Self::build) fails for 0 ([`PoolError::ZeroLimit`]). With a limit below what a fresh worker has,
     /// every worker runs little more than one item. Named `max_memory_per_child` in billiard.

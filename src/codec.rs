@@ -198,7 +198,8 @@ fn too_many(bytes: usize) -> String {
     format!("{bytes} bytes too many")
 }
 
-fn parse_serialized<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
+/// The value of exactly the bytes that a serializer has written, of [`to_vec`], say. A panic passes through.
+pub(crate) fn parse_serialized<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
     match read(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(too_many(rest.len())),

@@ -50,6 +50,7 @@ use crate::error::PoolError;
 use crate::jobs::Callback;
 use crate::jobs::Log;
 use crate::origin::Origin;
+use crate::output::Output;
 use crate::patience;
 use crate::patience::Patience;
 use crate::transport::Road;
@@ -114,7 +115,7 @@ impl Driven {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     /// What large values left behind, for the next ones.
-    pub(crate) shelf: Arc<Shelf>,
+    shelf: Arc<Shelf>,
     pub(crate) callbacks: Arc<Callbacks>,
     /// Gone when the pool is joined.
     starter: Mutex<Option<Arc<Starter>>>,
@@ -157,6 +158,15 @@ impl Shared {
             background_thread: Mutex::new(None),
             departure: Condvar::new(),
         })
+    }
+
+    /// Where large arguments come from. Those of workers that run one item each are for one reader alone, so that none of
+    /// them ever sees what another is sent.
+    pub(crate) fn output(&self) -> Output {
+        match self.config.max_tasks_per_child {
+            Some(1) => Output::default(),
+            _ => Output::with_shelf(Arc::clone(&self.shelf)),
+        }
     }
 
     /// Whether this process is the one that made the pool. In any other, the lock may be held for ever.
@@ -502,6 +512,7 @@ impl Shared {
         if !callbacks_gone || !self.callbacks.finish(deadline) {
             log::warn!("a callback is still running; its thread is left behind");
         }
+        self.shelf.close();
         drop(self.starter.lock().take());
     }
 }

@@ -90,7 +90,7 @@ pub fn report(data: &[u8]) {
     if let Ok(report) = message::parse_report(data) {
         assert_written_is_read(&report, data.len());
     }
-    if let Ok(record) = codec::parse::<PanicRecord>(data) {
+    if let Ok(record) = codec::parse_serialized::<PanicRecord>(data) {
         assert!(record.place().len() <= data.len() + ", at ".len());
         assert_written_is_read(&record, data.len());
     }
@@ -103,7 +103,7 @@ fn assert_written_is_read<T: Serialize + for<'de> Deserialize<'de> + PartialEq +
 ) {
     let written = message::encode(read);
     assert!(written.len() <= len);
-    assert_eq!(codec::parse::<T>(&written).as_ref(), Ok(read));
+    assert_eq!(codec::parse_serialized::<T>(&written).as_ref(), Ok(read));
 }
 
 /// What a worker has left in its ring: the first byte says how many answers it claims, the second how many of them are

@@ -187,8 +187,10 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
     /// Draws and submits until the window is full, a batch is, or it has taken long enough.
     fn feed(&mut self) {
         let (Some(job), Some(encoder)) = (self.job, &mut self.encoder) else { return };
-        if let Ok(Some(error)) = self.shared.with(|engine| engine.refusal()) {
-            return self.refused(&error);
+        match self.shared.with(|engine| engine.refusal()) {
+            Ok(None) => {}
+            // A forked copy has no business with the input, nor with the locks of the original.
+            Ok(Some(error)) | Err(error) => return self.refused(&error),
         }
         let began = Instant::now();
         let room = (self.window - self.under_way).min(WINDOWS_BEHIND * self.window - (self.drawn - self.yielded));

@@ -59,7 +59,7 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 
 /// What a worker said.
 pub(crate) fn parse_report(bytes: &[u8]) -> Result<Report, String> {
-    codec::parse(bytes)
+    codec::parse_serialized(bytes)
 }
 
 #[cfg(test)]

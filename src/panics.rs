@@ -10,6 +10,8 @@ use std::backtrace::BacktraceStatus;
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io;
+use std::io::Write;
 use std::panic;
 use std::panic::PanicHookInfo;
 
@@ -126,6 +128,18 @@ pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) ->
         let record = records.into_iter().rev().find(|record| record.message == message);
         record.unwrap_or(PanicRecord { message, location: None, thread: None, backtrace: None })
     })
+}
+
+/// Says aloud what the hook has kept quiet about because a task was on the stack: a panic that was not the task's.
+pub(crate) fn tell_last() {
+    if let Some(record) = RECORDS.take().pop_back() {
+        let (message, place) = (&record.message, record.place());
+        // There is nobody left to tell if that fails.
+        drop(writeln!(
+            io::stderr(),
+            "a worker panicked in code that is no task's, a bug in procpool: {message}{place}"
+        ));
+    }
 }
 
 /// The next of several tasks begins that run under one [`recorded`]: what the last one has caught itself is not its.

@@ -101,7 +101,7 @@ impl Prepared {
     pub(crate) fn open(self, feeding: bool) -> Result<(JobId, Encoder), TaskError> {
         let job = Job { feeding, fail_fast: self.fail_fast, context: self.context, ..Job::default() };
         let id = self.shared.with(|engine| engine.open(self.terms, job))??;
-        Ok((id, Encoder::new(id, self.selection, Output::with_shelf(Arc::clone(&self.shared.shelf)))))
+        Ok((id, Encoder::new(id, self.selection, self.shared.output())))
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn main(birth: Birth) -> u8 {
 }
 
 fn run(birth: Birth) -> io::Result<u8> {
-    let setup: Setup = codec::parse(&birth.payload).map_err(broken)?;
+    let setup: Setup = codec::parse_serialized(&birth.payload).map_err(broken)?;
     let control = Rc::new(birth.control);
     let mut fds = birth.fds.into_iter();
     let mut fd = || fds.next().ok_or_else(|| broken("born without a road"));

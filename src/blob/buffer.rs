@@ -74,7 +74,7 @@ impl Buffer {
     }
 
     /// Whether this process can write it.
-    pub(super) fn is_here(&self) -> bool {
+    fn is_here(&self) -> bool {
         self.origin.is_here()
     }
 

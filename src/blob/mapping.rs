@@ -74,9 +74,7 @@ impl Mapping {
 fn is_whole(file: impl AsFd, wanted: SealFlag, len: u64) -> bool {
     // Only files of tmpfs and hugetlbfs have seals. A page of the latter may be missing at any time.
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
-    if !seals.is_ok_and(|seals| seals.contains(wanted))
-        || !fstatfs(&file).is_ok_and(|status| status.filesystem_type() == TMPFS_MAGIC)
-    {
+    if !seals.is_ok_and(|seals| seals.contains(wanted)) || !is_in_memory(&file) {
         return false;
     }
     // From here on the file stays as it is: with its length, which may not be what it was when it came, and with
@@ -84,6 +82,11 @@ fn is_whole(file: impl AsFd, wanted: SealFlag, len: u64) -> bool {
     // (The offset that is moved by this is nobody's: readers have their own.)
     let first_hole: Result<_, Errno> = lseek(&file, 0, Whence::SeekHole);
     first_hole.is_ok_and(|offset| u64::try_from(offset).is_ok_and(|offset| offset >= len))
+}
+
+/// Whether a file is in memory, in pages of the usual size, and on no disk.
+pub(super) fn is_in_memory(file: impl AsFd) -> bool {
+    fstatfs(file).is_ok_and(|status| status.filesystem_type() == TMPFS_MAGIC)
 }
 
 impl Drop for Mapping {

@@ -85,7 +85,7 @@ impl Writer {
         if let File::Buffer(buffer) = &self.file
             && (buffer.capacity() as u64) < self.len + more
         {
-            self.move_on()?;
+            self.move_on(self.len + more)?;
         }
         match &mut self.file {
             File::Plain { fd, .. } => write_at(fd, parts, self.len)?,
@@ -100,13 +100,16 @@ impl Writer {
         Ok(())
     }
 
-    /// The buffer has no room for what follows: begins a new file with what there is.
-    fn move_on(&mut self) -> io::Result<()> {
-        let file = std::mem::replace(&mut self.file, File::new()?);
-        let (File::Buffer(buffer), File::Plain { fd, .. }) = (file, &self.file) else {
-            unreachable!("asked of a buffer, and a new file is none");
-        };
-        write_at(fd, [buffer.start(buffer_place(self.len)), &[]], 0)?;
+    /// The buffer has no room for so many bytes: goes on in another with what there is, or in a new file.
+    fn move_on(&mut self, len: u64) -> io::Result<()> {
+        let larger = self.shelf.as_ref().and_then(|shelf| shelf.take_largest(len));
+        let larger = larger.map_or_else(File::new, |buffer| Ok(File::Buffer(buffer)))?;
+        let File::Buffer(buffer) = std::mem::replace(&mut self.file, larger) else { unreachable!("asked of a buffer") };
+        let there = buffer.start(buffer_place(self.len));
+        match &mut self.file {
+            File::Plain { fd, .. } => write_at(fd, [there, &[]], 0)?,
+            File::Buffer(larger) => larger.write(0, there),
+        }
         if let Some(shelf) = &self.shelf {
             shelf.put_buffer(buffer);
         }

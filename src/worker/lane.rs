@@ -10,7 +10,6 @@ use std::panic::resume_unwind;
 
 use super::tasks::Ready;
 use super::tasks::Tasks;
-use crate::codec::payload_text;
 use crate::deadline;
 use crate::deadline::Limit;
 use crate::failpoint::failpoint;
@@ -73,10 +72,8 @@ impl<'a> Lane<'a> {
             let ended = catch_unwind(AssertUnwindSafe(|| ready.function.run(ready.context(), self)));
             match ended {
                 Err(payload) if !self.is_running => {
-                    // The hook has kept quiet, because a task is on the stack.
-                    let text = payload_text(payload);
-                    log::error!("a worker panicked in code that is no task's, a bug in procpool: {text}");
-                    resume_unwind(Box::new(text))
+                    panics::tell_last();
+                    resume_unwind(payload)
                 }
                 ended => ended,
             }

@@ -91,7 +91,7 @@ impl Tasks {
     }
 
     pub(super) fn define(&mut self, function: FunctionId, definition: &[u8]) -> io::Result<()> {
-        let definition: Definition = codec::parse(definition).map_err(broken)?;
+        let definition: Definition = codec::parse_serialized(definition).map_err(broken)?;
         self.functions.insert(function, ResolvedFunction::find(&definition));
         Ok(())
     }

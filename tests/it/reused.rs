@@ -5,6 +5,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
 use procpool::Pool;
 use procpool::StartMethod;
 use procpool::TaskError;
@@ -21,6 +24,9 @@ cases![
     large_values_that_become_small_and_large_again,
     worker_cannot_write_what_others_are_sent,
     no_more_is_kept_than_a_few_values,
+    nothing_is_kept_after_join,
+    workers_for_one_item_share_nothing,
+    parent_with_a_limit_of_file_sizes_reads_large_results,
 ];
 
 /// What tells a value from all others, at every place of it.
@@ -169,18 +175,68 @@ fn kept() -> u64 {
     ranges.map(len).sum()
 }
 
-fn many(pool: &Pool) {
-    let lengths = pool.map((0..40).map(|number| value(number, 3 << 20)), |bytes: ByteBuf| bytes.len()).unwrap();
-    assert_eq!(lengths, [3 << 20; 40]);
+fn many(pool: &Pool, count: usize, len: usize) {
+    let values: Vec<_> = (0..count).map(|_| value(0, len)).collect();
+    let lengths = pool.map_async(values, |bytes: ByteBuf| bytes.len()).get().unwrap();
+    assert_eq!(lengths, vec![len; count]);
 }
 
 fn no_more_is_kept_than_a_few_values(method: StartMethod) {
     let pool = stage::pool(method, 2);
-    many(&pool);
-    let kept_once = kept();
-    assert!((1..=33 << 20).contains(&kept_once), "{kept_once} bytes are kept");
-    many(&pool);
-    assert!(kept() <= 33 << 20);
-    drop(pool);
-    assert_eq!(kept(), 0, "it goes with the pool");
+    for _ in 0..2 {
+        many(&pool, 40, 3 << 20);
+        let kept = kept();
+        assert!((1..=33 << 20).contains(&kept), "{kept} bytes are kept");
+    }
+    many(&pool, 300, 62_000);
+    let (maps, fds) = (fs::read_to_string("/proc/self/maps").unwrap(), fs::read_dir("/proc/self/fd").unwrap());
+    let mapped =
+        maps.lines().filter(|line| line.contains("memfd:procpool ") || line.ends_with("memfd:procpool")).count();
+    let links = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+    let open = links.filter(|link| link.to_string_lossy().starts_with("/memfd:procpool ")).count();
+    assert!(mapped <= 16 && open <= 16, "{mapped} files are mapped, and {open} are open");
+}
+
+fn nothing_is_kept_after_join(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let held = pool.apply_async((value(1, 3 << 20),), |bytes: ByteBuf| bytes.len());
+    many(&pool, 10, 3 << 20);
+    assert_eq!(held.get().unwrap(), 3 << 20);
+    assert!(kept() > 0);
+    pool.close();
+    pool.join().unwrap();
+    assert_eq!(kept(), 0);
+    // What was never sent, or has never been asked for, does not stay either.
+    assert_eq!(held.get().unwrap(), 3 << 20);
+    drop((pool, held));
+    assert_eq!(kept(), 0);
+}
+
+/// In a task: how many large values are mapped here, and how many of them so that others could be sent more in them.
+fn mapped_and_shared(_large: ByteBuf) -> (usize, usize) {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let lines = maps.lines().filter(|line| line.contains("memfd:procpool ") || line.ends_with("memfd:procpool"));
+    let modes: Vec<&str> = lines.filter_map(|line| line.split(' ').nth(1)).collect();
+    (modes.len(), modes.iter().filter(|mode| mode.ends_with('s')).count())
+}
+
+/// Each has its argument from a file of its own, and not from one that others are sent values in later.
+fn workers_for_one_item_share_nothing(method: StartMethod) {
+    let pool = Pool::builder().processes(2).start_method(method).max_tasks_per_child(1).build().unwrap();
+    for number in 0..6 {
+        assert_eq!(pool.apply((value(number, 1 << 20),), mapped_and_shared).unwrap(), (1, 0));
+    }
+    assert_eq!(kept(), 0);
+}
+
+/// It notes in the file that it has read it, which must not be a write beyond the limit: that would be SIGXFSZ.
+fn parent_with_a_limit_of_file_sizes_reads_large_results(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    stage::assert_works(&pool);
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, 1 << 20, hard).unwrap();
+    for number in 0..6 {
+        let result = pool.apply((number,), |number| value(number, 8 << 20)).unwrap();
+        assert!(result == value(number, 8 << 20));
+    }
 }

@@ -24,6 +24,7 @@ cases![
     fork_that_ends_by_itself_is_unseen,
     fork_that_stays_holds_nobody_up,
     fork_that_comes_back_from_its_task_answers_nothing,
+    fork_that_comes_back_from_its_task_spoils_no_large_result,
     fork_that_takes_the_place_of_the_worker_answers_nothing_twice,
     fork_that_serves_while_the_worker_waits_for_it_ends_with_the_pool,
     terminate_ends_workers_that_have_left_their_group,
@@ -162,6 +163,31 @@ fn fork_that_stays_holds_nobody_up(method: StartMethod) {
 }
 
 /// Both come back from the task, and either may be first. The copy ends there, the worker goes on.
+/// The copy serializes its result too, before it is found out. It has the same files as the original.
+fn fork_that_comes_back_from_its_task_spoils_no_large_result(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let copies = Notebook::new();
+    for round in 0..6u32 {
+        let before = pool.apply((round,), |round| vec![round; 100_000]).unwrap();
+        assert_eq!(before, vec![round; 100_000]);
+        let results = pool.map((0..4u32).map(|x| (x, copies.path())), |(x, copies)| {
+            let copy = if x == 1 { sys::fork() } else { Some(0) };
+            if let Some(copy) = copy.filter(|&copy| copy > 0) {
+                stage::note(&copies, copy);
+            }
+            let of_copy = if copy.is_none() { 1_000_000 } else { 0 };
+            vec![x + of_copy; 120_000]
+        });
+        for (x, result) in (0..4u32).zip(results.unwrap()) {
+            assert!(result == vec![x; 120_000], "the result {x} is not its own");
+        }
+    }
+    let copies: Vec<u32> = copies.lines().iter().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(copies.len(), 6);
+    stage::until_ended(&copies);
+    stage::assert_works(&pool);
+}
+
 fn fork_that_comes_back_from_its_task_answers_nothing(method: StartMethod) {
     for late in [0, 1, 2] {
         let pool = stage::pool(method, 2);
