@@ -96,6 +96,7 @@ mod output;
 mod panics;
 mod patience;
 mod pool;
+mod processor;
 mod queue;
 mod restarts;
 mod results;

@@ -41,6 +41,7 @@ const POOL: House = House {
             "deadline",
             "patience",
             "number",
+            "processor",
         ],
         &["bell", "blob", "explain", "standing"],
         &["output"],

@@ -27,6 +27,7 @@ use crate::load::FinishedFrame;
 use crate::load::ItemOf;
 use crate::member::Member;
 use crate::panics::PanicRecord;
+use crate::processor::Place;
 use crate::schedule::WorkerId;
 use crate::transport::Road;
 use crate::transport::Sent;
@@ -110,9 +111,10 @@ impl Engine {
         ringers
     }
 
-    /// Adds where answers may come soon: nothing, if the workers need every processor.
+    /// Adds where answers may come soon: nothing, if the workers need every processor, or this very one.
     pub(crate) fn lookouts(&self, lookouts: &mut Vec<Lookout>) {
-        if self.has_processor_to_spare() {
+        let here = Place::here();
+        if self.has_processor_to_spare() && !self.busy_rings().any(|rings| rings.is_at(here)) {
             lookouts.extend(self.busy_rings().map(ring::parent::Road::lookout));
         }
     }
@@ -398,7 +400,7 @@ fn error_of(kind: AnswerKind, bytes: &[u8], pid: u32) -> TaskError {
         AnswerKind::Verdict(Verdict::NotDecoded(side)) => TaskError::Decode { side, message: message() },
         AnswerKind::Verdict(Verdict::NotEncoded) => TaskError::Encode { side: Side::Result, message: message() },
         AnswerKind::FunctionNotFound => TaskError::FunctionNotFound { message: message() },
-        AnswerKind::Panicked => TaskError::Panicked(match codec::parse::<PanicRecord>(bytes) {
+        AnswerKind::Panicked => TaskError::Panicked(match codec::parse_serialized::<PanicRecord>(bytes) {
             Ok(record) => panic_of(record, pid),
             Err(error) => {
                 let message = format!("the report of this panic is not readable: {error}");

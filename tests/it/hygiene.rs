@@ -4,8 +4,12 @@ use std::fs;
 use std::io::Read;
 use std::io::Write;
 
+use nix::sched::CpuSet;
+use nix::sched::sched_getaffinity;
+use nix::sched::sched_setaffinity;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use procpool::Pool;
 use procpool::StartMethod;
 
@@ -30,6 +34,8 @@ cases![
     task_that_changes_its_signal_mask_works_on,
     interrupting_the_parents_group_spares_workers,
     environment_changes_stay_in_the_worker,
+    bursts_of_calls_change_no_set_of_processors,
+    one_processor_is_enough_for_bursts_of_calls,
 ];
 
 fn status_field(name: &str) -> String {
@@ -217,4 +223,37 @@ fn environment_changes_stay_in_the_worker(method: StartMethod) {
     pool.apply((0u8,), |_| std::env::set_current_dir("/").unwrap()).unwrap();
     assert_eq!(pool.apply((0u8,), |_| std::env::current_dir().unwrap()).unwrap().display().to_string(), "/");
     assert_eq!(std::env::current_dir().unwrap(), here);
+}
+
+/// Bursts after pauses: what makes a worker leave the processor of its caller.
+fn burst(pool: &Pool) {
+    for _ in 0..5 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        for x in 0..100u32 {
+            assert_eq!(pool.apply((x,), |x| x + 1).unwrap(), x + 1);
+        }
+    }
+}
+
+fn bursts_of_calls_change_no_set_of_processors(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let allowed = status_field("Cpus_allowed:");
+    burst(&pool);
+    for _ in 0..4 {
+        assert_eq!(pool.apply((0,), |_: u8| status_field("Cpus_allowed:")).unwrap(), allowed);
+    }
+    assert_eq!(status_field("Cpus_allowed:"), allowed);
+}
+
+/// There is nowhere to go.
+fn one_processor_is_enough_for_bursts_of_calls(method: StartMethod) {
+    let this_thread = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this_thread).unwrap();
+    let first = (0..CpuSet::count()).find(|&number| allowed.is_set(number).unwrap()).unwrap();
+    let mut only = CpuSet::new();
+    only.set(first).unwrap();
+    sched_setaffinity(this_thread, &only).unwrap();
+    let pool = stage::pool(method, 2);
+    burst(&pool);
+    assert_eq!(pool.map(0..1000u32, |x| x).unwrap(), (0..1000).collect::<Vec<_>>());
 }

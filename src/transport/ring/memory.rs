@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!      0  ledger u64 · answered u64 · busy_ns u64 · busy_records u64     changed by the worker with every record
-//!     32  began_ns u64                                                   and with every item whose time is limited
+//!     32  began_ns u64 · worker_on u64                                   now and then
 //!    256  sent u64 · taken u64 · recalls u64 · spin_ns u64 · bell u32    changed by the parent
+//!    296  parent_on u64
 //!   4096  down ring, 64 KiB: records for the worker
 //!  69632  up ring, 64 KiB: its answers
 //! ```
@@ -78,6 +79,8 @@ pub(super) enum Cell {
     BusyRecords = 24,
     /// When the worker began its last item whose time is limited, by the clock that both sides have: a hint.
     BeganNs = 32,
+    /// On which processor the worker was seen last: a hint.
+    WorkerOn = 40,
     /// Where the last record ends in the down ring.
     Sent = 256,
     /// Up to where the parent has taken answers out of the up ring.
@@ -86,6 +89,8 @@ pub(super) enum Cell {
     Recalls = 272,
     /// How long the worker may look for work before it sleeps.
     SpinNs = 280,
+    /// On which processor the parent was when it sent something: a hint.
+    ParentOn = 296,
 }
 
 /// Where the worker's bell is: the futex it sleeps on.

@@ -32,6 +32,7 @@ use super::record::DownHead;
 use crate::batch::Selection;
 use crate::batch::Span;
 use crate::frame::Head;
+use crate::processor::Place;
 use crate::transport::Note;
 
 /// A worker rings at most once for each record that it finishes; so much more is forgiven.
@@ -91,6 +92,8 @@ pub(crate) struct Road {
     rings: u64,
     busy: Busy,
     spin_ns: u64,
+    /// Where this side is, as the worker was told.
+    place: Place,
     /// What was found when something was sent.
     broken: Option<Broken>,
     /// What is wrong has been told.
@@ -150,6 +153,7 @@ impl Road {
             rings: 0,
             busy: Busy::default(),
             spin_ns: 0,
+            place: Place::default(),
             broken: None,
             is_given_up: false,
             waited_for: cell::Cell::new(None),
@@ -179,6 +183,7 @@ impl Road {
     }
 
     fn show(&mut self, records: u32) {
+        self.show_place();
         // A worker that copies ahead may see this before it sees the ledger, and then it must see the bytes.
         self.memory.cell(Cell::Sent).store(self.down_write, Ordering::Release);
         let (before, wake) = self.ledger().send(records);
@@ -471,6 +476,18 @@ impl Road {
         if std::mem::replace(&mut self.spin_ns, ns) != ns {
             self.memory.cell(Cell::SpinNs).store(ns, Ordering::Relaxed);
         }
+    }
+
+    fn show_place(&mut self) {
+        let here = Place::here();
+        if std::mem::replace(&mut self.place, here) != here {
+            self.memory.cell(Cell::ParentOn).store(here.to_word(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the worker was seen last on this processor: it does nothing while somebody looks for it here.
+    pub(crate) fn is_at(&self, here: Place) -> bool {
+        Place::from_word(self.memory.cell(Cell::WorkerOn).load(Ordering::Relaxed)).is(here)
     }
 
     /// For a look at the rings without whatever guards them.

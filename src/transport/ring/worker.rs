@@ -31,12 +31,16 @@ use crate::failpoint::failpoint;
 use crate::frame::AnswerKind;
 use crate::patience;
 use crate::patience::Patience;
+use crate::processor::Place;
 
 /// What is copied out of the down ring at one go, unless a record is longer.
 const READ_AHEAD: usize = 4096;
 /// Records between two looks at the clock, at most, and about how much time shall lie between them.
 const CHECKPOINT_RECORDS: u32 = 64;
 const CHECKPOINT_NS: u64 = 20_000;
+/// So many sleeps in a row that were no longer than this are the mark of calls that follow each other.
+const SHORT_SLEEPS: u32 = 3;
+const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
 /// One record of the parent's.
 #[derive(Clone, Debug)]
@@ -64,6 +68,11 @@ pub(crate) struct WorkerRoad {
     taken: u64,
     clock: Clock,
     patience: Patience,
+    /// Where this worker is, as the parent was told, and how often in a row it has slept for a short time only.
+    place: Place,
+    short_sleeps: u32,
+    /// After so many it goes elsewhere.
+    short_sleeps_max: u32,
     /// What kind of file the bell is, and whether it is gone.
     bell_id: Option<(u64, u64, u32)>,
     is_mute: bool,
@@ -113,6 +122,9 @@ impl WorkerRoad {
             taken: 0,
             clock: Clock { since: Instant::now(), records: 0, every: 1, busy_ns: 0, busy_records: 0 },
             patience: Patience::short(),
+            place: Place::default(),
+            short_sleeps: 0,
+            short_sleeps_max: SHORT_SLEEPS,
         })
     }
 
@@ -125,17 +137,62 @@ impl WorkerRoad {
     /// Begins the next record; waits until there is one.
     pub(crate) fn begin(&mut self) {
         while !self.ledger().begin() {
-            if self.look() {
+            if self.may_look() && self.look() {
                 continue;
             }
             let rings = self.memory.rings();
             if self.ledger().sleep() {
                 let asleep = Instant::now();
                 self.memory.sleep(rings);
-                self.patience.was_followed_by(asleep.elapsed());
+                self.has_slept(asleep.elapsed());
             }
         }
         self.clock.since = Instant::now();
+    }
+
+    fn has_slept(&mut self, time: Duration) {
+        self.patience.was_followed_by(time);
+        if time < SHORT_SLEEP {
+            self.short_sleeps += 1;
+        } else {
+            self.short_sleeps = 0;
+            self.short_sleeps_max = SHORT_SLEEPS;
+        }
+        self.show_place();
+    }
+
+    fn show_place(&mut self) {
+        self.show(Place::here());
+    }
+
+    fn show(&mut self, place: Place) {
+        if std::mem::replace(&mut self.place, place) != place {
+            self.memory.cell(Cell::WorkerOn).store(place.to_word(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it is of any use to look for work: not where the parent is, who sends none meanwhile. If one call follows
+    /// the other there, this worker goes elsewhere, so that both can look; for calls that are far apart it is the best
+    /// place, because to wake somebody there is quickly done.
+    fn may_look(&mut self) -> bool {
+        self.show_place();
+        let parent = Place::from_word(self.memory.cell(Cell::ParentOn).load(Ordering::Relaxed));
+        if !self.place.is(parent) {
+            return true;
+        }
+        let has_room = self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed) > 0;
+        if !has_room || self.short_sleeps < self.short_sleeps_max {
+            return false;
+        }
+        self.short_sleeps = 0;
+        // If the kernel brings it back, it is not tried again so soon.
+        self.short_sleeps_max = self.short_sleeps_max.saturating_mul(4);
+        let here = self.place;
+        // Before: the parent shall look for it from now on.
+        self.show(Place::default());
+        let has_left = here.leave();
+        self.show_place();
+        has_left
     }
 
     /// Looks for work for a while: longer the next time if that was of use.
