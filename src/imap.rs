@@ -28,6 +28,9 @@ use crate::task::Data;
 const WINDOWS_BEHIND: u64 = 4;
 /// A batch is sent on its way when drawing it has taken this long.
 const BATCH_TIME: Duration = Duration::from_micros(50);
+/// Items between two looks at the clock, once so many have been quick: a look takes longer than to draw one of those. If
+/// the input becomes slow all of a sudden, no more than so many are drawn before it is noticed.
+const CLOCK_EVERY: u64 = 8;
 
 type Item<T> = Result<T, TaskError>;
 
@@ -119,6 +122,8 @@ struct Pull<I: Iterator, T> {
     window: u64,
     /// Drawing took long the last time: a result that is there goes first.
     input_is_slow: bool,
+    /// To draw the last ones took less than a microsecond each.
+    items_are_quick: bool,
 }
 
 impl<I: Iterator, T> Pull<I, T> {
@@ -134,6 +139,7 @@ impl<I: Iterator, T> Pull<I, T> {
             yielded: 0,
             window: 1,
             input_is_slow: false,
+            items_are_quick: false,
         };
         match prepared.and_then(|prepared| prepared.open(false)) {
             Ok((job, encoder)) => {
@@ -194,13 +200,15 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
         }
         let began = Instant::now();
         let room = (self.window - self.under_way).min(WINDOWS_BEHIND * self.window - (self.drawn - self.yielded));
-        let drawn = self.drawn;
+        let (drawn, were_quick) = (self.drawn, self.items_are_quick);
         encoder.draw(&mut self.input, |encoder| {
             let pushed = encoder.pushed() - drawn;
-            pushed == 0 || (pushed < room && began.elapsed() < BATCH_TIME)
+            let is_quick = were_quick && pushed > CLOCK_EVERY && pushed % CLOCK_EVERY != 0;
+            pushed == 0 || (pushed < room && (is_quick || began.elapsed() < BATCH_TIME))
         });
-        self.input_is_slow = began.elapsed() >= BATCH_TIME;
-        let pushed = encoder.pushed() - drawn;
+        let (took, pushed) = (began.elapsed(), encoder.pushed() - drawn);
+        self.input_is_slow = took >= BATCH_TIME;
+        self.items_are_quick = took.as_micros() < u128::from(pushed);
         let work = encoder.take();
         let sealed = self.input.is_over();
         let result = self.shared.feed(|engine| {
