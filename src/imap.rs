@@ -33,6 +33,8 @@ const BATCH_TIME: Duration = Duration::from_micros(50);
 const CLOCK_EVERY: u64 = 8;
 
 type Item<T> = Result<T, TaskError>;
+/// An item that waits here, among thousands: an error is much larger than most values, and rare.
+type Kept<T> = Result<T, Box<TaskError>>;
 
 /// Takes what has arrived for a job; `None` while that is nothing.
 pub(crate) fn take_arrived(engine: &mut Engine, job: JobId) -> Option<Log> {
@@ -48,17 +50,18 @@ pub(crate) fn take_arrived(engine: &mut Engine, job: JobId) -> Option<Log> {
 #[derive(Debug)]
 struct Reorder<T> {
     next_index: u64,
-    slots: VecDeque<Option<Item<T>>>,
+    slots: VecDeque<Option<Kept<T>>>,
 }
 
 #[derive(Debug)]
 enum Arrived<T> {
     Ordered(Reorder<T>),
-    Unordered(VecDeque<Item<T>>),
+    Unordered(VecDeque<Kept<T>>),
 }
 
 impl<T> Arrived<T> {
     fn put(&mut self, index: u64, item: Item<T>) {
+        let item = item.map_err(Box::new);
         match self {
             Arrived::Unordered(items) => items.push_back(item),
             Arrived::Ordered(Reorder { next_index, slots }) => {
@@ -74,26 +77,27 @@ impl<T> Arrived<T> {
     /// All items below `drawn` that have not come get this error.
     fn fill(&mut self, drawn: u64, missing: u64, error: &TaskError) {
         match self {
-            Arrived::Unordered(items) => items.extend((0..missing).map(|_| Err(error.clone()))),
+            Arrived::Unordered(items) => items.extend((0..missing).map(|_| Err(Box::new(error.clone())))),
             Arrived::Ordered(Reorder { next_index, slots }) => {
                 let len = usize::try_from(drawn - *next_index).expect("a window fits memory");
                 slots.resize_with(len, || None);
                 for slot in slots {
-                    slot.get_or_insert_with(|| Err(error.clone()));
+                    slot.get_or_insert_with(|| Err(Box::new(error.clone())));
                 }
             }
         }
     }
 
     fn pop(&mut self) -> Option<Item<T>> {
-        match self {
+        let item = match self {
             Arrived::Unordered(items) => items.pop_front(),
             Arrived::Ordered(Reorder { next_index, slots }) => {
                 slots.front()?.as_ref()?;
                 *next_index += 1;
                 slots.pop_front().flatten()
             }
-        }
+        };
+        item.map(|item| item.map_err(|error| *error))
     }
 
     fn has_next(&self) -> bool {
