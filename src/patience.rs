@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 /// The longest look, in nanoseconds: about what it takes to be woken.
-pub(crate) const LONGEST_NS: u64 = 100_000;
+pub(crate) const LONGEST_NS: u64 = 50_000;
 const LONGEST: Duration = Duration::from_nanos(LONGEST_NS);
 /// The shortest look: what a parent takes that hands over one task after the other.
 const SHORTEST: Duration = Duration::from_micros(5);

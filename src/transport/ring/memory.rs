@@ -89,7 +89,7 @@ pub(super) enum Cell {
     Recalls = 272,
     /// How long the worker may look for work before it sleeps.
     SpinNs = 280,
-    /// On which processor the parent was when it sent something: a hint.
+    /// On which processor the parent was when it sent one item and no more: a hint.
     ParentOn = 296,
 }
 

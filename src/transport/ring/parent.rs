@@ -183,7 +183,6 @@ impl Road {
     }
 
     fn show(&mut self, records: u32) {
-        self.show_place();
         // A worker that copies ahead may see this before it sees the ledger, and then it must see the bytes.
         self.memory.cell(Cell::Sent).store(self.down_write, Ordering::Release);
         let (before, wake) = self.ledger().send(records);
@@ -212,9 +211,11 @@ impl Road {
         if taken.is_empty() {
             return 0;
         }
+        let takes_turns = self.flights.is_empty() && taken.len() == 1;
         let records = self.select(span, selection);
         self.put(taken.bytes().expect("items that fit have bytes"));
         let items = taken.len();
+        self.show_place(takes_turns);
         self.push(Flight::Items(taken));
         self.show(records + items);
         items
@@ -478,10 +479,12 @@ impl Road {
         }
     }
 
-    fn show_place(&mut self) {
-        let here = Place::here();
-        if std::mem::replace(&mut self.place, here) != here {
-            self.memory.cell(Cell::ParentOn).store(here.to_word(), Ordering::Relaxed);
+    /// Tells the worker where this side is, if all that it has is one item: then the two take turns. Of many items it does
+    /// some while this side does its part, and is the better for looking wherever that is.
+    fn show_place(&mut self, takes_turns: bool) {
+        let place = if takes_turns { Place::here() } else { Place::default() };
+        if std::mem::replace(&mut self.place, place) != place {
+            self.memory.cell(Cell::ParentOn).store(place.to_word(), Ordering::Relaxed);
         }
     }
 
