@@ -181,6 +181,9 @@ impl Socket {
     ///
     /// As for [`recv`](Self::recv).
     pub fn try_recv_into(&self, bytes: &mut Vec<u8>, room: usize, fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
+        // Not under the registry's lock.
+        bytes.clear();
+        bytes.reserve(room);
         self.receive(fds, |socket, arrived_fds| sys::receive_into(socket, bytes, room, arrived_fds))
     }
 

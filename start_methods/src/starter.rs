@@ -242,6 +242,9 @@ impl Starts<'_> {
 
 /// A process that has been ordered, and will be told what it is; made by [`Starts::order`]. Dropping it gives the
 /// process up.
+///
+/// While it lives, its thread must do nothing else with the server that it is from: that would wait for ever. All
+/// starters by forkserver that have no executable of their own share one, and so do [`forkserver`](crate::forkserver)'s functions.
 pub struct Order<'a> {
     starter: &'a Starter,
     births: &'a mut Option<Births>,

@@ -249,8 +249,9 @@ pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>
 pub(crate) fn pidfd_numbers(pidfd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     let info = pidfd_info(pidfd, PIDFD_INFO_PID)?;
     match info.mask & PIDFD_INFO_PID {
-        0 => Err(io::ErrorKind::Unsupported.into()),
-        _ => Ok((info.process, info.parent)),
+        // The descriptor of a thread says of its process what is true, and ends before it.
+        PIDFD_INFO_PID if info.thread == info.process => Ok((info.process, info.parent)),
+        _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

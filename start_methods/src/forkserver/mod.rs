@@ -44,6 +44,8 @@ pub(crate) struct Slot {
 
 /// A child that a server was asked for, before it was known what the child is to do. Nobody else asks meanwhile.
 pub(crate) struct Asked<'a> {
+    /// Who has asked, and must hear the answer.
+    pid: u32,
     slot: MutexGuard<'a, Option<Server>>,
     /// What came of asking; `None` once the answer was taken.
     asked: Option<Result<Result<Arc<Lifeline>, StartError>, Broken>>,
@@ -61,8 +63,9 @@ impl Asked<'_> {
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        // Nobody wants the child any more; but every request has its reply.
+        // Nobody wants the child any more; but every request has its reply. It is not a forked copy's to take.
         if self.asked.is_some()
+            && self.pid == std::process::id()
             && let Err(broken) = self.answer()
             && let Some(server) = &*self.slot
         {
@@ -81,7 +84,7 @@ impl Slot {
             Ok(lifeline) => server.ask(&lifeline).map(|asked| asked.map(|()| lifeline)),
             Err(error) => Ok(Err(StartError::system(MAKING)(error))),
         };
-        Some(Asked { slot, asked: Some(asked) })
+        Some(Asked { pid: std::process::id(), slot, asked: Some(asked) })
     }
 
     /// A child from this slot's server, which is started when there is none, and replaced once
@@ -112,11 +115,15 @@ impl Slot {
         asked: Option<Asked<'_>>,
         boot: &Boot<'_>,
     ) -> Option<Result<Child, StartError>> {
-        let mut asked = asked.or_else(|| self.ask())?;
+        if asked.is_none() && process::lock(&self.server).is_none() {
+            return None;
+        }
+        // Before it is asked, if that has not been done yet.
         let parcel = match boot.prepare(StartMethod::Fork) {
             Ok(parcel) => parcel,
             Err(error) => return Some(Err(error)),
         };
+        let mut asked = asked.or_else(|| self.ask())?;
         Some(match asked.answer() {
             Ok(answer) => deliver(answer, &parcel),
             Err(broken) => {
@@ -138,8 +145,15 @@ impl Slot {
     }
 
     /// Waits until the server serves, if there is one.
+    ///
+    /// One that does not come up is given up: the slot is empty then.
     pub(crate) fn wait_until_ready(&self) -> Result<(), StartError> {
-        process::lock(&self.server).as_mut().map_or(Ok(()), Server::wait_until_ready)
+        let mut slot = process::lock(&self.server);
+        let ready = slot.as_mut().map_or(Ok(()), Server::wait_until_ready);
+        if ready.is_err() {
+            drop(slot.take());
+        }
+        ready
     }
 
     /// Tells the server to end, if there is one and nobody waits for it to answer. Does not wait for its end.
