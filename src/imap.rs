@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::batch::JobId;
+use crate::clock;
 use crate::driver::Shared;
 use crate::engine::Engine;
 use crate::error::PoolError;
@@ -28,8 +29,8 @@ use crate::task::Data;
 const WINDOWS_BEHIND: u64 = 4;
 /// A batch is sent on its way when drawing it has taken this long.
 const BATCH_TIME: Duration = Duration::from_micros(50);
-/// Items between two looks at the clock, once so many have been quick: a look takes longer than to draw one of those. If
-/// the input becomes slow all of a sudden, no more than so many are drawn before it is noticed.
+/// Items between two looks at the clock, once all have been quick: a look takes longer than to draw one of those. In
+/// between a coarser clock is looked at, so an input that becomes slow is noticed after a few milliseconds.
 const CLOCK_EVERY: u64 = 8;
 
 type Item<T> = Result<T, TaskError>;
@@ -199,15 +200,15 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
         let (Some(job), Some(encoder)) = (self.job, &mut self.encoder) else { return };
         match self.shared.with(|engine| engine.refusal()) {
             Ok(None) => {}
-            // A forked copy has no business with the input, nor with the locks of the original.
+            // A forked copy must not draw: encoding takes locks that the original may hold.
             Ok(Some(error)) | Err(error) => return self.refused(&error),
         }
-        let began = Instant::now();
+        let (began, tick) = (Instant::now(), clock::tick());
         let room = (self.window - self.under_way).min(WINDOWS_BEHIND * self.window - (self.drawn - self.yielded));
         let (drawn, were_quick) = (self.drawn, self.items_are_quick);
         encoder.draw(&mut self.input, |encoder| {
             let pushed = encoder.pushed() - drawn;
-            let is_quick = were_quick && pushed > CLOCK_EVERY && pushed % CLOCK_EVERY != 0;
+            let is_quick = were_quick && pushed % CLOCK_EVERY != 0 && clock::tick() == tick;
             pushed == 0 || (pushed < room && (is_quick || began.elapsed() < BATCH_TIME))
         });
         let (took, pushed) = (began.elapsed(), encoder.pushed() - drawn);
