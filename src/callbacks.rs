@@ -111,12 +111,14 @@ impl Callbacks {
         self.thread_id.get() == Some(&std::thread::current().id())
     }
 
-    /// Lets the thread leave once nothing is due. Whether nothing is, and it leaves at once.
+    /// Lets the thread leave once nothing is due. Whether nothing is: then it leaves at once, and is given nothing more.
     pub(crate) fn close(&self) -> bool {
         let mut queue = self.queue.lock();
         queue.closing = true;
         self.changed.notify_all();
-        queue.due.is_empty() && !queue.running
+        let leaves = queue.due.is_empty() && !queue.running;
+        queue.gone |= leaves;
+        leaves
     }
 
     /// Lets the thread leave once nothing is due, and waits for that; not for ever if there is a deadline, and not at
