@@ -18,6 +18,8 @@ use crate::tally::Tally;
 /// How much this process and its helpers may grow between the two quiet points. Heaps keep what threads once needed, so
 /// it is not zero; it does not depend on the number of items.
 const GROWTH_KIB_MAX: i64 = 4096;
+/// The files that a pool keeps for the next large values, each a descriptor.
+const KEPT_MAX: i64 = 16;
 
 /// What is left, or has become more.
 #[derive(Clone, Copy, Debug, Default)]
@@ -243,7 +245,8 @@ impl Verdict {
         let Left { descriptors_in_use, descriptors_at_end, zombies, processes, resident_kib } = self.left;
         self.counts().into_iter().all(|(_, count)| count == 0)
             && self.kept_by_workers == 0
-            && (descriptors_in_use, descriptors_at_end, zombies, processes) == (0, 0, 0, 0)
+            && descriptors_in_use <= KEPT_MAX
+            && (descriptors_at_end, zombies, processes) == (0, 0, 0)
             && resident_kib <= GROWTH_KIB_MAX
     }
 }
@@ -282,7 +285,7 @@ impl fmt::Display for Verdict {
         write!(f, " | {counts}, hangs 0")?;
         write!(
             f,
-            " | descriptors {descriptors_in_use:+} (at the end {descriptors_at_end:+}, in workers {:+}), zombies \
+            " | descriptors {descriptors_in_use:+} (at most +{KEPT_MAX}; at the end {descriptors_at_end:+}, in workers {:+}), zombies \
              {zombies}, processes left {processes}, memory {resident_kib:+} KiB (at most {GROWTH_KIB_MAX:+})",
             self.kept_by_workers
         )?;
