@@ -4,6 +4,9 @@
 //! kernel often wakes a thread where its waker runs, and where processors share no cache it does not look for an idle
 //! one; then it may leave both there for many milliseconds.
 
+use std::fs;
+
+use nix::sched::CpuSet;
 use nix::sched::sched_getaffinity;
 use nix::sched::sched_getcpu;
 use nix::sched::sched_setaffinity;
@@ -36,20 +39,43 @@ impl Place {
 
     /// Moves this thread from here to any other processor that it may use; it may come back whenever the kernel likes.
     /// Whether it has moved.
+    ///
+    /// Not under a system call filter: it may forbid this, and then it is often set to kill.
     pub(crate) fn leave(self) -> bool {
         let this_thread = Pid::from_raw(0);
+        if is_filtered() {
+            return false;
+        }
         let (Some(number), Ok(allowed)) = (self.0, sched_getaffinity(this_thread)) else { return false };
         let mut others = allowed;
         if others.unset(number).is_err() || sched_setaffinity(this_thread, &others).is_err() {
             // There is no other.
             return false;
         }
-        // What was allowed a moment ago is allowed now, or the kernel makes the best of it.
-        if let Err(errno) = sched_setaffinity(this_thread, &allowed) {
-            log::debug!("a worker stays off processor {number}: {errno}");
+        // A thread that nobody has bound to processors of its own stays so: what is asked for is remembered, and would
+        // bind it when its cpuset changes.
+        let unbound = sched_setaffinity(this_thread, &everywhere()).and_then(|()| sched_getaffinity(this_thread));
+        if unbound != Ok(allowed)
+            && let Err(errno) = sched_setaffinity(this_thread, &allowed)
+        {
+            log::debug!("a worker is not bound as it was: {errno}");
         }
         true
     }
+}
+
+fn everywhere() -> CpuSet {
+    let mut all = CpuSet::new();
+    for number in 0..CpuSet::count() {
+        all.set(number).expect("it is one of so many");
+    }
+    all
+}
+
+/// Whether this thread runs under seccomp(2), as /proc says: prctl(2) might be forbidden, too.
+fn is_filtered() -> bool {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    !status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "0"))
 }
 
 #[cfg(test)]
@@ -69,9 +95,18 @@ mod tests {
     fn leaving_changes_nothing_that_lasts() {
         let allowed = || sched_getaffinity(Pid::from_raw(0)).unwrap();
         let (before, here) = (allowed(), Place::here());
-        let count = (0..nix::sched::CpuSet::count()).filter(|&number| before.is_set(number).unwrap()).count();
+        let count = (0..CpuSet::count()).filter(|&number| before.is_set(number).unwrap()).count();
         // It may have been moved by the kernel since it was asked, and then leaves nothing.
-        assert!(here.leave() || count == 1);
+        assert!(here.leave() || count == 1 || is_filtered());
         assert_eq!(allowed(), before);
+        // Nor for a thread that is bound.
+        if let Some(first) = (0..CpuSet::count()).find(|&number| before.is_set(number).unwrap()) {
+            let mut bound = before;
+            bound.unset(first).unwrap();
+            if sched_setaffinity(Pid::from_raw(0), &bound).is_ok() {
+                Place::here().leave();
+                assert_eq!(allowed(), bound);
+            }
+        }
     }
 }

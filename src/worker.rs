@@ -76,10 +76,10 @@ fn run(birth: Birth) -> io::Result<u8> {
     let control = Rc::new(birth.control);
     let mut fds = birth.fds.into_iter();
     let mut fd = || fds.next().ok_or_else(|| broken("born without a road"));
-    let road = match setup.road {
+    let mut road = match setup.road {
         RoadKind::Socket => Road::Socket(socket::WorkerRoad::from_fd(fd()?)),
         RoadKind::Ring => match ring::worker::WorkerRoad::new(fd()?, fd()?) {
-            Ok(rings) => Road::Ring(rings),
+            Ok(rings) => Road::Ring(Box::new(rings)),
             Err(error) => {
                 report(&control, &Report::NoRings { message: error.to_string() }, None)?;
                 return Ok(EXIT_NO_RINGS);
@@ -87,6 +87,9 @@ fn run(birth: Birth) -> io::Result<u8> {
         },
     };
     panics::install_hook();
+    if let (Road::Ring(rings), Some(_)) = (&mut road, &setup.initializer) {
+        rings.stay();
+    }
     if let Some(initializer) = setup.initializer
         && let Err(message) = initialize(initializer, fds.next())
     {
@@ -99,13 +102,13 @@ fn run(birth: Birth) -> io::Result<u8> {
     failpoint!("after_ready");
     panics::set_last_words(last_words(Rc::clone(&control)));
     match road {
-        Road::Ring(rings) => RingWorker::new(rings, &control).serve(),
+        Road::Ring(rings) => RingWorker::new(*rings, &control).serve(),
         Road::Socket(road) => SocketWorker::new(road).serve(),
     }
 }
 
 enum Road {
-    Ring(ring::worker::WorkerRoad),
+    Ring(Box<ring::worker::WorkerRoad>),
     Socket(socket::WorkerRoad),
 }
 

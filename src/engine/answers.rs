@@ -114,8 +114,8 @@ impl Engine {
     /// Adds where answers may come soon: nothing, if the workers need every processor, or this very one.
     pub(crate) fn lookouts(&self, lookouts: &mut Vec<Lookout>) {
         let here = Place::here();
-        if self.has_processor_to_spare() && !self.busy_rings().any(|rings| rings.is_at(here)) {
-            lookouts.extend(self.busy_rings().map(ring::parent::Road::lookout));
+        if self.has_processor_to_spare() {
+            lookouts.extend(self.busy_rings().filter(|rings| !rings.is_at(here)).map(ring::parent::Road::lookout));
         }
     }
 

@@ -229,6 +229,7 @@ impl Road {
 
     /// Puts one item into the ring whose bytes travel as this attachment. There is room.
     pub(crate) fn send_attached_item(&mut self, span: &Span, number: u32) {
+        self.show_place(self.flights.is_empty());
         let selection = self.selection(span);
         let records = self.select(span, selection);
         let head = DownHead { is_order: false, is_attached: true, len: record::NUMBER };

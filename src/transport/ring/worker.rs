@@ -40,6 +40,8 @@ const CHECKPOINT_RECORDS: u32 = 64;
 const CHECKPOINT_NS: u64 = 20_000;
 /// So many sleeps in a row that were no longer than this are the mark of calls that follow each other.
 const SHORT_SLEEPS: u32 = 3;
+/// Who has gone elsewhere within this time is slower to do it again.
+const LATELY: Duration = Duration::from_millis(20);
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
 /// One record of the parent's.
@@ -71,8 +73,10 @@ pub(crate) struct WorkerRoad {
     /// Where this worker is, as the parent was told, and how often in a row it has slept for a short time only.
     place: Place,
     short_sleeps: u32,
-    /// After so many it goes elsewhere.
+    /// Whether it may go elsewhere. After so many it does, as it did last at that time.
+    may_leave: bool,
     short_sleeps_max: u32,
+    left_at: Option<Instant>,
     /// What kind of file the bell is, and whether it is gone.
     bell_id: Option<(u64, u64, u32)>,
     is_mute: bool,
@@ -124,8 +128,15 @@ impl WorkerRoad {
             patience: Patience::short(),
             place: Place::default(),
             short_sleeps: 0,
+            may_leave: true,
             short_sleeps_max: SHORT_SLEEPS,
+            left_at: None,
         })
+    }
+
+    /// Does not move to other processors: the user's code may forbid system calls that nobody needs but for that.
+    pub(crate) fn stay(&mut self) {
+        self.may_leave = false;
     }
 
     fn ledger(&self) -> WorkerLedger<'_, AtomicU64> {
@@ -152,12 +163,7 @@ impl WorkerRoad {
 
     fn has_slept(&mut self, time: Duration) {
         self.patience.was_followed_by(time);
-        if time < SHORT_SLEEP {
-            self.short_sleeps += 1;
-        } else {
-            self.short_sleeps = 0;
-            self.short_sleeps_max = SHORT_SLEEPS;
-        }
+        self.short_sleeps = if time < SHORT_SLEEP { self.short_sleeps + 1 } else { 0 };
         self.show_place();
     }
 
@@ -181,12 +187,13 @@ impl WorkerRoad {
             return true;
         }
         let has_room = self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed) > 0;
-        if !has_room || self.short_sleeps < self.short_sleeps_max {
+        if !has_room || !self.may_leave || self.short_sleeps < self.short_sleeps_max {
             return false;
         }
         self.short_sleeps = 0;
-        // If the kernel brings it back, it is not tried again so soon.
-        self.short_sleeps_max = self.short_sleeps_max.saturating_mul(4);
+        // If the kernel brings it back, or there is no good place to go to, it is not tried again so soon.
+        let lately = self.left_at.replace(Instant::now()).is_some_and(|left_at| left_at.elapsed() < LATELY);
+        self.short_sleeps_max = if lately { self.short_sleeps_max.saturating_mul(2) } else { SHORT_SLEEPS };
         let here = self.place;
         // Before: the parent shall look for it from now on.
         self.show(Place::default());
@@ -347,6 +354,7 @@ impl WorkerRoad {
 
     /// Tells the parent how long the last records took.
     fn checkpoint(&mut self) {
+        self.show_place();
         let now = Instant::now();
         let ns = u64::try_from((now - self.clock.since).as_nanos()).unwrap_or(u64::MAX);
         self.clock.busy_ns = self.clock.busy_ns.wrapping_add(ns);
