@@ -36,6 +36,7 @@ cases![
     environment_changes_stay_in_the_worker,
     bursts_of_calls_change_no_set_of_processors,
     one_processor_is_enough_for_bursts_of_calls,
+    filter_that_kills_for_moves_kills_nobody,
 ];
 
 fn status_field(name: &str) -> String {
@@ -256,4 +257,24 @@ fn one_processor_is_enough_for_bursts_of_calls(method: StartMethod) {
     let pool = stage::pool(method, 2);
     burst(&pool);
     assert_eq!(pool.map(0..1000u32, |x| x).unwrap(), (0..1000).collect::<Vec<_>>());
+}
+
+fn forbid_moves(_: u8) {
+    sys::kill_for_moves();
+}
+
+/// Installed before the pool is made, or by its initializer.
+fn filter_that_kills_for_moves_kills_nobody(method: StartMethod) {
+    let pool = Pool::builder().processes(2).start_method(method).initializer((0,), forbid_moves).build().unwrap();
+    stage::until_all_work(&pool);
+    let pids = pool.pids();
+    burst(&pool);
+    assert_eq!(pool.pids(), pids);
+    drop(pool);
+    sys::kill_for_moves();
+    let pool = stage::pool(method, 2);
+    stage::until_all_work(&pool);
+    let pids = pool.pids();
+    burst(&pool);
+    assert_eq!(pool.pids(), pids);
 }

@@ -200,7 +200,7 @@ pub(crate) fn forbid(what: Forbidden) {
     };
     let load = |offset| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
     let give = |value| step(libc::BPF_RET | libc::BPF_K, 0, 0, value);
-    let mut program = [
+    install(&mut [
         load(0),
         // Its flags are in memory, where a filter does not look; the C library falls back to clone.
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number(libc::SYS_clone3)),
@@ -212,8 +212,24 @@ pub(crate) fn forbid(what: Forbidden) {
         step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, thread_flag),
         give(thread),
         give(process),
-    ];
-    let program = libc::sock_fprog { len: 9, filter: program.as_mut_ptr() };
+    ]);
+}
+
+/// Has the kernel kill this process, and those that it starts, for a change of the processors that they may use.
+pub(crate) fn kill_for_moves() {
+    let number = u32::try_from(libc::SYS_sched_setaffinity).expect("numbers of calls are small");
+    install(&mut [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
+/// Puts a filter in force for all threads of this process.
+fn install(program: &mut [libc::sock_filter]) {
+    let len = u16::try_from(program.len()).expect("a filter is short");
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     nix::sys::prctl::set_no_new_privs().expect("Linux 3.5");
     let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
     // SAFETY: the program is valid and outlives the call, which copies it.
