@@ -60,7 +60,6 @@ const MAP_MIN: u64 = 256 * 1024;
 pub(crate) struct Blob {
     file: Arc<File>,
     len: u64,
-    shelf: Option<Arc<Shelf>>,
 }
 
 #[derive(Debug)]
@@ -175,8 +174,8 @@ impl Blob {
     }
 
     fn new(held: Held, len: u64, shelf: Option<Arc<Shelf>>) -> Self {
-        let file = File { held: Some(held), is_answered: AtomicBool::new(false), shelf: shelf.clone() };
-        Self { file: Arc::new(file), len, shelf }
+        let file = File { held: Some(held), is_answered: AtomicBool::new(false), shelf };
+        Self { file: Arc::new(file), len }
     }
 
     /// The worker that was the last to get it has answered, so it has read it. Whoever got it before is dead, or had it
@@ -198,7 +197,7 @@ impl Blob {
     /// There is not enough memory, or the file became shorter.
     pub(crate) fn read(&self) -> io::Result<Bytes> {
         if self.len >= MAP_MIN {
-            if let Some(mapping) = self.shelf.as_ref().and_then(|shelf| shelf.view(self, self.len)) {
+            if let Some(mapping) = self.file.shelf.as_ref().and_then(|shelf| shelf.view(self, self.len)) {
                 let len = usize::try_from(self.len).expect("it is mapped");
                 return Ok(Bytes(Kind::Viewed(mapping, len)));
             }
@@ -207,8 +206,8 @@ impl Blob {
             }
         }
         let len = usize::try_from(self.len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let mut copy = Copy { len, memory: Vec::new(), shelf: self.shelf.clone() };
-        copy.memory = match &self.shelf {
+        let mut copy = Copy { len, memory: Vec::new(), shelf: self.file.shelf.clone() };
+        copy.memory = match &self.file.shelf {
             Some(shelf) => shelf.memory(len)?,
             None => shelf::zeros(len)?,
         };

@@ -201,11 +201,8 @@ impl<'a> RingWorker<'a> {
 
     /// Obeys an order, or runs an item and those behind it that are as plain.
     fn step(&mut self, record: &ring::worker::Record) -> io::Result<Step> {
-        if record.is_order || record.attachment.is_some() {
-            return self.step_apart(record);
-        }
         match &self.task {
-            Some((Task::Ready(ready), _)) => {
+            Some((Task::Ready(ready), _)) if record.is_plain() => {
                 let mut lane = lane::Lane::new(&mut self.rings, &self.tasks, &mut self.out, ready, record);
                 match lane.run()? {
                     lane::End::Begun(record) => Ok(Step::Begun(record)),

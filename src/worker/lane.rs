@@ -10,13 +10,13 @@ use std::panic::resume_unwind;
 
 use super::tasks::Ready;
 use super::tasks::Tasks;
+use super::tasks::say_panic;
 use crate::deadline;
 use crate::deadline::Limit;
 use crate::failpoint::failpoint;
 use crate::frame::AnswerKind;
 use crate::function;
 use crate::function::Verdict;
-use crate::message;
 use crate::output::Output;
 use crate::panics;
 use crate::transport::ring::worker::Next;
@@ -80,10 +80,8 @@ impl<'a> Lane<'a> {
         });
         if let Err(panic) = ended {
             self.end_task();
-            self.out.clear();
-            self.out.say(&message::encode(&panic));
-            let end = self.answer(AnswerKind::Panicked);
-            self.end = Some(end);
+            let kind = say_panic(&panic, self.out);
+            self.end = Some(self.answer(kind));
         }
         self.end.take().expect("it ends because there is nothing to run")
     }
@@ -125,9 +123,9 @@ impl<'a> Lane<'a> {
             Some(record) => record.clone(),
             None => self.rings.record()?,
         };
-        match record.is_order || record.attachment.is_some() {
-            true => Ok(Err(End::Begun(record))),
-            false => Ok(Ok(record)),
+        match record.is_plain() {
+            true => Ok(Ok(record)),
+            false => Ok(Err(End::Begun(record))),
         }
     }
 }

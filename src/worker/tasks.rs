@@ -32,6 +32,7 @@ use crate::origin::Origin;
 use crate::output::Output;
 use crate::output::no_room;
 use crate::panics;
+use crate::panics::PanicRecord;
 
 /// A context that is shared by the items of one call.
 pub(super) enum Context {
@@ -168,13 +169,16 @@ impl Task {
         failpoint!("after_run");
         match ended {
             Ok(verdict) => AnswerKind::Verdict(verdict),
-            Err(panic) => {
-                out.clear();
-                out.say(&message::encode(&panic));
-                AnswerKind::Panicked
-            }
+            Err(panic) => say_panic(&panic, out),
         }
     }
+}
+
+/// The answer to an item that has panicked.
+pub(super) fn say_panic(panic: &PanicRecord, out: &mut Output) -> AnswerKind {
+    out.clear();
+    out.say(&message::encode(panic));
+    AnswerKind::Panicked
 }
 
 pub(super) fn read_attached(attached: Option<PrivateFd>, shelf: &Arc<Shelf>) -> Result<Bytes, String> {

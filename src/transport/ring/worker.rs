@@ -54,6 +54,14 @@ pub(crate) struct Record {
     range: Range<usize>,
 }
 
+impl Record {
+    /// An item whose bytes are all here.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.is_order && self.attachment.is_none()
+    }
+}
+
 /// The rings, as the worker holds them.
 #[derive(Debug)]
 pub(crate) struct WorkerRoad {
@@ -163,7 +171,7 @@ impl WorkerRoad {
 
     fn has_slept(&mut self, time: Duration) {
         self.patience.was_followed_by(time);
-        self.short_sleeps = if time < SHORT_SLEEP { self.short_sleeps + 1 } else { 0 };
+        self.short_sleeps = if time < SHORT_SLEEP { self.short_sleeps.saturating_add(1) } else { 0 };
         self.show_place();
     }
 
