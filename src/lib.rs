@@ -61,81 +61,48 @@
 
 #![warn(unnameable_types)]
 
-mod batch;
-mod bell;
-mod blob;
-mod builder;
-mod call;
-mod callbacks;
-mod clock;
-mod codec;
-mod condvar;
-mod config;
-mod deadline;
+mod api;
 mod driver;
 mod engine;
 mod error;
-mod explain;
-mod failpoint;
-pub mod forkserver;
-mod frame;
-mod function;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-mod imap;
-mod init;
-mod jobs;
-mod load;
-mod map;
-mod member;
-mod message;
-mod number;
-mod origin;
-mod output;
-mod panics;
-mod patience;
-mod pool;
-mod processor;
-mod queue;
-mod restarts;
-mod results;
 mod schedule;
-mod stack;
-mod standing;
-mod submit;
-mod task;
+mod sys;
 mod transport;
-mod watch;
+mod values;
+mod work;
 mod worker;
 
-pub use builder::PoolBuilder;
-pub use call::Call;
-pub use call::CallWith;
-pub use deadline::deadline;
+pub use api::builder::PoolBuilder;
+pub use api::call::Call;
+pub use api::call::CallWith;
+pub use api::forkserver;
+pub use api::imap::Imap;
+pub use api::imap::ImapUnordered;
+pub use api::init::init;
+pub use api::pool::Pool;
+pub use api::results::AsyncResult;
 pub use error::Failure;
 pub use error::Panic;
 pub use error::PoolError;
 pub use error::Side;
 pub use error::TaskError;
 pub use error::TimedOut;
-pub use imap::Imap;
-pub use imap::ImapUnordered;
-pub use init::init;
-pub use pool::Pool;
-pub use results::AsyncResult;
 pub use start_methods::Exit;
 pub use start_methods::ParseStartMethodError;
 #[doc(inline)]
 pub use start_methods::Resource as Limit;
 pub use start_methods::StartError;
 pub use start_methods::StartMethod;
-pub use task::Args;
-pub use task::Data;
-pub use task::Fallible;
-pub use task::Initialized;
-pub use task::Outcome;
-pub use task::Plain;
+pub use work::task::Args;
+pub use work::task::Data;
+pub use work::task::Fallible;
+pub use work::task::Initialized;
+pub use work::task::Outcome;
+pub use work::task::Plain;
+pub use worker::deadline::deadline;
 
 /// For [`test_init!`] alone.
 #[doc(hidden)]

@@ -12,7 +12,7 @@ use start_methods::threads::Resident;
 use super::Driven;
 use super::Seat;
 use super::Shared;
-use crate::failpoint::fault;
+use crate::sys::failpoint::fault;
 
 /// How long the seat may be empty, with jobs unfinished, before the background thread takes it.
 const LOOK_BUSY: Duration = Duration::from_millis(1);

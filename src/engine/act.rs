@@ -10,19 +10,19 @@ use nix::sys::signal::Signal;
 use super::Engine;
 use super::GRACE;
 use super::Phase;
-use crate::batch::JobId;
-use crate::batch::Span;
+use crate::engine::worker_handle::TakenBack;
 use crate::error::PoolError;
 use crate::error::TaskError;
-use crate::jobs::Cancelled;
-use crate::jobs::Outcome;
-use crate::load::FrameNumber;
-use crate::member::TakenBack;
-use crate::patience;
 use crate::schedule::Action;
 use crate::schedule::WorkerId;
+use crate::schedule::load::FrameNumber;
+use crate::sys::spin;
 use crate::transport::Road;
 use crate::transport::Sent;
+use crate::work::batch::JobId;
+use crate::work::batch::Span;
+use crate::work::jobs::Cancelled;
+use crate::work::jobs::Outcome;
 
 impl Engine {
     /// Does everything that the schedule has decided.
@@ -78,7 +78,7 @@ impl Engine {
 
     /// Tells the worker how long it may look for more before it sleeps.
     fn spin_hint(&mut self, worker: WorkerId) {
-        let spin_ns = if self.has_processor_to_spare() { patience::LONGEST_NS } else { 0 };
+        let spin_ns = if self.has_processor_to_spare() { spin::LONGEST_NS } else { 0 };
         if let Some(Road::Ring(rings, _)) = self.members.get_mut(&worker).map(|member| &mut member.road) {
             rings.allow_spinning(spin_ns);
         }

@@ -15,19 +15,19 @@ use start_methods::StartError;
 
 use super::Engine;
 use super::Phase;
+use crate::engine::worker_handle::Greeting;
 use crate::error::Panic;
 use crate::error::PoolError;
 use crate::error::TaskError;
-use crate::frame::FRAME_MAX;
-use crate::member::Greeting;
-use crate::message;
-use crate::message::Report;
-use crate::panics::PanicRecord;
-use crate::restarts::Ending;
 use crate::schedule::Departure;
 use crate::schedule::Lost;
 use crate::schedule::WorkerId;
+use crate::schedule::restarts::Ending;
 use crate::transport::Road;
+use crate::transport::control;
+use crate::transport::control::Report;
+use crate::transport::frame::FRAME_MAX;
+use crate::worker::panics::PanicRecord;
 
 /// Messages taken from one worker's control socket before the others are looked at.
 const REPORTS_MAX: usize = 64;
@@ -106,7 +106,7 @@ impl Engine {
 
     fn hear_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>) {
         let Some(member) = self.members.get_mut(&worker) else { return };
-        match (message::parse_report(bytes), member.greeting) {
+        match (control::parse_report(bytes), member.greeting) {
             (Ok(Report::Attachment { number }), Greeting::Ready) => {
                 member.attached(number, fd);
                 // Each belongs to an answer, and each answer to an item that it holds.

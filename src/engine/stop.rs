@@ -10,14 +10,14 @@ use std::time::Instant;
 use log::Level;
 
 use super::Engine;
-use crate::batch::JobId;
-use crate::clock::Ruling;
+use crate::engine::worker_handle::Charge;
 use crate::error::PoolError;
 use crate::error::TaskError;
-use crate::jobs::Cancelled;
-use crate::load::ItemOf;
-use crate::member::Charge;
 use crate::schedule::WorkerId;
+use crate::schedule::load::ItemOf;
+use crate::schedule::time_limit::Ruling;
+use crate::work::batch::JobId;
+use crate::work::jobs::Cancelled;
 
 impl Engine {
     /// The caller wants no more of the job: what waits is not run, and what runs is stopped. Whether anything of it

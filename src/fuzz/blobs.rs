@@ -14,8 +14,8 @@ use nix::sys::memfd::MFdFlags;
 use nix::sys::memfd::memfd_create;
 use start_methods::PrivateFd;
 
-use crate::blob::Blob;
-use crate::blob::Shelf;
+use crate::values::blob::Blob;
+use crate::values::blob::Shelf;
 
 /// Its length in units of this goes up to the double of what is mapped.
 const UNIT: u64 = 2048;

@@ -22,28 +22,28 @@ use start_methods::StartMethod;
 
 use super::hostile;
 use super::hostile::Step;
-use crate::batch::Batch;
-use crate::batch::Items;
-use crate::batch::JobId;
-use crate::batch::Selection;
-use crate::batch::Span;
-use crate::bell::Bell;
-use crate::frame::Head;
-use crate::frame::close_item;
-use crate::function::FunctionId;
-use crate::function::LocalFunction;
-use crate::function::Map;
-use crate::function::MapWith;
-use crate::message;
-use crate::message::Initializer;
-use crate::message::RoadKind;
-use crate::message::Setup;
 use crate::schedule::walk;
-use crate::task::Fallible;
-use crate::task::Plain;
+use crate::sys::bell::Bell;
 use crate::transport::Note;
+use crate::transport::control;
+use crate::transport::control::Initializer;
+use crate::transport::control::RoadKind;
+use crate::transport::control::Setup;
+use crate::transport::frame::Head;
+use crate::transport::frame::close_item;
 use crate::transport::ring;
 use crate::transport::socket;
+use crate::work::batch::Batch;
+use crate::work::batch::Items;
+use crate::work::batch::JobId;
+use crate::work::batch::Selection;
+use crate::work::batch::Span;
+use crate::work::function::FunctionId;
+use crate::work::function::LocalFunction;
+use crate::work::function::Map;
+use crate::work::function::MapWith;
+use crate::work::task::Fallible;
+use crate::work::task::Plain;
 use crate::worker;
 
 crate::test_init!();
@@ -73,7 +73,7 @@ fn patiently<T>(mut try_it: impl FnMut() -> Option<T>) -> T {
 
 /// A worker, behind its hello.
 fn start(setup: &Setup, fds: &[BorrowedFd<'_>]) -> Child {
-    let payload = message::encode(setup);
+    let payload = control::encode(setup);
     let boot = Boot::new(worker::main).name("recorded").payload(&payload).fds(fds).env("RUST_BACKTRACE", "0");
     let child = start_methods::start(StartMethod::Spawn, &boot).unwrap();
     child.wait_hello(Duration::from_secs(60)).unwrap();
@@ -89,7 +89,7 @@ fn report_of(child: &Child) -> Vec<u8> {
 }
 
 fn definition(function: LocalFunction) -> Vec<u8> {
-    [Head::define(F).as_bytes(), &message::encode(&function.definition().unwrap())].concat()
+    [Head::define(F).as_bytes(), &control::encode(&function.definition().unwrap())].concat()
 }
 
 /// One item after the other, as they travel.
@@ -202,7 +202,7 @@ fn record_ends() {
     child.wait().unwrap();
 
     let definition = LocalFunction::initializer::<(&'static str,), anyhow::Result<()>>(refuse).definition().unwrap();
-    let initializer = Some(Initializer { definition, args: Some(message::encode(&("no",))) });
+    let initializer = Some(Initializer { definition, args: Some(control::encode(&("no",))) });
     let road = socket::Road::new().unwrap();
     let child = start(&Setup { road: RoadKind::Socket, initializer }, &[road.worker_end()]);
     write("report", "initializer-failed", &report_of(&child));
@@ -250,7 +250,7 @@ fn record_walks() {
 }
 
 fn steps<T: Serialize>(steps: &[T]) -> Vec<u8> {
-    steps.iter().flat_map(message::encode).collect()
+    steps.iter().flat_map(control::encode).collect()
 }
 
 fn record_values() {
@@ -259,9 +259,9 @@ fn record_values() {
         ("tree", 1, vec![2, 1, 0, 0]),
         ("sorted", 2, vec![2, 1, 0, 2, 1, 9, 0]),
         ("term", 3, [&[3, 1, b'f', 2, 1, 0, 2, 7][..], &[0]].concat()),
-        ("flat", 4, message::encode(&(7u64, -7i32, Some(1.5f64), 'é', true, [1u8, 2, 3], 9u16))),
-        ("texts", 5, message::encode(&("one", vec!["two", "three"], vec![("four", 4u32)]))),
-        ("result", 6, message::encode(&Ok::<Vec<u64>, String>(vec![1, 1 << 40]))),
+        ("flat", 4, control::encode(&(7u64, -7i32, Some(1.5f64), 'é', true, [1u8, 2, 3], 9u16))),
+        ("texts", 5, control::encode(&("one", vec!["two", "three"], vec![("four", 4u32)]))),
+        ("result", 6, control::encode(&Ok::<Vec<u64>, String>(vec![1, 1 << 40]))),
     ];
     for (name, which, bytes) in values {
         write("value", name, &[&[which][..], &bytes].concat());

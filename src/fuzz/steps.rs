@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::codec;
-use crate::load::Grain;
 use crate::schedule::Keeping;
+use crate::schedule::load::Grain;
 use crate::schedule::size::Size;
 use crate::schedule::walk;
 use crate::schedule::walk::Event;
 use crate::transport::ring::parent::hostile;
 use crate::transport::ring::parent::hostile::Misdeed;
 use crate::transport::ring::parent::hostile::Step;
+use crate::values::codec;
 
 /// No more happens in one run.
 const STEPS_MAX: usize = 300;

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::codec;
-use crate::output::Output;
+use crate::values::codec;
+use crate::values::output::Output;
 
 #[derive(Serialize, Deserialize)]
 struct List {

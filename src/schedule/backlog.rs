@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use crate::batch::JobId;
-use crate::batch::Span;
-use crate::batch::Terms;
-use crate::load::ItemOf;
-use crate::queue::Queue;
 use crate::schedule::Lost;
+use crate::schedule::load::ItemOf;
+use crate::schedule::queue::Queue;
+use crate::work::batch::JobId;
+use crate::work::batch::Span;
+use crate::work::batch::Terms;
 
 #[derive(Clone, Copy, Debug)]
 enum End {

@@ -8,9 +8,9 @@ use super::FRAMES_MAX;
 use super::Phase;
 use super::Schedule;
 use super::WorkerId;
-use super::crew::Stage;
-use crate::queue::Queue;
-use crate::restarts::Ending;
+use super::roster::Stage;
+use crate::schedule::queue::Queue;
+use crate::schedule::restarts::Ending;
 
 impl Schedule {
     /// Work may have come, or a worker to do it.

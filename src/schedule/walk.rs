@@ -16,8 +16,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use self::world::World;
-use crate::load::Grain;
 use crate::schedule::Keeping;
+use crate::schedule::load::Grain;
 use crate::schedule::size::Size;
 
 /// One thing that happens. Numbers choose among what is there, whatever their size.

@@ -12,6 +12,8 @@
 //! order either whole or never; an order that was taken back has never been begun; answers that the worker had given
 //! before it died can still be received; sending never blocks the parent.
 
+pub(crate) mod control;
+pub(crate) mod frame;
 pub(crate) mod ring;
 pub(crate) mod socket;
 
@@ -20,8 +22,8 @@ use std::os::fd::BorrowedFd;
 
 use start_methods::PrivateFd;
 
-use crate::bell::Bell;
-use crate::blob::Blob;
+use crate::sys::bell::Bell;
+use crate::values::blob::Blob;
 
 /// The parent's end of the road to one worker.
 #[derive(Debug)]

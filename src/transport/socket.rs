@@ -19,12 +19,12 @@ use std::os::fd::BorrowedFd;
 use start_methods::PrivateFd;
 use start_methods::Socket;
 
-use crate::frame::FRAME_MAX;
 use crate::transport::Attached;
 use crate::transport::Attachment;
 use crate::transport::Note;
 use crate::transport::Received;
 use crate::transport::Sent;
+use crate::transport::frame::FRAME_MAX;
 
 /// The parent's side.
 #[derive(Debug)]

@@ -11,17 +11,17 @@ use std::panic::resume_unwind;
 use super::tasks::Ready;
 use super::tasks::Tasks;
 use super::tasks::say_panic;
-use crate::deadline;
-use crate::deadline::Limit;
-use crate::failpoint::failpoint;
-use crate::frame::AnswerKind;
-use crate::function;
-use crate::function::Verdict;
-use crate::output::Output;
-use crate::panics;
+use crate::sys::failpoint::failpoint;
+use crate::transport::frame::AnswerKind;
 use crate::transport::ring::worker::Next;
 use crate::transport::ring::worker::Record;
 use crate::transport::ring::worker::WorkerRoad;
+use crate::values::output::Output;
+use crate::work::function;
+use crate::work::function::Verdict;
+use crate::worker::deadline;
+use crate::worker::deadline::Limit;
+use crate::worker::panics;
 
 /// What comes after the last item of a lane.
 pub(super) enum End {

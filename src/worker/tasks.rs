@@ -13,26 +13,26 @@ use nix::sys::signal::Signal;
 use start_methods::PrivateFd;
 
 use super::broken;
-use crate::batch::Selection;
-use crate::blob::Blob;
-use crate::blob::Bytes;
-use crate::blob::Shelf;
-use crate::codec;
-use crate::deadline;
 use crate::error::Side;
-use crate::failpoint::failpoint;
-use crate::frame::AnswerKind;
-use crate::frame::Body;
-use crate::function::Definition;
-use crate::function::FunctionId;
-use crate::function::ResolvedFunction;
-use crate::function::Verdict;
-use crate::message;
-use crate::origin::Origin;
-use crate::output::Output;
-use crate::output::no_room;
-use crate::panics;
-use crate::panics::PanicRecord;
+use crate::sys::failpoint::failpoint;
+use crate::sys::owner_process::Origin;
+use crate::transport::control;
+use crate::transport::frame::AnswerKind;
+use crate::transport::frame::Body;
+use crate::values::blob::Blob;
+use crate::values::blob::Bytes;
+use crate::values::blob::Shelf;
+use crate::values::codec;
+use crate::values::output::Output;
+use crate::values::output::no_room;
+use crate::work::batch::Selection;
+use crate::work::function::Definition;
+use crate::work::function::FunctionId;
+use crate::work::function::ResolvedFunction;
+use crate::work::function::Verdict;
+use crate::worker::deadline;
+use crate::worker::panics;
+use crate::worker::panics::PanicRecord;
 
 /// A context that is shared by the items of one call.
 pub(super) enum Context {
@@ -177,7 +177,7 @@ impl Task {
 /// The answer to an item that has panicked.
 pub(super) fn say_panic(panic: &PanicRecord, out: &mut Output) -> AnswerKind {
     out.clear();
-    out.say(&message::encode(panic));
+    out.say(&control::encode(panic));
     AnswerKind::Panicked
 }
 

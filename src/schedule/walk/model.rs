@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::batch::Span;
-use crate::load::FrameNumber;
-use crate::load::Grain;
+use crate::schedule::load::FrameNumber;
+use crate::schedule::load::Grain;
+use crate::work::batch::Span;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ItemState {

@@ -41,7 +41,7 @@ use nix::sys::mman::munmap;
 use start_methods::PrivateFd;
 
 use super::record::HEAD;
-use crate::failpoint::fault;
+use crate::sys::failpoint::fault;
 
 /// What the memory is called in /proc/PID/maps.
 pub(crate) const NAME: &str = "procpool-rings";

@@ -29,11 +29,11 @@ use super::memory::RING_LEN;
 use super::memory::Ring;
 use super::record;
 use super::record::DownHead;
-use crate::batch::Selection;
-use crate::batch::Span;
-use crate::frame::Head;
-use crate::processor::Place;
+use crate::sys::processor::Place;
 use crate::transport::Note;
+use crate::transport::frame::Head;
+use crate::work::batch::Selection;
+use crate::work::batch::Span;
 
 /// A worker rings at most once for each record that it finishes; so much more is forgiven.
 const RINGS_MORE_MAX: u64 = 16;

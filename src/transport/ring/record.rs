@@ -9,8 +9,8 @@
 //!                                      answer
 //! ```
 
-use crate::frame::AnswerKind;
-use crate::function::Verdict;
+use crate::transport::frame::AnswerKind;
+use crate::work::function::Verdict;
 
 /// The length of a head.
 pub(crate) const HEAD: usize = 4;

@@ -26,12 +26,12 @@ use super::memory::Ring;
 use super::record;
 use super::record::DownHead;
 use super::record::UpHead;
-use crate::clock;
-use crate::failpoint::failpoint;
-use crate::frame::AnswerKind;
-use crate::patience;
-use crate::patience::Patience;
-use crate::processor::Place;
+use crate::schedule::time_limit;
+use crate::sys::failpoint::failpoint;
+use crate::sys::processor::Place;
+use crate::sys::spin;
+use crate::sys::spin::Patience;
+use crate::transport::frame::AnswerKind;
 
 /// What is copied out of the down ring at one go, unless a record is longer.
 const READ_AHEAD: usize = 4096;
@@ -213,7 +213,7 @@ impl WorkerRoad {
     /// Looks for work for a while: longer the next time if that was of use.
     fn look(&mut self) -> bool {
         let allowed = Duration::from_nanos(self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed));
-        let found = patience::look(self.patience.time().min(allowed), || self.ledger().has_work());
+        let found = spin::look(self.patience.time().min(allowed), || self.ledger().has_work());
         if found {
             self.patience.was_rewarded();
         }
@@ -333,7 +333,7 @@ impl WorkerRoad {
 
     /// Writes down that an item begins whose time is limited.
     pub(crate) fn show_beginning(&self) {
-        self.memory.cell(Cell::BeganNs).store(clock::monotonic_ns(), Ordering::Relaxed);
+        self.memory.cell(Cell::BeganNs).store(time_limit::monotonic_ns(), Ordering::Relaxed);
     }
 
     /// Shows that the record is done. Says what comes now.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Broken;
 use super::record;
 use super::record::UpHead;
-use crate::frame::AnswerKind;
+use crate::transport::frame::AnswerKind;
 
 /// Where the next run lies: values one behind the other, or one answer of another kind.
 pub(super) enum RunAt {

@@ -32,15 +32,15 @@ pub(crate) use self::steps::honest_step;
 pub(crate) use self::steps::misdeed;
 use super::super::ledger::WorkerLedger;
 use super::*;
-use crate::batch::Batch;
-use crate::batch::Items;
-use crate::batch::JobId;
-use crate::frame::AnswerKind;
-use crate::frame::ItemReader;
-use crate::frame::close_item;
-use crate::function::FunctionId;
-use crate::function::Verdict;
+use crate::transport::frame::AnswerKind;
+use crate::transport::frame::ItemReader;
+use crate::transport::frame::close_item;
 use crate::transport::ring::worker::WorkerRoad;
+use crate::work::batch::Batch;
+use crate::work::batch::Items;
+use crate::work::batch::JobId;
+use crate::work::function::FunctionId;
+use crate::work::function::Verdict;
 
 /// A record as the test knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

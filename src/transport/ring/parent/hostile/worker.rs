@@ -9,12 +9,12 @@ use super::super::record;
 use super::Known;
 use super::Reply;
 use super::Trial;
-use crate::batch::Selection;
-use crate::frame::AnswerKind;
-use crate::frame::Order;
-use crate::frame::parse_order;
-use crate::function::Verdict;
+use crate::transport::frame::AnswerKind;
+use crate::transport::frame::Order;
+use crate::transport::frame::parse_order;
 use crate::transport::ring::worker::Next;
+use crate::work::batch::Selection;
+use crate::work::function::Verdict;
 
 impl Trial {
     pub(super) fn begin(&mut self) {

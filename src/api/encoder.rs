@@ -1,0 +1,502 @@
+//! A call becomes a job: its function located, its context and items encoded, all on the calling thread.
+
+use std::any::Any;
+use std::iter::Fuse;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::driver::Shared;
+use crate::error::PoolError;
+use crate::error::Side;
+use crate::error::TaskError;
+use crate::transport::frame::ITEM_HEAD;
+use crate::transport::frame::close_item;
+use crate::transport::frame::number_item;
+use crate::values::blob::INLINE_MAX;
+use crate::values::codec;
+use crate::values::number;
+use crate::values::output::Output;
+use crate::values::output::no_room;
+use crate::work::batch::Batch;
+use crate::work::batch::ChunkSize;
+use crate::work::batch::Items;
+use crate::work::batch::JobId;
+use crate::work::batch::Selection;
+use crate::work::batch::Span;
+use crate::work::batch::Terms;
+use crate::work::function::FunctionId;
+use crate::work::function::LocalFunction;
+use crate::work::jobs::Context;
+use crate::work::jobs::ContextBody;
+use crate::work::jobs::Job;
+
+/// A batch is sent on its way when it has this many bytes.
+const BATCH_BYTES: usize = 32 * 1024;
+/// A batch is sent on its way when it has this many items.
+const BATCH_ITEMS: usize = 4096;
+
+/// The options of one call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    /// `None`: as the call does by default.
+    pub(crate) chunk_size: Option<usize>,
+    pub(crate) fail_fast: bool,
+    /// How long each item may run.
+    pub(crate) timeout: Option<Duration>,
+    /// How often an item is run again that was lost with its worker.
+    pub(crate) retries: u32,
+}
+
+/// A call that is ready to be fed.
+pub(crate) struct Prepared {
+    pub(crate) shared: Arc<Shared>,
+    terms: Terms,
+    fail_fast: bool,
+    selection: Selection,
+    context: Option<Context>,
+}
+
+impl Prepared {
+    /// Checks the options, locates the function and encodes the context.
+    ///
+    /// # Errors
+    ///
+    /// What makes this call impossible, whatever its items are.
+    pub(crate) fn new<C: Serialize + 'static>(
+        shared: &Arc<Shared>,
+        options: Options,
+        default_chunk: ChunkSize,
+        function: LocalFunction,
+        context: Option<&C>,
+    ) -> Result<Self, TaskError> {
+        let chunk = match options.chunk_size {
+            None => default_chunk,
+            Some(0) => return Err(PoolError::ZeroChunkSize.into()),
+            Some(items) => ChunkSize::Fixed(u32::try_from(items).unwrap_or(u32::MAX)),
+        };
+        if options.timeout == Some(Duration::ZERO) {
+            return Err(PoolError::ZeroLimit { option: "timeout" }.into());
+        }
+        let function = function.id().map_err(|message| TaskError::FunctionNotFound { message })?;
+        let context = match context {
+            Some(context) => Some(encode_context(shared, function, context)?),
+            None => None,
+        };
+        let context_id = context.as_ref().map_or(0, |context| context.id);
+        Ok(Self {
+            shared: Arc::clone(shared),
+            terms: Terms { chunk, retries: options.retries, is_timed: options.timeout.is_some() },
+            fail_fast: options.fail_fast,
+            selection: Selection { function, context: context_id, timeout: options.timeout },
+            context,
+        })
+    }
+
+    /// Begins the job. A `feeding` job may be fed even when the pool is closed meanwhile.
+    pub(crate) fn open(self, feeding: bool) -> Result<(JobId, Encoder), TaskError> {
+        let job = Job { feeding, fail_fast: self.fail_fast, context: self.context, ..Job::default() };
+        let id = self.shared.with(|engine| engine.open(self.terms, job))??;
+        Ok((id, Encoder::new(id, self.selection, self.shared.output())))
+    }
+}
+
+fn encode_context<C: Serialize + 'static>(
+    shared: &Shared,
+    function: FunctionId,
+    context: &C,
+) -> Result<Context, TaskError> {
+    let failed = |message| TaskError::Encode { side: Side::Context, message };
+    let mut output = Output::default();
+    codec::encode(context, &mut output).map_err(failed)?;
+    let body = match output.fits_a_frame() {
+        true => ContextBody::Inline(output.into_bytes().into()),
+        false => ContextBody::Blob(output.take_blob().map_err(|error| failed(no_room(&error)))?),
+    };
+    let id = shared.with(|engine| engine.new_context_id())?;
+    Ok(Context { id, function, body })
+}
+
+/// Encoded items, or the reason why one could not be encoded.
+pub(crate) type Work = Result<Span, (u64, TaskError)>;
+
+/// What is being done when something panics.
+enum Step {
+    Draw,
+    Serialize,
+    /// The panic is ours, or of an item that is dropped: not to be caught.
+    OurOwn,
+}
+
+/// Turns the items of one job into batches.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    job: JobId,
+    selection: Selection,
+    /// Position of the next item.
+    next_index: u64,
+    /// What all items so far had in bytes.
+    total_bytes: u64,
+    output: Output,
+    ends: Vec<u32>,
+    work: Vec<Work>,
+}
+
+impl Encoder {
+    fn new(job: JobId, selection: Selection, output: Output) -> Self {
+        Self { job, selection, next_index: 0, total_bytes: 0, output, ends: Vec::new(), work: Vec::new() }
+    }
+
+    /// How many items have been pushed.
+    pub(crate) fn pushed(&self) -> u64 {
+        self.next_index
+    }
+
+    /// How long an item was on average, in bytes.
+    pub(crate) fn bytes_per_item(&self) -> u64 {
+        self.total_bytes / self.next_index.max(1)
+    }
+
+    /// Whether a batch is full and should be sent on its way.
+    pub(crate) fn is_due(&self) -> bool {
+        !self.work.is_empty()
+    }
+
+    /// Draws items and adds them: as many as `wants_more` lets it, until a batch is due or the input is over. Neither a
+    /// panic of the input nor one in an item's `Serialize` passes through.
+    pub(crate) fn draw<I: Iterator<Item: Serialize + 'static>>(
+        &mut self,
+        input: &mut Input<I>,
+        mut wants_more: impl FnMut(&Self) -> bool,
+    ) {
+        let mut step = Step::OurOwn;
+        let mut item = None;
+        while !input.is_over() {
+            // Caught once for many items, since small ones take less time than that. What a panic left half done is
+            // put right below.
+            let drawn = catch_unwind(AssertUnwindSafe(|| {
+                while !self.is_due() && wants_more(self) {
+                    step = Step::Draw;
+                    item = input.items.next();
+                    step = Step::Serialize;
+                    match &item {
+                        Some(item) => self.add(item),
+                        None => {
+                            input.over = true;
+                            break;
+                        }
+                    }
+                    step = Step::OurOwn;
+                    item = None;
+                }
+            }));
+            let Err(payload) = drawn else { return };
+            match step {
+                Step::Draw => self.push_error(input.panicked(payload)),
+                Step::Serialize => {
+                    self.fail_for_panic(payload);
+                    // The item goes after its error has been taken note of: its `Drop` is the user's.
+                    item = None;
+                }
+                Step::OurOwn => resume_unwind(payload),
+            }
+        }
+    }
+
+    /// Adds one item. One that does not serialize is settled with the error in its place.
+    pub(crate) fn push<A: Serialize + 'static>(&mut self, item: &A) {
+        // What it leaves half done is put right.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.add(item))) {
+            self.fail_for_panic(payload);
+        }
+    }
+
+    /// As [`push`](Self::push), but a panic passes through, and must be told to [`fail_for_panic`](Self::fail_for_panic).
+    #[inline]
+    fn add<A: Serialize + 'static>(&mut self, item: &A) {
+        let bytes = self.output.bytes();
+        let start = bytes.len();
+        if let Some(number) = number::to_bytes(item) {
+            let (item, len) = number_item(&number);
+            bytes.extend_from_slice(&item[..len]);
+            self.total_bytes += len as u64;
+            return self.end_item();
+        }
+        bytes.extend_from_slice(&[0; ITEM_HEAD]);
+        if let Err(message) = codec::append(item, &mut self.output) {
+            return self.fail(message);
+        }
+        let len = ITEM_HEAD as u64 + self.output.len();
+        self.total_bytes += len;
+        if start as u64 + len > INLINE_MAX as u64 {
+            self.part_with(start, len);
+            return;
+        }
+        close_item(self.output.bytes(), start);
+        self.end_item();
+    }
+
+    /// The item that was added panicked.
+    fn fail_for_panic(&mut self, payload: Box<dyn Any + Send>) {
+        self.output.roll_back();
+        self.fail(codec::panic_in("Serialize", payload));
+    }
+
+    /// The item did not serialize: nothing but its head is there.
+    fn fail(&mut self, message: String) {
+        let bytes = self.output.bytes();
+        bytes.truncate(bytes.len() - ITEM_HEAD);
+        self.push_error(TaskError::Encode { side: Side::Argument, message });
+    }
+
+    /// Settles the next position with an error.
+    fn push_error(&mut self, error: TaskError) {
+        self.close_batch();
+        self.work.push(Err((self.next_index, error)));
+        self.next_index += 1;
+    }
+
+    /// Everything that was pushed since the last call.
+    pub(crate) fn take(&mut self) -> Vec<Work> {
+        self.close_batch();
+        std::mem::take(&mut self.work)
+    }
+
+    /// The item that begins at `start` does not fit behind those before it: it begins a batch, or becomes a blob.
+    fn part_with(&mut self, start: usize, len: u64) {
+        if len <= INLINE_MAX as u64 {
+            let mut item = self.output.bytes().split_off(start);
+            self.close_batch();
+            close_item(&mut item, 0);
+            *self.output.bytes() = item;
+            self.end_item();
+            return;
+        }
+        let blob = self.output.take_blob();
+        self.output.bytes().truncate(start);
+        self.close_batch();
+        match blob {
+            Ok(blob) => {
+                self.next_index += 1;
+                self.finish(self.next_index - 1, Items::Blob(blob));
+            }
+            Err(error) => self.push_error(TaskError::Encode { side: Side::Argument, message: no_room(&error) }),
+        }
+    }
+
+    /// The last item of the batch ends here.
+    #[inline]
+    fn end_item(&mut self) {
+        let end = self.output.bytes().len();
+        self.ends.push(u32::try_from(end).expect("a batch is cut at INLINE_MAX"));
+        self.next_index += 1;
+        if end >= BATCH_BYTES || self.ends.len() >= BATCH_ITEMS {
+            self.close_batch();
+        }
+    }
+
+    fn close_batch(&mut self) {
+        if self.ends.is_empty() {
+            return;
+        }
+        let first_index = self.next_index - self.ends.len() as u64;
+        let bytes = std::mem::take(self.output.bytes());
+        let ends = std::mem::take(&mut self.ends);
+        if bytes.len() >= BATCH_BYTES / 2 {
+            // The next batch will be much like this one, and need not grow.
+            self.output.bytes().reserve_exact(bytes.len());
+            self.ends.reserve_exact(ends.len());
+        }
+        self.finish(first_index, Items::Inline { bytes, ends });
+    }
+
+    fn finish(&mut self, first_index: u64, items: Items) {
+        let batch = Batch { job: self.job, selection: self.selection, first_index, items };
+        self.work.push(Ok(Span::whole(batch)));
+    }
+}
+
+/// The caller's iterator, asked with care.
+#[derive(Debug)]
+pub(crate) struct Input<I: Iterator> {
+    items: Fuse<I>,
+    over: bool,
+}
+
+impl<I: Iterator> Input<I> {
+    pub(crate) fn new(items: I) -> Self {
+        Self { items: items.fuse(), over: false }
+    }
+
+    /// Whether nothing more will be drawn.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Draws nothing more, whatever is left.
+    pub(crate) fn give_up(&mut self) {
+        self.over = true;
+    }
+
+    pub(crate) fn size_hint(&self) -> (usize, Option<usize>) {
+        if self.over { (0, Some(0)) } else { self.items.size_hint() }
+    }
+
+    /// Draws one more item to see whether there is one, and drops it. A panic counts as one.
+    pub(crate) fn has_another(&mut self) -> bool {
+        if self.over {
+            return false;
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.items.next())) {
+            Ok(item) => item.is_some(),
+            Err(payload) => {
+                self.panicked(payload);
+                true
+            }
+        }
+    }
+
+    /// The iterator is not asked again after a panic.
+    fn panicked(&mut self, payload: Box<dyn Any + Send>) -> TaskError {
+        self.over = true;
+        TaskError::Input { message: codec::payload_text(payload) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+
+    fn encoder() -> Encoder {
+        let selection = Selection { function: FunctionId(1), context: 0, timeout: None };
+        Encoder::new(JobId(1), selection, Output::default())
+    }
+
+    #[test]
+    fn small_items_share_a_batch() {
+        let mut encoder = encoder();
+        (0..10u8).for_each(|item| encoder.push(&item));
+        let work = encoder.take();
+        assert_eq!(work.len(), 1);
+        assert_eq!(work[0].as_ref().unwrap().indices(), 0..10);
+    }
+
+    #[test]
+    fn an_item_too_large_for_a_frame_travels_alone() {
+        let mut encoder = encoder();
+        encoder.push(&"small");
+        encoder.push(&"x".repeat(INLINE_MAX + 1));
+        encoder.push(&"small");
+        let indices: Vec<_> = encoder.take().into_iter().map(|work| work.unwrap().indices()).collect();
+        assert_eq!(indices, [0..1, 1..2, 2..3]);
+    }
+
+    #[test]
+    fn a_batch_never_outgrows_a_frame() {
+        let mut encoder = encoder();
+        for len in [1000, 31_000, 60_000, 20_000, 50_000, 59_000] {
+            encoder.push(&"x".repeat(len));
+        }
+        let mut next = 0;
+        for span in encoder.take().into_iter().map(Result::unwrap) {
+            assert!(span.bytes().unwrap().len() <= INLINE_MAX);
+            assert_eq!(span.index_of_first(), next);
+            next = span.indices().end;
+        }
+        assert_eq!(next, 6);
+    }
+
+    #[test]
+    fn an_item_that_does_not_serialize_costs_only_itself() {
+        struct Bad;
+        impl Serialize for Bad {
+            fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                Err(serde::ser::Error::custom("bad"))
+            }
+        }
+        let mut encoder = encoder();
+        encoder.push(&1u8);
+        encoder.push(&Bad);
+        encoder.push(&3u8);
+        let work = encoder.take();
+        assert_eq!(work[0].as_ref().unwrap().indices(), 0..1);
+        assert!(matches!(work[1], Err((1, TaskError::Encode { side: Side::Argument, .. }))));
+        assert_eq!(work[2].as_ref().unwrap().indices(), 2..3);
+    }
+
+    fn outcomes(work: Vec<Work>) -> Vec<Result<Range<u64>, (u64, String)>> {
+        let outcome = |work: Work| match work {
+            Ok(span) => Ok(span.indices()),
+            Err((index, error)) => Err((index, error.to_string())),
+        };
+        work.into_iter().map(outcome).collect()
+    }
+
+    #[test]
+    fn an_input_that_panics_is_not_asked_again() {
+        let mut asked = 0;
+        let mut input = Input::new((0..3).map(|x| {
+            asked += 1;
+            if x == 1 { panic!("one") } else { x }
+        }));
+        let mut encoder = encoder();
+        encoder.draw(&mut input, |_| true);
+        assert!(input.is_over());
+        encoder.draw(&mut input, |_| true);
+        assert!(!input.has_another());
+        let outcomes = outcomes(encoder.take());
+        assert_eq!(outcomes[0], Ok(0..1));
+        assert!(matches!(&outcomes[1..], [Err((1, text))] if text.contains("one")), "{outcomes:?}");
+        assert_eq!(asked, 2);
+    }
+
+    /// Panics when it is serialized, or when it is dropped.
+    struct Bad {
+        number: u8,
+        in_drop: bool,
+    }
+
+    impl Serialize for Bad {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            assert!(self.number != 2, "two");
+            serializer.serialize_u8(self.number)
+        }
+    }
+
+    impl Drop for Bad {
+        fn drop(&mut self) {
+            assert!(!self.in_drop, "dropped");
+        }
+    }
+
+    #[test]
+    fn an_item_that_panics_in_serialize_costs_only_itself() {
+        let mut input = Input::new((0..5).map(|number| Bad { number, in_drop: false }));
+        let mut encoder = encoder();
+        let mut outcomes_of_all = Vec::new();
+        while !input.is_over() {
+            encoder.draw(&mut input, |_| true);
+            outcomes_of_all.extend(outcomes(encoder.take()));
+        }
+        assert_eq!(outcomes_of_all[0], Ok(0..2));
+        assert!(matches!(&outcomes_of_all[1], Err((2, text)) if text.contains("panic in Serialize: two")));
+        assert_eq!(outcomes_of_all[2..], [Ok(3..5)]);
+    }
+
+    #[test]
+    fn a_panic_of_an_item_that_is_dropped_passes_through() {
+        for number in [1, 2] {
+            let mut input = Input::new(std::iter::repeat_with(|| Bad { number, in_drop: true }));
+            let mut encoder = encoder();
+            let drawn = catch_unwind(AssertUnwindSafe(|| encoder.draw(&mut input, |_| true)));
+            assert_eq!(codec::payload_text(drawn.unwrap_err()), "dropped");
+            assert_eq!(encoder.pushed(), 1);
+        }
+    }
+}

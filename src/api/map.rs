@@ -1,0 +1,291 @@
+//! `map`: the caller feeds the job and collects its results, on its own thread, until all are there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::encoder::Encoder;
+use crate::api::encoder::Input;
+use crate::api::encoder::Prepared;
+use crate::api::imap::take_arrived;
+use crate::api::results::read_outcomes;
+use crate::driver::Shared;
+use crate::error::TaskError;
+use crate::values::blob::INLINE_MAX;
+use crate::work::batch::JobId;
+use crate::work::jobs::Log;
+use crate::work::task::Data;
+
+/// Items encoded and not settled yet, at most: enough to keep any number of workers busy while results are decoded.
+const AHEAD_ITEMS: u64 = 64 * 1024;
+/// Their bytes, about.
+const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
+/// Items that are too large for a frame, each of which holds a descriptor, encoded and not settled yet, at most.
+const AHEAD_BLOBS: u64 = 64;
+/// Items that are drawn before the first result is looked for.
+const FEED_ITEMS: u64 = 4096;
+
+/// What stops a `map` before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Nothing: every item is settled.
+    Never,
+    /// The first error.
+    AtError,
+}
+
+/// Gives the job back, whatever happens.
+struct Hold {
+    shared: Arc<Shared>,
+    job: JobId,
+    kept: bool,
+}
+
+impl Hold {
+    /// Somebody else will give the job back.
+    fn keep(mut self) -> JobId {
+        self.kept = true;
+        self.job
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.kept {
+            // In a forked copy there is nothing to give back.
+            drop(self.shared.with(|engine| engine.abandon(self.job, true)));
+        }
+    }
+}
+
+/// Runs the job over `items`; all values, in order.
+///
+/// # Errors
+///
+/// The call was refused as a whole; the error of the lowest position; or, with [`Stop::AtError`], the first error.
+pub(crate) fn values<A: Data, T: Data>(
+    prepared: Prepared,
+    items: impl Iterator<Item = A>,
+    stop: Stop,
+) -> Result<Vec<T>, TaskError> {
+    let mut lowest: Option<(usize, TaskError)> = None;
+    let values = run(prepared, items, |position, outcome| match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if stop == Stop::AtError => Err(error),
+        Err(error) => {
+            if lowest.as_ref().is_none_or(|(lowest, _)| position < *lowest) {
+                lowest = Some((position, error));
+            }
+            Ok(None)
+        }
+    })?;
+    lowest.map_or(Ok(values), |(_, error)| Err(error))
+}
+
+/// Runs the job over `items`; the outcome of each, in order.
+///
+/// # Errors
+///
+/// The call was refused as a whole.
+pub(crate) fn results<A: Data, T: Data>(
+    prepared: Prepared,
+    items: impl Iterator<Item = A>,
+) -> Result<Vec<Result<T, TaskError>>, TaskError> {
+    run(prepared, items, |_, outcome| Ok(Some(outcome)))
+}
+
+/// Runs the job over `items`; what `keep` makes of the outcomes, in order, up to the first of which it keeps nothing.
+fn run<A: Data, T: Data, V>(
+    prepared: Prepared,
+    items: impl Iterator<Item = A>,
+    mut keep: impl FnMut(usize, Result<T, TaskError>) -> Result<Option<V>, TaskError>,
+) -> Result<Vec<V>, TaskError> {
+    let shared = Arc::clone(&prepared.shared);
+    let (job, mut encoder) = prepared.open(true)?;
+    let hold = Hold { shared, job, kept: false };
+    let mut input = Input::new(items);
+    let expected = input.size_hint().0.min(1 << 20);
+    let mut places = Places { front: Vec::with_capacity(expected), apart: BTreeMap::new() };
+    let mut settled = 0;
+    loop {
+        let log = match !input.is_over() && encoder.pushed() - settled < ahead_max(&encoder) {
+            true => feed(&hold, &mut encoder, &mut input)?,
+            false => {
+                let log = hold.shared.wait(Some(job), None, |engine| take_arrived(engine, job))?;
+                Some(log.expect("without a deadline there is a result"))
+            }
+        };
+        if let Some(log) = log {
+            settled += take(&mut places, &log, &mut keep)?;
+        }
+        if input.is_over() && settled == encoder.pushed() {
+            return Ok(places.front);
+        }
+    }
+}
+
+/// How many items may be ahead, by what the items so far were like.
+fn ahead_max(encoder: &Encoder) -> u64 {
+    let item_bytes = encoder.bytes_per_item().max(1);
+    match usize::try_from(item_bytes) {
+        Ok(0..=INLINE_MAX) => (AHEAD_BYTES / item_bytes).min(AHEAD_ITEMS),
+        _ => AHEAD_BLOBS,
+    }
+}
+
+/// Draws and submits some items; returns what has arrived meanwhile.
+fn feed<I: Iterator<Item: Data>>(
+    hold: &Hold,
+    encoder: &mut Encoder,
+    input: &mut Input<I>,
+) -> Result<Option<Log>, TaskError> {
+    let before = encoder.pushed();
+    encoder.draw(input, |encoder| encoder.pushed() - before < FEED_ITEMS);
+    let work = encoder.take();
+    hold.shared
+        .feed(|engine| {
+            for work in work {
+                if engine.submit(hold.job, work).is_err() {
+                    // The pool has ended, and the job with it: its log tells what became of every item.
+                    input.give_up();
+                    break;
+                }
+            }
+            if input.is_over() {
+                engine.seal(hold.job);
+            }
+            take_arrived(engine, hold.job)
+        })
+        .map_err(TaskError::from)
+}
+
+/// Values by position, as they come: those up to the first gap, and runs behind it.
+#[derive(Debug)]
+struct Places<V> {
+    front: Vec<V>,
+    /// By the position of their first.
+    apart: BTreeMap<usize, Vec<V>>,
+}
+
+impl<V> Places<V> {
+    /// Takes out the run that goes on at this position, with where it began.
+    fn take(&mut self, position: usize) -> (usize, Vec<V>) {
+        if position == self.front.len() {
+            return (0, std::mem::take(&mut self.front));
+        }
+        match self.apart.range_mut(..position).next_back() {
+            Some((&start, run)) if start + run.len() == position => (start, std::mem::take(run)),
+            _ => (position, Vec::new()),
+        }
+    }
+
+    /// Puts a run where it began, and to the front what it reaches from there.
+    fn put(&mut self, start: usize, run: Vec<V>) {
+        if start > 0 {
+            if !run.is_empty() {
+                self.apart.insert(start, run);
+            }
+            return;
+        }
+        self.front = run;
+        while let Some(mut run) = self.apart.remove(&self.front.len()) {
+            self.front.append(&mut run);
+        }
+    }
+}
+
+/// Puts what has come in its place, where the last of it ended or apart; says how much that was.
+fn take<T: Data, V>(
+    places: &mut Places<V>,
+    log: &Log,
+    keep: &mut impl FnMut(usize, Result<T, TaskError>) -> Result<Option<V>, TaskError>,
+) -> Result<u64, TaskError> {
+    if let Some(error) = &log.rest {
+        // The pool ended under the call.
+        return Err(error.clone());
+    }
+    let mut taken = 0;
+    for (first, outcomes) in log.outcomes() {
+        let first = usize::try_from(first).expect("a position in a vector");
+        let mut position = first;
+        let (mut start, mut run) = places.take(first);
+        read_outcomes(outcomes, |outcome| {
+            match keep(position, outcome)? {
+                Some(value) => run.push(value),
+                None => {
+                    // A gap for good: what follows it stays apart.
+                    places.put(start, std::mem::take(&mut run));
+                    (start, run) = (position + 1, Vec::new());
+                }
+            }
+            position += 1;
+            Ok::<(), TaskError>(())
+        })?;
+        places.put(start, run);
+        taken += (position - first) as u64;
+    }
+    Ok(taken)
+}
+
+/// Encodes all of `items` and submits them, without waiting for any.
+///
+/// # Errors
+///
+/// The call was refused as a whole.
+pub(crate) fn submit_all<I: Iterator<Item: Data>>(prepared: Prepared, items: I) -> Result<JobId, TaskError> {
+    let shared = Arc::clone(&prepared.shared);
+    let (job, mut encoder) = prepared.open(true)?;
+    let hold = Hold { shared, job, kept: false };
+    let mut input = Input::new(items);
+    while !input.is_over() {
+        encoder.draw(&mut input, |_| true);
+        let work = encoder.take();
+        hold.shared.with(|engine| {
+            for work in work {
+                if engine.submit(job, work).is_err() {
+                    // The pool has ended, and the job with it: its log tells what became of every item.
+                    input.give_up();
+                    break;
+                }
+            }
+            if input.is_over() {
+                engine.seal(job);
+            }
+        })?;
+    }
+    Ok(hold.keep())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(places: &mut Places<u64>, positions: std::ops::Range<usize>) {
+        let (start, mut run) = places.take(positions.start);
+        run.extend(positions.map(|position| position as u64));
+        places.put(start, run);
+    }
+
+    #[test]
+    fn runs_come_together_in_any_order() {
+        let runs = [0..3, 3..4, 4..9, 9..11];
+        for first in 0..4 {
+            for step in [1, 3] {
+                let mut places = Places { front: Vec::new(), apart: BTreeMap::new() };
+                (0..4).for_each(|turn| put(&mut places, runs[(first + turn * step) % 4].clone()));
+                assert_eq!(places.front, (0..11).collect::<Vec<u64>>());
+                assert!(places.apart.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_gap_stays_apart() {
+        let mut places = Places { front: Vec::new(), apart: BTreeMap::new() };
+        put(&mut places, 1..3);
+        put(&mut places, 3..5);
+        put(&mut places, 0..0);
+        assert_eq!((places.front.len(), places.apart.len()), (0, 1));
+        put(&mut places, 0..1);
+        assert_eq!((places.front.len(), places.apart.len()), (5, 0));
+    }
+}

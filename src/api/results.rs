@@ -1,0 +1,377 @@
+//! The caller's side of a job: bytes become values here, on the thread that asked.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::driver::Shared;
+use crate::engine::Engine;
+use crate::error::Side;
+use crate::error::TaskError;
+use crate::transport::frame::ItemReader;
+use crate::values::codec;
+use crate::work::batch::JobId;
+use crate::work::jobs::Callback;
+use crate::work::jobs::Log;
+use crate::work::jobs::OutcomesRef;
+use crate::work::task::Data;
+
+/// Shows the value of each outcome, one after the other, until `f` answers with an error.
+pub(crate) fn read_outcomes<T: Data, E>(
+    outcomes: OutcomesRef<'_>,
+    mut f: impl FnMut(Result<T, TaskError>) -> Result<(), E>,
+) -> Result<(), E> {
+    let undecoded = |message| TaskError::Decode { side: Side::Result, message };
+    match outcomes {
+        OutcomesRef::Values { items, bytes } => {
+            let values = ItemReader(bytes).take(items as usize);
+            let values = values.map(|value| value.expect("lengths were checked when the values came"));
+            codec::decode_each(values, |value: Result<T, String>| f(value.map_err(undecoded)))
+        }
+        OutcomesRef::Blob(blob) => f(match blob.read() {
+            Ok(bytes) => codec::decode(&bytes).map_err(undecoded),
+            Err(error) => Err(undecoded(error.to_string())),
+        }),
+        OutcomesRef::Error(error) => f(Err(error.clone())),
+    }
+}
+
+/// The value of a job of one item.
+pub(crate) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
+    // The first outcome ends the walk, so it travels as the walk's error.
+    let read = log.outcomes().try_for_each(|(_, outcomes)| read_outcomes(outcomes, Err));
+    match (read, &log.rest) {
+        (Err(result), _) => result,
+        (Ok(()), Some(error)) => Err(error.clone()),
+        (Ok(()), None) => unreachable!("a finished log has every outcome"),
+    }
+}
+
+/// The values of a job in the order of its input, or the error of the lowest index.
+pub(crate) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
+    let mut values = Vec::new();
+    let mut skipped = None;
+    let mut next = 0;
+    let read = log.outcomes_in_order().into_iter().try_for_each(|(first, outcomes)| {
+        // Behind a gap, which is there because the pool has ended, nothing counts.
+        if first != next {
+            return Ok(());
+        }
+        read_outcomes(outcomes, |outcome| {
+            next += 1;
+            match outcome {
+                Ok(value) => values.push(value),
+                // The consequence of an error that has a higher index, and is the one to tell.
+                Err(TaskError::Skipped) => skipped = Some(TaskError::Skipped),
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })
+    });
+    match (read, log.rest.clone().or(skipped)) {
+        (Err(error), _) | (Ok(()), Some(error)) => Err(error),
+        (Ok(()), None) => Ok(values),
+    }
+}
+
+/// The log of a finished job, if it is finished.
+pub(crate) fn finished_log(engine: &mut Engine, job: JobId) -> Option<Arc<Log>> {
+    engine.job(job).finished.clone()
+}
+
+enum State {
+    /// The job runs, or has run, in the pool.
+    Job(JobId),
+    /// There never was a job: this is why.
+    Refused(Arc<Log>),
+}
+
+/// The handle of one call that runs while the caller does something else.
+///
+/// The result can be fetched any number of times ([`get`](Self::get) takes `&self`), from any thread, also after the
+/// pool is gone. Dropping the handle drops the result, not the work: what was submitted runs, and callbacks are called.
+///
+/// It is a [`Future`] as well, and needs no particular runtime.
+///
+/// Named `AsyncResult` (`ApplyResult`, `MapResult`) in CPython.
+#[doc(alias = "ApplyResult")]
+#[doc(alias = "MapResult")]
+pub struct AsyncResult<T> {
+    shared: Arc<Shared>,
+    state: State,
+    read: fn(&Log) -> Result<T, TaskError>,
+}
+
+impl<T> AsyncResult<T> {
+    pub(crate) fn new(shared: Arc<Shared>, job: JobId, read: fn(&Log) -> Result<T, TaskError>) -> Self {
+        Self { shared, state: State::Job(job), read }
+    }
+
+    pub(crate) fn refused(shared: Arc<Shared>, error: TaskError, read: fn(&Log) -> Result<T, TaskError>) -> Self {
+        let log = Log::refused(error);
+        Self { shared, state: State::Refused(Arc::new(log)), read }
+    }
+
+    /// Waits for the result.
+    ///
+    /// It may be asked again, and answers the same. `get` is called also from callbacks of the same pool, as long as it
+    /// is not for the very result whose callback this is: that one is there already.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no value; for a `map`, the error of the lowest index. A handle always resolves:
+    /// [`TaskError::Terminated`] when the pool was terminated or dropped, [`TaskError::Refused`] when it never took the
+    /// task.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let handle = pool.apply_async((6u32, 7u32), |a, b| a * b);
+    /// assert_eq!(handle.get()?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get(&self) -> Result<T, TaskError> {
+        match self.log_by(None)? {
+            Some(log) => (self.read)(&log),
+            None => unreachable!("without a deadline there is a result"),
+        }
+    }
+
+    /// Waits for the result for at most `timeout`; `Ok(None)` means *not yet*.
+    ///
+    /// The task is not cancelled, and may be asked for again. A `timeout` of zero asks without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// use std::time::Duration;
+    ///
+    /// let handle = pool.map_async(0..1000u64, |x| x * x);
+    /// match handle.get_timeout(Duration::from_millis(200))? {
+    ///     Some(squares) => println!("{} squares", squares.len()),
+    ///     None => println!("still working"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_timeout(&self, timeout: Duration) -> Result<Option<T>, TaskError> {
+        match self.log_by(Instant::now().checked_add(timeout))? {
+            Some(log) => (self.read)(&log).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until the result is there, whatever it is.
+    pub fn wait(&self) {
+        // An error here is a result too: `get` tells which.
+        drop(self.log_by(None));
+    }
+
+    /// Waits until the result is there, for at most `timeout`; says whether it is.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.log_by(Instant::now().checked_add(timeout)).is_ok_and(|log| log.is_some())
+    }
+
+    /// Whether the result is there: [`get`](Self::get) would not wait.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// Whether the result is there and is a value; `false` also while it is not there yet.
+    ///
+    /// CPython raises `ValueError` when it is not ready.
+    #[must_use]
+    pub fn successful(&self) -> bool {
+        self.log_by(Some(Instant::now())).is_ok_and(|log| log.is_some_and(|log| (self.read)(&log).is_ok()))
+    }
+
+    /// Stops the work: what has not begun is not run, and a worker that runs an item of it is killed and replaced. Whether
+    /// there was anything left to stop.
+    ///
+    /// Every item without an answer gets [`TaskError::Cancelled`], so that the result of a `map_async` is that error. An
+    /// answer that was given before counts: after `cancel` the handle resolves soon, and [`get`](Self::get) tells to
+    /// what. Nobody else's items are the worse for it. It does not wait.
+    ///
+    /// [`timeout`](crate::Pool::timeout) does the same by itself to items that run for too long. In
+    /// `concurrent.futures`, `cancel` does nothing to what is running already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// use procpool::TaskError;
+    ///
+    /// fn spin(_: u32) -> u32 {
+    ///     loop {}
+    /// }
+    ///
+    /// let handle = pool.map_async(0..10, spin);
+    /// assert!(handle.cancel());
+    /// assert!(matches!(handle.get(), Err(TaskError::Cancelled)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel(&self) -> bool {
+        match &self.state {
+            State::Refused(_) => false,
+            // A forked copy has nothing to stop.
+            State::Job(job) => self.shared.with(|engine| engine.revoke(*job)).unwrap_or(false),
+        }
+    }
+
+    /// `None` only with a deadline.
+    fn log_by(&self, deadline: Option<Instant>) -> Result<Option<Arc<Log>>, TaskError> {
+        match &self.state {
+            State::Refused(log) => Ok(Some(Arc::clone(log))),
+            State::Job(job) => Ok(self.shared.wait(Some(*job), deadline, |engine| finished_log(engine, *job))?),
+        }
+    }
+
+    /// Calls the callback with the finished log: soon if it is there, else when it is.
+    fn attach(&self, callback: Callback) {
+        let job = match &self.state {
+            State::Refused(log) => {
+                self.shared.call_back(callback, Arc::clone(log));
+                return;
+            }
+            State::Job(job) => *job,
+        };
+        let mut callback = Some(callback);
+        let log = self.shared.with(|engine| {
+            let attended = engine.job(job).is_attended();
+            match &engine.job(job).finished {
+                Some(log) => Some(Arc::clone(log)),
+                None => {
+                    engine.job(job).callbacks.extend(callback.take());
+                    if !attended {
+                        engine.attend();
+                    }
+                    None
+                }
+            }
+        });
+        let log = match log {
+            Ok(log) => log,
+            Err(error) => Some(Arc::new(Log::refused(error.into()))),
+        };
+        if let (Some(callback), Some(log)) = (callback, log) {
+            self.shared.call_back(callback, log);
+        }
+    }
+}
+
+impl<T: 'static> AsyncResult<T> {
+    /// Calls `f` with the value, once, if there is one; also when it is there already.
+    ///
+    /// It is called on the pool's callback thread, after the result is there ([`ready`](Self::ready) is true, other
+    /// waiters may have seen it), and never under a lock of the pool. It may submit to the pool, wait for other jobs
+    /// of it, and terminate it. A callback that blocks delays the callbacks behind it, and nothing else; one that
+    /// panics is reported through `log`, and nothing else suffers.
+    ///
+    /// The value is decoded for each callback and each `get` anew, so that `T` need not be `Clone`.
+    ///
+    /// Named `callback` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let handle = pool
+    ///     .apply_async(("42".to_owned(),), |text: String| -> anyhow::Result<u32> { Ok(text.parse()?) })
+    ///     .on_success(|number| println!("parsed {number}"))
+    ///     .on_error(|error| println!("no number: {error}"));
+    /// assert_eq!(handle.get()?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "the handle is returned; drop it if it is not needed"]
+    pub fn on_success(self, f: impl FnOnce(T) + Send + 'static) -> Self {
+        let read = self.read;
+        self.attach(Box::new(move |log| {
+            if let Ok(value) = read(log) {
+                f(value);
+            }
+        }));
+        self
+    }
+
+    /// Calls `f` with the error, once, if there is one; also when it is there already.
+    ///
+    /// All else is as for [`on_success`](Self::on_success). Named `error_callback` in CPython.
+    #[must_use = "the handle is returned; drop it if it is not needed"]
+    pub fn on_error(self, f: impl FnOnce(TaskError) + Send + 'static) -> Self {
+        let read = self.read;
+        self.attach(Box::new(move |log| {
+            if let Err(error) = read(log) {
+                f(error);
+            }
+        }));
+        self
+    }
+}
+
+impl<T> Future for AsyncResult<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        let job = match &self.state {
+            State::Refused(log) => return Poll::Ready((self.read)(log)),
+            State::Job(job) => *job,
+        };
+        let waker = context.waker().clone();
+        let log = self.shared.with(move |engine| {
+            let attended = engine.job(job).is_attended();
+            let found = engine.job(job);
+            let unused = match found.finished {
+                Some(_) => Some(waker),
+                None => found.waker.replace(waker),
+            };
+            if found.finished.is_none() && !attended {
+                engine.attend();
+            }
+            (engine.job(job).finished.clone(), unused)
+        });
+        // A waker is the user's code, its `clone` and `drop` included: what is not needed goes outside the lock.
+        let log = log.map(|(log, _unused)| log);
+        match log {
+            Ok(Some(log)) => Poll::Ready((self.read)(&log)),
+            Ok(None) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+}
+
+impl<T> Drop for AsyncResult<T> {
+    fn drop(&mut self) {
+        if let State::Job(job) = self.state {
+            // In a forked copy there is nothing to give back.
+            drop(self.shared.with(|engine| engine.abandon(job, false)));
+        }
+    }
+}
+
+impl<T> fmt::Debug for AsyncResult<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncResult").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,9 @@
+//! Small tools over the system: wake-ups, waiting, processors, stacks, and the identity of a process.
+
+pub(crate) mod bell;
+pub(crate) mod condvar;
+pub(crate) mod failpoint;
+pub(crate) mod owner_process;
+pub(crate) mod processor;
+pub(crate) mod spin;
+pub(crate) mod stack;

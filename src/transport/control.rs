@@ -1,0 +1,81 @@
+//! The few messages on a worker's control socket: how it is set up, and that it is ready.
+//!
+//! These are rare, so they are plain postcard. The parent's bytes are trusted (same build, checked at the hello); the
+//! worker's are not: [`parse_report`] takes arbitrary bytes.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::values::codec;
+use crate::work::function::Definition;
+use crate::worker::panics::PanicRecord;
+
+/// An error text in a report is cut at this length, so that the report fits.
+pub(crate) const REPORT_TEXT_MAX: usize = 4 * 1024;
+
+/// Which road leads to the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RoadKind {
+    /// Two descriptors: the memory and the bell.
+    Ring,
+    /// One descriptor: the socket.
+    Socket,
+}
+
+/// The payload of a worker's birth. Its descriptors: those of the road, then the arguments of the initializer if
+/// attached.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) road: RoadKind,
+    pub(crate) initializer: Option<Initializer>,
+}
+
+/// What a worker runs before its first task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Initializer {
+    pub(crate) definition: Definition,
+    /// `None`: attached as a blob.
+    pub(crate) args: Option<Vec<u8>>,
+}
+
+/// What a worker says of itself: first how its start went, and then, beside the rings, what does not fit them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// It waits for work.
+    Ready,
+    /// Its initializer failed; it is about to leave.
+    InitializerFailed { message: String },
+    /// It cannot use the rings; it is about to leave.
+    NoRings { message: String },
+    /// Beside this message lie the bytes of an answer, by this number.
+    Attachment { number: u32 },
+    /// It is about to abort because of this panic.
+    LastWords(PanicRecord),
+}
+
+pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    codec::to_vec(message).expect("our own messages serialize")
+}
+
+/// What a worker said.
+pub(crate) fn parse_report(bytes: &[u8]) -> Result<Report, String> {
+    codec::parse_serialized(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_comes_back_from_its_bytes() {
+        let report = Report::InitializerFailed { message: "no".to_owned() };
+        assert_eq!(parse_report(&encode(&report)), Ok(report));
+    }
+
+    #[test]
+    fn noise_is_an_error_and_not_a_report() {
+        for noise in [&[][..], &[9], &[1, 255, 255, 255, 255, 15], &[0, 0]] {
+            parse_report(noise).unwrap_err();
+        }
+    }
+}

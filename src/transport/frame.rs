@@ -1,0 +1,381 @@
+//! The frames on the road to a worker and back, as bytes. Pure: no descriptor, no process.
+//!
+//! ```text
+//! down   Define   kind  function u32   postcard(Definition)
+//!        Context  kind  function u32   context u64   bytes, or attached
+//!        Forget   kind  context u64
+//!        Run      kind  selection      number u32    items x (length u32, bytes), or one attached
+//!        Stop     kind
+//!        Select   kind  selection
+//! up     Answer   kind  sequence u32   bytes, or attached
+//! ```
+//!
+//! A *selection* is what items are given to, and the time each may take in nanoseconds, 0 for any: `function u32`,
+//! `context u64`, `timeout u64`. Numbers are little-endian. A frame's end is known from outside (a datagram, a length in a ring). *Attached* is a
+//! bit of the kind: the bytes did not fit, and travel as a [`Blob`](crate::values::blob::Blob) beside the frame. `sequence`
+//! counts the answers of one worker, so that a worker that answers twice, or out of turn, is found out; `number` is how the parent
+//! knows a `Run` again that it has taken back. Every
+//! decoder takes arbitrary bytes, and returns an error for what it cannot have been sent.
+
+use std::num::NonZero;
+use std::time::Duration;
+
+use crate::error::Side;
+use crate::values::number;
+use crate::work::batch::Selection;
+use crate::work::batch::Span;
+use crate::work::function::FunctionId;
+use crate::work::function::Verdict;
+
+/// No frame is longer.
+pub(crate) const FRAME_MAX: usize = 64 * 1024;
+
+const DEFINE: u8 = 1;
+const CONTEXT: u8 = 2;
+const FORGET: u8 = 3;
+const RUN: u8 = 4;
+const STOP: u8 = 5;
+const SELECT: u8 = 6;
+
+const VALUE: u8 = 16;
+const FAILED: u8 = 17;
+const PANICKED: u8 = 18;
+const ARGUMENT_NOT_DECODED: u8 = 19;
+const CONTEXT_NOT_DECODED: u8 = 20;
+const RESULT_NOT_ENCODED: u8 = 21;
+const FUNCTION_NOT_FOUND: u8 = 22;
+
+const ATTACHED: u8 = 0x80;
+
+/// Why bytes are not a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotAFrame(pub(crate) &'static str);
+
+/// What the parent tells a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order<'a> {
+    /// From now on this number means this function.
+    Define { function: FunctionId, definition: &'a [u8] },
+    /// From now on this number means this context.
+    Context { function: FunctionId, context: u64, body: Body<'a> },
+    /// The context is needed no longer.
+    Forget { context: u64 },
+    /// Run the function on these items, in order, and answer each.
+    Run { selection: Selection, number: u32, body: Body<'a> },
+    /// Leave.
+    Stop,
+    /// From now on items that come by themselves are for this function. Only on roads where they do.
+    Select { selection: Selection },
+}
+
+/// Bytes that stand in the frame, or beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body<'a> {
+    Inline(&'a [u8]),
+    Attached,
+}
+
+/// How an item ended, as its worker tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AnswerKind {
+    /// The task ran to its end, or its values would not travel.
+    Verdict(Verdict),
+    /// The bytes are postcard of a panic report.
+    Panicked,
+    /// The bytes are the reason.
+    FunctionNotFound,
+}
+
+/// One worker's answer for its next item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer<'a> {
+    pub(crate) kind: AnswerKind,
+    pub(crate) sequence: u32,
+    pub(crate) body: Body<'a>,
+}
+
+impl AnswerKind {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            AnswerKind::Verdict(Verdict::Value) => VALUE,
+            AnswerKind::Verdict(Verdict::Failed) => FAILED,
+            AnswerKind::Verdict(Verdict::NotDecoded(Side::Context)) => CONTEXT_NOT_DECODED,
+            AnswerKind::Verdict(Verdict::NotDecoded(_)) => ARGUMENT_NOT_DECODED,
+            AnswerKind::Verdict(Verdict::NotEncoded) => RESULT_NOT_ENCODED,
+            AnswerKind::Panicked => PANICKED,
+            AnswerKind::FunctionNotFound => FUNCTION_NOT_FOUND,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            VALUE => AnswerKind::Verdict(Verdict::Value),
+            FAILED => AnswerKind::Verdict(Verdict::Failed),
+            PANICKED => AnswerKind::Panicked,
+            ARGUMENT_NOT_DECODED => AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument)),
+            CONTEXT_NOT_DECODED => AnswerKind::Verdict(Verdict::NotDecoded(Side::Context)),
+            RESULT_NOT_ENCODED => AnswerKind::Verdict(Verdict::NotEncoded),
+            FUNCTION_NOT_FOUND => AnswerKind::FunctionNotFound,
+            _ => return None,
+        })
+    }
+}
+
+/// The head of a frame; what follows it is sent from where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl Head {
+    fn new(kind: u8) -> Self {
+        let mut bytes = [0; 32];
+        bytes[0] = kind;
+        Self { bytes, len: 1 }
+    }
+
+    fn with(mut self, number: &[u8]) -> Self {
+        self.bytes[self.len..self.len + number.len()].copy_from_slice(number);
+        self.len += number.len();
+        self
+    }
+
+    fn with_selection(self, selection: Selection) -> Self {
+        let Selection { function, context, timeout } = selection;
+        self.with(&function.0.to_le_bytes()).with(&context.to_le_bytes()).with(&nanos(timeout).to_le_bytes())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    pub(crate) fn define(function: FunctionId) -> Self {
+        Self::new(DEFINE).with(&function.0.to_le_bytes())
+    }
+
+    pub(crate) fn context(function: FunctionId, context: u64, attached: bool) -> Self {
+        Self::new(CONTEXT | flag(attached)).with(&function.0.to_le_bytes()).with(&context.to_le_bytes())
+    }
+
+    pub(crate) fn forget(context: u64) -> Self {
+        Self::new(FORGET).with(&context.to_le_bytes())
+    }
+
+    pub(crate) fn run(span: &Span, number: u32) -> Self {
+        Self::new(RUN | flag(span.bytes().is_none())).with_selection(span.batch.selection).with(&number.to_le_bytes())
+    }
+
+    pub(crate) fn stop() -> Self {
+        Self::new(STOP)
+    }
+
+    pub(crate) fn select(selection: Selection) -> Self {
+        Self::new(SELECT).with_selection(selection)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn answer(kind: AnswerKind, sequence: u32, attached: bool) -> Self {
+        Self::new(kind.code() | flag(attached)).with(&sequence.to_le_bytes())
+    }
+}
+
+/// Centuries are as good as any time.
+fn nanos(timeout: Option<Duration>) -> u64 {
+    timeout.map_or(0, |timeout| u64::try_from(timeout.as_nanos()).unwrap_or(0))
+}
+
+fn flag(attached: bool) -> u8 {
+    if attached { ATTACHED } else { 0 }
+}
+
+/// Reads numbers off the front of a frame.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], NotAFrame> {
+        let (number, rest) = self.0.split_first_chunk().ok_or(NotAFrame("shorter than its head"))?;
+        self.0 = rest;
+        Ok(*number)
+    }
+
+    fn u32(&mut self) -> Result<u32, NotAFrame> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, NotAFrame> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn selection(&mut self) -> Result<Selection, NotAFrame> {
+        let (function, context) = (FunctionId(self.u32()?), self.u64()?);
+        let timeout = NonZero::new(self.u64()?).map(|nanos| Duration::from_nanos(nanos.get()));
+        Ok(Selection { function, context, timeout })
+    }
+
+    fn body(self, attached: bool) -> Result<Body<'a>, NotAFrame> {
+        match (attached, self.0) {
+            (false, bytes) => Ok(Body::Inline(bytes)),
+            (true, []) => Ok(Body::Attached),
+            (true, _) => Err(NotAFrame("bytes both in the frame and attached")),
+        }
+    }
+
+    fn end(self) -> Result<(), NotAFrame> {
+        if self.0.is_empty() { Ok(()) } else { Err(NotAFrame("longer than it says")) }
+    }
+}
+
+/// What the parent said.
+pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
+    let mut reader = Reader(frame);
+    let [kind] = reader.take::<1>()?;
+    let attached = kind & ATTACHED != 0;
+    match kind & !ATTACHED {
+        DEFINE if !attached => Ok(Order::Define { function: FunctionId(reader.u32()?), definition: reader.0 }),
+        CONTEXT => {
+            let (function, context) = (FunctionId(reader.u32()?), reader.u64()?);
+            Ok(Order::Context { function, context, body: reader.body(attached)? })
+        }
+        FORGET if !attached => {
+            let context = reader.u64()?;
+            reader.end().map(|()| Order::Forget { context })
+        }
+        RUN => {
+            let (selection, number) = (reader.selection()?, reader.u32()?);
+            Ok(Order::Run { selection, number, body: reader.body(attached)? })
+        }
+        SELECT if !attached => {
+            let selection = reader.selection()?;
+            reader.end().map(|()| Order::Select { selection })
+        }
+        STOP if !attached => reader.end().map(|()| Order::Stop),
+        _ => Err(NotAFrame("of no known kind")),
+    }
+}
+
+/// What a worker said.
+pub(crate) fn parse_answer(frame: &[u8]) -> Result<Answer<'_>, NotAFrame> {
+    let mut reader = Reader(frame);
+    let [code] = reader.take::<1>()?;
+    let attached = code & ATTACHED != 0;
+    let kind = AnswerKind::from_code(code & !ATTACHED).ok_or(NotAFrame("of no known kind"))?;
+    let sequence = reader.u32()?;
+    Ok(Answer { kind, sequence, body: reader.body(attached)? })
+}
+
+/// Appends one item, behind its length.
+#[inline]
+pub(crate) fn close_item(bytes: &mut [u8], start: usize) -> u32 {
+    let len = u32::try_from(bytes.len() - start - ITEM_HEAD).expect("an item is made a blob before 4 GiB");
+    bytes[start..start + ITEM_HEAD].copy_from_slice(&len.to_le_bytes());
+    len
+}
+
+/// A number as an item: behind its length.
+#[inline]
+pub(crate) fn number_item(number: &number::Bytes) -> ([u8; ITEM_HEAD + number::LEN_MAX], usize) {
+    let bytes = number.as_slice();
+    let end = ITEM_HEAD + bytes.len();
+    let mut item = [0; ITEM_HEAD + number::LEN_MAX];
+    item[ITEM_HEAD..end].copy_from_slice(bytes);
+    close_item(&mut item[..end], 0);
+    (item, end)
+}
+
+/// What stands before each item of a `Run` frame.
+pub(crate) const ITEM_HEAD: usize = 4;
+
+/// The items of a `Run` frame, one after the other.
+#[derive(Debug)]
+pub(crate) struct ItemReader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Iterator for ItemReader<'a> {
+    type Item = Result<&'a [u8], NotAFrame>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let item = self
+            .0
+            .split_first_chunk::<ITEM_HEAD>()
+            .and_then(|(head, rest)| rest.split_at_checked(u32::from_le_bytes(*head) as usize));
+        let Some((item, rest)) = item else {
+            self.0 = &[];
+            return Some(Err(NotAFrame("an item is longer than the frame")));
+        };
+        self.0 = rest;
+        Some(Ok(item))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::batch::Batch;
+    use crate::work::batch::Items;
+    use crate::work::batch::JobId;
+
+    fn frame(head: Head, body: &[u8]) -> Vec<u8> {
+        [head.as_bytes(), body].concat()
+    }
+
+    #[test]
+    fn orders_come_back_from_their_bytes() {
+        let selection = Selection { function: FunctionId(7), context: 9, timeout: Some(Duration::from_millis(2)) };
+        let batch = Batch {
+            job: JobId(1),
+            selection,
+            first_index: 0,
+            items: Items::Inline { bytes: vec![1, 0, 0, 0, 42, 0, 0, 0, 0], ends: vec![5, 9] },
+        };
+        let span = Span::whole(batch);
+        let run = frame(Head::run(&span, 2), span.bytes().unwrap());
+        let Order::Run { selection: selected, number: 2, body: Body::Inline(items) } = parse_order(&run).unwrap()
+        else {
+            panic!("{:?}", parse_order(&run))
+        };
+        assert_eq!(selected, selection);
+        let untimed = Selection { timeout: None, ..selection };
+        assert_eq!(parse_order(Head::select(untimed).as_bytes()), Ok(Order::Select { selection: untimed }));
+        let items: Vec<_> = ItemReader(items).map(Result::unwrap).collect();
+        assert_eq!(items, [&[42u8][..], &[]]);
+        assert_eq!(parse_order(Head::stop().as_bytes()), Ok(Order::Stop));
+        assert_eq!(parse_order(Head::forget(3).as_bytes()), Ok(Order::Forget { context: 3 }));
+        let context = frame(Head::context(FunctionId(2), 3, true), &[]);
+        let expected = Order::Context { function: FunctionId(2), context: 3, body: Body::Attached };
+        assert_eq!(parse_order(&context), Ok(expected));
+    }
+
+    #[test]
+    fn answers_come_back_from_their_bytes() {
+        for code in VALUE..=FUNCTION_NOT_FOUND {
+            let kind = AnswerKind::from_code(code).unwrap();
+            let bytes = frame(Head::answer(kind, 5, false), b"xy");
+            assert_eq!(parse_answer(&bytes), Ok(Answer { kind, sequence: 5, body: Body::Inline(b"xy") }));
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_a_head_is_an_error() {
+        for head in [Head::context(FunctionId(2), 3, false), Head::forget(3), Head::define(FunctionId(1))] {
+            for len in 0..head.as_bytes().len() {
+                parse_order(&head.as_bytes()[..len]).unwrap_err();
+            }
+        }
+        let answer = Head::answer(AnswerKind::Panicked, 1, false);
+        for len in 0..answer.as_bytes().len() {
+            parse_answer(&answer.as_bytes()[..len]).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn an_item_longer_than_its_frame_is_an_error() {
+        let items: Vec<_> = ItemReader(&[1, 0, 0, 0, 42, 255, 255, 255, 255, 1]).collect();
+        assert_eq!(items, [Ok(&[42u8][..]), Err(NotAFrame("an item is longer than the frame"))]);
+    }
+}

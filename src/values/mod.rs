@@ -1,0 +1,7 @@
+//! Values as bytes: serialization, and the files that carry large values.
+
+pub(crate) mod blob;
+pub(crate) mod codec;
+pub(crate) mod explain;
+pub(crate) mod number;
+pub(crate) mod output;

@@ -1,0 +1,252 @@
+//! Where a value is encoded: in a vector, and from there on in a file if it becomes too large for a frame.
+//!
+//! A small value is appended to a vector and nothing else happens. Once a value is too large for a frame, what there is
+//! of it is written into a [`Blob`] that is still being made, and so is what follows: large pieces straight from where
+//! they lie in the value, small ones by way of the vector. So each byte of a large value is copied once, and the
+//! vector never holds more than a frame or two.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::values::blob::Blob;
+use crate::values::blob::INLINE_MAX;
+use crate::values::blob::Shelf;
+use crate::values::blob::Writer;
+
+/// How much of a value is gathered before it is written. All that fits a frame is.
+const GATHER: usize = 64 * 1024;
+const _: () = assert!(GATHER > INLINE_MAX);
+
+/// The file did not take the bytes; [`Output::roll_back`] or [`Output::take_blob`] says why.
+#[derive(Debug)]
+pub(crate) struct Full;
+
+/// Values one behind the other, of which the last may be large.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    bytes: Vec<u8>,
+    /// Where the last value begins.
+    start: usize,
+    /// The beginning of the last value, if it is large.
+    overflow: Option<Overflow>,
+    /// Where files are kept that have been used before.
+    shelf: Option<Arc<Shelf>>,
+}
+
+#[derive(Debug)]
+struct Overflow {
+    file: io::Result<Writer>,
+    len: u64,
+}
+
+impl Output {
+    /// One whose files are used again.
+    pub(crate) fn with_shelf(shelf: Arc<Shelf>) -> Self {
+        Self { shelf: Some(shelf), ..Self::default() }
+    }
+
+    /// Forgets everything but its memory.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.begin();
+    }
+
+    /// A value begins here.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
+        self.start = self.bytes.len();
+        if self.overflow.is_some() {
+            self.roll_back();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, byte: u8) -> Result<(), Full> {
+        if self.bytes.len() == self.bytes.capacity() {
+            return self.make_room_for(&[byte]);
+        }
+        self.bytes.push(byte);
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn extend(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        let room = self.bytes.capacity() - self.bytes.len();
+        if room < bytes.len() {
+            return self.make_room_for(bytes);
+        }
+        match short(bytes) {
+            // Most pieces are numbers, which take less time than a call of a function that copies any length.
+            Some(padded) if room >= SHORT => {
+                let end = self.bytes.len() + bytes.len();
+                self.bytes.extend_from_slice(&padded);
+                self.bytes.truncate(end);
+            }
+            _ => self.bytes.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    /// Appends what the vector has no room for: makes it longer, or empties it.
+    #[cold]
+    fn make_room_for(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        if self.bytes.len() - self.start + bytes.len() > GATHER {
+            return self.overflow_with(bytes);
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Writes what is in the vector of the last value, and these bytes behind it, into the file.
+    fn overflow_with(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        let gathered = &self.bytes[self.start..];
+        let len = gathered.len() as u64 + bytes.len() as u64;
+        let begun = || Overflow { file: Writer::new(self.shelf.as_ref(), len), len: 0 };
+        let overflow = self.overflow.get_or_insert_with(begun);
+        overflow.len += len;
+        if let Ok(file) = &mut overflow.file
+            && let Err(error) = file.write([gathered, bytes])
+        {
+            overflow.file = Err(error);
+        }
+        self.bytes.truncate(self.start);
+        overflow.file.as_ref().map(|_| ()).map_err(|_| Full)
+    }
+
+    /// Appends what is encoded already, or is a text, as a value.
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
+        self.begin();
+        // If that fails, it will be told when the file is asked for.
+        let _: Result<(), Full> = self.extend(bytes);
+    }
+
+    /// Takes the last value back; says why no file took it, if that is so.
+    pub(crate) fn roll_back(&mut self) -> Option<io::Error> {
+        self.bytes.truncate(self.start);
+        self.overflow.take().and_then(|overflow| overflow.file.err())
+    }
+
+    /// How long the last value is.
+    #[inline]
+    pub(crate) fn len(&self) -> u64 {
+        let overflowed = self.overflow.as_ref().map_or(0, |overflow| overflow.len);
+        overflowed + (self.bytes.len() - self.start) as u64
+    }
+
+    /// Whether the last value can travel without a file.
+    pub(crate) fn fits_a_frame(&self) -> bool {
+        self.len() <= INLINE_MAX as u64
+    }
+
+    /// The bytes of all values, none of which is large.
+    #[inline]
+    pub(crate) fn bytes(&mut self) -> &mut Vec<u8> {
+        debug_assert!(self.overflow.is_none(), "a large value is a blob");
+        &mut self.bytes
+    }
+
+    /// As [`bytes`](Self::bytes).
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        std::mem::take(self.bytes())
+    }
+
+    /// Takes the last value away as a file, whatever its length. Other values stay.
+    ///
+    /// # Errors
+    ///
+    /// No file took it. It is gone all the same.
+    pub(crate) fn take_blob(&mut self) -> io::Result<Blob> {
+        // If that fails, the reason stands in the overflow.
+        let _: Result<(), Full> = self.overflow_with(&[]);
+        let overflow = self.overflow.take().expect("it was made a line ago");
+        overflow.file?.finish()
+    }
+}
+
+const SHORT: usize = 8;
+
+/// Two to eight bytes, and zeros behind them. Byte by byte, as most have just been written: a load of several would
+/// have to wait until they are in the cache.
+#[inline]
+fn short(bytes: &[u8]) -> Option<[u8; SHORT]> {
+    match bytes.len() {
+        SHORT => bytes.first_chunk().copied(),
+        2..SHORT => Some(bytes.iter().rev().fold(0, |padded, &byte| padded << 8 | u64::from(byte)).to_le_bytes()),
+        _ => None,
+    }
+}
+
+/// What is said of a value that no file takes.
+pub(crate) fn no_room(error: &io::Error) -> String {
+    format!("its bytes are too many for a frame, and no anonymous file takes them: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(len: usize) -> Vec<u8> {
+        (0..len).map(|index| (index % 251).to_le_bytes()[0]).collect()
+    }
+
+    #[test]
+    fn pieces_of_every_length_stand_one_behind_the_other() {
+        let mut output = Output::default();
+        let mut expected = Vec::new();
+        for len in (0..=20).chain((0..=20).rev()) {
+            let piece = value(200).split_off(expected.len() % 100)[..len].to_vec();
+            output.extend(&piece).unwrap();
+            expected.extend(piece);
+            assert_eq!(*output.bytes(), expected);
+        }
+    }
+
+    #[test]
+    fn small_values_stand_one_behind_the_other() {
+        let mut output = Output::default();
+        for byte in 0..100 {
+            output.begin();
+            output.push(byte).unwrap();
+            output.extend(&[byte; 3]).unwrap();
+            assert_eq!(output.len(), 4);
+        }
+        assert_eq!(output.bytes().len(), 400);
+    }
+
+    #[test]
+    fn a_value_is_the_same_in_pieces_of_every_size() {
+        for len in [0, 1, INLINE_MAX, GATHER - 1, GATHER, GATHER + 1, 200_000, 1 << 20] {
+            let value = value(len);
+            for piece in [1, 7, 4096, 100_000, 1 << 20] {
+                let mut output = Output::default();
+                output.extend(b"before").unwrap();
+                output.begin();
+                for piece in value.chunks(piece) {
+                    match piece {
+                        [byte] => output.push(*byte).unwrap(),
+                        piece => output.extend(piece).unwrap(),
+                    }
+                }
+                assert_eq!(output.len(), len as u64);
+                let blob = output.take_blob().unwrap();
+                assert!(*blob.read().unwrap() == value[..], "{len} bytes by {piece} came back changed");
+                assert_eq!(output.bytes(), b"before");
+                assert!(output.bytes().capacity() <= 4 * GATHER, "the vector holds what should be in the file");
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_taken_back_leaves_those_before_it() {
+        for len in [1, GATHER, 1 << 20] {
+            let mut output = Output::default();
+            output.extend(b"before").unwrap();
+            output.begin();
+            value(len).chunks(1000).for_each(|piece| output.extend(piece).unwrap());
+            assert!(output.roll_back().is_none());
+            assert_eq!(output.len(), 0);
+            output.extend(b" and after").unwrap();
+            assert_eq!(output.bytes(), b"before and after");
+        }
+    }
+}

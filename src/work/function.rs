@@ -1,0 +1,479 @@
+//! A function, named so that another process of the same build can call it.
+//!
+//! A function pointer is a number that means nothing elsewhere: the worker's image may be loaded at another address.
+//! What travels is a [`Definition`]: two positions relative to their images, one of the function, one of its
+//! [`Glue`], a constant of this crate for each signature that knows how to decode the arguments, call the function
+//! and encode the result. The worker looks both up, and checks before anything is called: inside a loaded image of
+//! the same build, readable and aligned (the glue) or executable (the code), the magic number, the signature.
+//!
+//! The identity of a function is the *pair*: compilers merge functions with the same code, so one address may stand
+//! for several functions, which is harmless for a call and useless as a name.
+
+#![expect(unsafe_code, reason = "a function's address arrives as a number; each SAFETY note says what was checked")]
+
+use std::any::Any;
+use std::any::TypeId;
+use std::hash::Hash;
+use std::hash::Hasher;
+use std::marker::PhantomData;
+
+use parking_lot::RwLock;
+use serde::Deserialize;
+use serde::Serialize;
+use start_methods::image;
+use start_methods::image::ImageRef;
+
+use crate::error::Side;
+use crate::values::codec;
+use crate::values::output::Output;
+use crate::work::task::Args;
+use crate::work::task::Data;
+use crate::work::task::Initialized;
+use crate::work::task::Outcome;
+
+/// "procpool" and a version: what a glue begins with.
+const MAGIC: u64 = u64::from_le_bytes(*b"procglu1");
+
+/// One function in one pool's conversation with its workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FunctionId(pub(crate) u32);
+
+/// A function as it travels.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Definition {
+    glue: ImageRef,
+    function: ImageRef,
+    signature: u64,
+}
+
+/// How one call ended, short of a panic. The bytes are in the buffer that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The bytes are the value.
+    Value,
+    /// The bytes are the text of the error.
+    Failed,
+    /// The bytes are the text of serde's error.
+    NotDecoded(Side),
+    /// The bytes are the text of serde's error.
+    NotEncoded,
+}
+
+/// Items that are run one after the other, without a word about each in between.
+pub(crate) trait Lane {
+    /// Takes the answer to the item before, whose bytes are in the buffer that came with it, and gives the next item and
+    /// an empty buffer. `None`: there are no more for now.
+    fn exchange(&mut self, answer: Option<Verdict>) -> Option<(&[u8], &mut Output)>;
+}
+
+/// A lane of one item.
+struct Single<'a> {
+    item: Option<&'a [u8]>,
+    out: &'a mut Output,
+    answer: Option<Verdict>,
+}
+
+impl Lane for Single<'_> {
+    fn exchange(&mut self, answer: Option<Verdict>) -> Option<(&[u8], &mut Output)> {
+        self.answer = answer;
+        let item = self.item.take()?;
+        Some((item, self.out))
+    }
+}
+
+/// A decoded context, or the text of serde's error.
+type Opened = Result<Box<dyn Any>, String>;
+
+/// Everything that depends on the types of one call, behind plain bytes.
+#[repr(C)]
+#[derive(Debug)]
+struct Glue {
+    magic: u64,
+    signature: fn() -> u64,
+    open: fn(&[u8]) -> Opened,
+    run: unsafe fn(usize, &dyn Any, &mut dyn Lane),
+}
+
+/// How a function pointer is called, and with what. One type for each shape of call.
+pub(crate) trait Shape: 'static {
+    /// What all items of the call share.
+    type Context: 'static;
+    /// One item.
+    type Input: 'static;
+    /// What the function returns.
+    type Output: 'static;
+    /// The function pointer.
+    type Pointer: Copy + 'static;
+
+    fn address(f: Self::Pointer) -> usize;
+    fn call(f: Self::Pointer, context: &Self::Context, input: Self::Input) -> Self::Output;
+}
+
+/// `map`: `fn(A) -> O`.
+pub(crate) struct Map<A, O>(PhantomData<fn(A) -> O>);
+/// `map` with a context: `fn(&C, A) -> O`.
+pub(crate) struct MapWith<C, A, O>(PhantomData<fn(C, A) -> O>);
+/// `starmap` and `apply`: `fn(A, B, …) -> O`.
+pub(crate) struct Star<T, O>(PhantomData<fn(T) -> O>);
+/// `starmap` and `apply` with a context: `fn(&C, A, B, …) -> O`.
+pub(crate) struct StarWith<C, T, O>(PhantomData<fn(C, T) -> O>);
+
+impl<A: 'static, O: 'static> Shape for Map<A, O> {
+    type Context = ();
+    type Input = A;
+    type Output = O;
+    type Pointer = fn(A) -> O;
+
+    fn address(f: Self::Pointer) -> usize {
+        f as usize
+    }
+
+    fn call(f: Self::Pointer, (): &(), input: A) -> O {
+        f(input)
+    }
+}
+
+impl<C: 'static, A: 'static, O: 'static> Shape for MapWith<C, A, O> {
+    type Context = C;
+    type Input = A;
+    type Output = O;
+    type Pointer = fn(&C, A) -> O;
+
+    fn address(f: Self::Pointer) -> usize {
+        f as usize
+    }
+
+    fn call(f: Self::Pointer, context: &C, input: A) -> O {
+        f(context, input)
+    }
+}
+
+impl<T: Args, O: 'static> Shape for Star<T, O> {
+    type Context = ();
+    type Input = T;
+    type Output = O;
+    type Pointer = T::Fp<O>;
+
+    fn address(f: Self::Pointer) -> usize {
+        T::address::<O>(f)
+    }
+
+    fn call(f: Self::Pointer, (): &(), input: T) -> O {
+        input.call(f)
+    }
+}
+
+impl<C: 'static, T: Args, O: 'static> Shape for StarWith<C, T, O> {
+    type Context = C;
+    type Input = T;
+    type Output = O;
+    type Pointer = T::FpWith<C, O>;
+
+    fn address(f: Self::Pointer) -> usize {
+        T::address_with::<C, O>(f)
+    }
+
+    fn call(f: Self::Pointer, context: &C, input: T) -> O {
+        input.call_with(f, context)
+    }
+}
+
+/// The glue of tasks: input and context are owned data, the output is an [`Outcome`].
+struct TaskGlue<S, M>(PhantomData<fn(S) -> M>);
+
+impl<S: Shape, M: 'static> TaskGlue<S, M>
+where
+    S::Context: Data,
+    S::Input: Data,
+    S::Output: Outcome<M>,
+{
+    const GLUE: &'static Glue =
+        &Glue { magic: MAGIC, signature: signature_of::<Self>, open: Self::open, run: Self::run };
+
+    fn open(bytes: &[u8]) -> Opened {
+        codec::decode::<S::Context>(bytes).map(|context| Box::new(context) as Box<dyn Any>)
+    }
+
+    /// # Safety
+    ///
+    /// `address` must have come from `S::address` of a pointer of this very build.
+    unsafe fn run(address: usize, context: &dyn Any, lane: &mut dyn Lane) {
+        // SAFETY: the caller promises that the number is the address of such a function, in this process.
+        let f = unsafe { pointer_from_address::<S::Pointer>(address) };
+        let context = context.downcast_ref::<S::Context>().expect("the context was opened by this very glue");
+        let mut answer = None;
+        while let Some((item, out)) = lane.exchange(answer) {
+            answer = Some(Self::call(f, context, item, out));
+        }
+    }
+
+    #[inline]
+    fn call(f: S::Pointer, context: &S::Context, input: &[u8], out: &mut Output) -> Verdict {
+        let input = match codec::parse::<S::Input>(input) {
+            Ok(input) => input,
+            Err(error) => return text(out, &error, Verdict::NotDecoded(Side::Argument)),
+        };
+        match S::call(f, context, input).into_value() {
+            Ok(value) => match codec::append(&value, out) {
+                Ok(()) => Verdict::Value,
+                Err(error) => text(out, &error, Verdict::NotEncoded),
+            },
+            Err(error) => text(out, &error, Verdict::Failed),
+        }
+    }
+}
+
+/// The glue of initializers: runs once in a worker, so its arguments may live as long as the worker.
+struct InitializerGlue<T, O>(PhantomData<fn(T) -> O>);
+
+impl<T: Args + Deserialize<'static>, O: Initialized> InitializerGlue<T, O> {
+    const GLUE: &'static Glue =
+        &Glue { magic: MAGIC, signature: signature_of::<Self>, open: |_| Ok(Box::new(())), run: Self::run };
+
+    /// # Safety
+    ///
+    /// `address` must have come from `T::address` of a pointer of this very build.
+    unsafe fn run(address: usize, _: &dyn Any, lane: &mut dyn Lane) {
+        // SAFETY: the caller promises that the number is the address of such a function, in this process.
+        let f = unsafe { pointer_from_address::<T::Fp<O>>(address) };
+        let mut answer = None;
+        while let Some((item, out)) = lane.exchange(answer) {
+            answer = Some(Self::call(f, item, out));
+        }
+    }
+
+    fn call(f: T::Fp<O>, input: &[u8], out: &mut Output) -> Verdict {
+        // Leaked on purpose, once per worker: this is what makes `("db.sqlite",)` a valid argument, a `&'static str`.
+        let input: &'static [u8] = Box::leak(Box::from(input));
+        match codec::parse::<T>(input) {
+            Ok(args) => match args.call(f).into_result() {
+                Ok(()) => Verdict::Value,
+                Err(error) => text(out, &error, Verdict::Failed),
+            },
+            Err(error) => text(out, &error, Verdict::NotDecoded(Side::Argument)),
+        }
+    }
+}
+
+fn text(out: &mut Output, text: &str, verdict: Verdict) -> Verdict {
+    out.say(text.as_bytes());
+    verdict
+}
+
+/// # Safety
+///
+/// `address` must be the address of a function of exactly the type `P`, a function pointer.
+unsafe fn pointer_from_address<P: Copy + 'static>(address: usize) -> P {
+    const { assert!(size_of::<P>() == size_of::<usize>(), "P is a function pointer") };
+    // SAFETY: function pointers and `usize` have the same size on every platform with an operating system, checked
+    // above, and the caller promises that the number is such an address.
+    unsafe { std::mem::transmute_copy::<usize, P>(&address) }
+}
+
+/// A number for a type that two processes of one build agree on, and two types of one build do not share.
+fn signature_of<T: 'static>() -> u64 {
+    struct Fold(u64);
+    impl Hasher for Fold {
+        fn finish(&self) -> u64 {
+            self.0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            // FNV-1a: no seed, so both processes get the same.
+            for byte in bytes {
+                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+    }
+    let mut fold = Fold(0xcbf2_9ce4_8422_2325);
+    TypeId::of::<T>().hash(&mut fold);
+    fold.finish()
+}
+
+/// A function of this process, on its way to a worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalFunction {
+    glue: &'static Glue,
+    address: usize,
+}
+
+impl LocalFunction {
+    /// The task `f`, whose calls have the shape `S`.
+    pub(crate) fn task<S: Shape, M: 'static>(f: S::Pointer) -> Self
+    where
+        S::Context: Data,
+        S::Input: Data,
+        S::Output: Outcome<M>,
+    {
+        Self { glue: TaskGlue::<S, M>::GLUE, address: S::address(f) }
+    }
+
+    /// The initializer `f`.
+    pub(crate) fn initializer<T: Args + Deserialize<'static>, O: Initialized>(f: T::Fp<O>) -> Self {
+        Self { glue: InitializerGlue::<T, O>::GLUE, address: T::address::<O>(f) }
+    }
+
+    /// How to find it from another process.
+    ///
+    /// # Errors
+    ///
+    /// The function or its glue is in no loaded image: generated code, for instance.
+    pub(crate) fn definition(&self) -> Result<Definition, String> {
+        let find = |address: usize| {
+            image::locate(address).ok_or_else(|| {
+                format!("{address:#x} is in no loaded image of this program, so no other process could find it")
+            })
+        };
+        Ok(Definition {
+            glue: find(std::ptr::from_ref(self.glue) as usize)?,
+            function: find(self.address)?,
+            signature: (self.glue.signature)(),
+        })
+    }
+
+    /// A small number for this function, the same for all pools of this process, for ever.
+    ///
+    /// # Errors
+    ///
+    /// Another process could not find it; see [`definition`](Self::definition).
+    pub(crate) fn id(&self) -> Result<FunctionId, String> {
+        let key = (std::ptr::from_ref(self.glue) as usize, self.address);
+        let position = |known: &[LocalFunction]| {
+            known.iter().position(|f| (std::ptr::from_ref(f.glue) as usize, f.address) == key)
+        };
+        let found = position(&FUNCTIONS.read());
+        let index = match found {
+            Some(index) => index,
+            None => {
+                // Asked once: it stays where it is.
+                self.definition()?;
+                let mut functions = FUNCTIONS.write();
+                position(&functions).unwrap_or_else(|| {
+                    functions.push(*self);
+                    functions.len() - 1
+                })
+            }
+        };
+        Ok(FunctionId(u32::try_from(index).expect("a program has fewer than 2^32 functions")))
+    }
+
+    /// The function with this number.
+    pub(crate) fn of(id: FunctionId) -> Self {
+        FUNCTIONS.read()[id.0 as usize]
+    }
+}
+
+/// Every function that was ever given to a pool of this process. It only grows, and is bounded by the program's code.
+static FUNCTIONS: RwLock<Vec<LocalFunction>> = RwLock::new(Vec::new());
+
+/// A function that was looked up in this process and found to be what it claims.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ResolvedFunction {
+    glue: &'static Glue,
+    address: usize,
+}
+
+impl ResolvedFunction {
+    /// Looks the definition up.
+    ///
+    /// # Errors
+    ///
+    /// What is not as it should be; nothing has been called.
+    pub(crate) fn find(definition: &Definition) -> Result<Self, String> {
+        let glue = definition
+            .glue
+            .resolve_data(size_of::<Glue>(), align_of::<Glue>())
+            .map_err(|error| format!("the glue of the function: {error}"))?;
+        let address = definition.function.resolve_code().map_err(|error| format!("the function: {error}"))?;
+        const { assert!(std::mem::offset_of!(Glue, magic) == 0) };
+        let magic = std::ptr::with_exposed_provenance::<u64>(glue);
+        // SAFETY: `resolve_data` has checked that a whole, aligned `Glue` lies in a readable segment of a loaded
+        // image with the sender's build id; its first field is a plain number, valid whatever its bits.
+        let magic = unsafe { magic.read() };
+        if magic != MAGIC {
+            return Err("the glue of the function is not one (wrong magic number)".to_owned());
+        }
+        // SAFETY: the same image, the same build, and the magic number stand there: these are a glue's bytes, and a
+        // glue is a constant, so they never change.
+        let glue: &'static Glue = unsafe { &*std::ptr::with_exposed_provenance::<Glue>(glue) };
+        if (glue.signature)() != definition.signature {
+            return Err("the function has another signature here".to_owned());
+        }
+        Ok(Self { glue, address })
+    }
+
+    /// Decodes the context of a call.
+    pub(crate) fn open(&self, context: &[u8]) -> Opened {
+        (self.glue.open)(context)
+    }
+
+    /// Decodes the items of the lane one after the other, runs the function on each, and leaves the bytes of its answer
+    /// in the buffer that came with it. A panic passes through.
+    pub(crate) fn run(&self, context: &dyn Any, lane: &mut dyn Lane) {
+        // SAFETY: the definition came from the parent, which made it from a pointer of the type that the signature
+        // stands for; signature, build and image were checked in `find`.
+        unsafe { (self.glue.run)(self.address, context, lane) }
+    }
+
+    /// [`run`](Self::run) for one item.
+    pub(crate) fn call(&self, context: &dyn Any, input: &[u8], out: &mut Output) -> Verdict {
+        let mut single = Single { item: Some(input), out, answer: None };
+        self.run(context, &mut single);
+        single.answer.expect("whoever takes an item answers it, or panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::task::Plain;
+
+    fn resolved<S: Shape<Output: Outcome<Plain>, Input: Data, Context: Data>>(f: S::Pointer) -> ResolvedFunction {
+        ResolvedFunction::find(&LocalFunction::task::<S, Plain>(f).definition().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_function_is_found_and_called_through_bytes() {
+        let function = resolved::<Map<u32, u64>>(|x| u64::from(x) * 2);
+        let mut out = Output::default();
+        assert_eq!(function.call(&(), &21u32.to_le_bytes(), &mut out), Verdict::Value);
+        assert_eq!(codec::decode::<u64>(out.bytes()), Ok(42));
+    }
+
+    #[test]
+    fn a_context_is_passed_by_reference() {
+        let function = resolved::<StarWith<String, (u8, u8), String>>(|s, a, b| format!("{s}{a}{b}"));
+        let mut encoded = Output::default();
+        codec::encode(&"x", &mut encoded).unwrap();
+        let context = function.open(encoded.bytes()).unwrap();
+        let mut out = Output::default();
+        assert_eq!(function.call(context.as_ref(), &[1, 2], &mut out), Verdict::Value);
+        assert_eq!(codec::decode::<String>(out.bytes()), Ok("x12".to_owned()));
+    }
+
+    #[test]
+    fn a_wrong_signature_is_refused() {
+        let mut definition = LocalFunction::task::<Map<u8, u8>, Plain>(|x| x).definition().unwrap();
+        definition.signature ^= 1;
+        let error = ResolvedFunction::find(&definition).unwrap_err();
+        assert_eq!(error, "the function has another signature here");
+    }
+
+    #[test]
+    fn something_that_is_no_glue_is_refused() {
+        static NOT_GLUE: [u64; 4] = [1, 2, 3, 4];
+        let mut definition = LocalFunction::task::<Map<u8, u8>, Plain>(|x| x).definition().unwrap();
+        definition.glue = image::locate(NOT_GLUE.as_ptr() as usize).unwrap();
+        let error = ResolvedFunction::find(&definition).unwrap_err();
+        assert_eq!(error, "the glue of the function is not one (wrong magic number)");
+    }
+
+    #[test]
+    fn the_same_function_has_one_number() {
+        fn f(x: u8) -> u8 {
+            x
+        }
+        let first = LocalFunction::task::<Map<u8, u8>, Plain>(f).id();
+        assert_eq!(LocalFunction::task::<Map<u8, u8>, Plain>(f).id(), first);
+        assert_ne!(LocalFunction::task::<Map<u16, u16>, Plain>(|x| x).id(), first);
+    }
+}
