@@ -24,6 +24,7 @@ use crate::engine::config::InitializerCall;
 use crate::engine::config::try_rings;
 use crate::error::PoolError;
 use crate::schedule::size::Size;
+use crate::sys::processor;
 use crate::values::codec;
 use crate::values::output::Output;
 use crate::values::output::no_room;
@@ -385,7 +386,7 @@ impl PoolBuilder {
     /// be started, cannot have the environment, directory or limits that were asked for, or a fork is refused because
     /// of foreign threads. Nothing is left behind.
     pub fn build(self) -> Result<Pool, PoolError> {
-        let processes = self.processes.unwrap_or_else(available_processors);
+        let processes = self.processes.unwrap_or_else(processor::available);
         if processes == 0 {
             return Err(PoolError::ZeroProcesses);
         }
@@ -457,12 +458,6 @@ fn make_starter(
         Some(path) => starter.executable(path),
         None => starter,
     })
-}
-
-/// How many processors this process may use. The standard library asks the affinity mask and the quotas of both
-/// versions of cgroups.
-fn available_processors() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 fn encode_initializer<T: Serialize + 'static>(args: &T, function: LocalFunction) -> Result<InitializerCall, String> {

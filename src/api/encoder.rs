@@ -14,6 +14,7 @@ use crate::driver::Shared;
 use crate::error::PoolError;
 use crate::error::Side;
 use crate::error::TaskError;
+use crate::sys::payload;
 use crate::transport::frame::ITEM_HEAD;
 use crate::transport::frame::close_item;
 use crate::transport::frame::number_item;
@@ -26,9 +27,9 @@ use crate::work::batch::Batch;
 use crate::work::batch::ChunkSize;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
-use crate::work::batch::Selection;
+use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
-use crate::work::batch::Terms;
+use crate::work::batch::Target;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
 use crate::work::jobs::Context;
@@ -55,9 +56,9 @@ pub(crate) struct Options {
 /// A call that is ready to be fed.
 pub(crate) struct Prepared {
     pub(crate) shared: Arc<Shared>,
-    terms: Terms,
+    policy: JobPolicy,
     fail_fast: bool,
-    selection: Selection,
+    target: Target,
     context: Option<Context>,
 }
 
@@ -90,9 +91,9 @@ impl Prepared {
         let context_id = context.as_ref().map_or(0, |context| context.id);
         Ok(Self {
             shared: Arc::clone(shared),
-            terms: Terms { chunk, retries: options.retries, is_timed: options.timeout.is_some() },
+            policy: JobPolicy { chunk, retries: options.retries, is_timed: options.timeout.is_some() },
             fail_fast: options.fail_fast,
-            selection: Selection { function, context: context_id, timeout: options.timeout },
+            target: Target { function, context: context_id, timeout: options.timeout },
             context,
         })
     }
@@ -100,8 +101,8 @@ impl Prepared {
     /// Begins the job. A `feeding` job may be fed even when the pool is closed meanwhile.
     pub(crate) fn open(self, feeding: bool) -> Result<(JobId, Encoder), TaskError> {
         let job = Job { feeding, fail_fast: self.fail_fast, context: self.context, ..Job::default() };
-        let id = self.shared.with(|engine| engine.open(self.terms, job))??;
-        Ok((id, Encoder::new(id, self.selection, self.shared.output())))
+        let id = self.shared.with(|engine| engine.open(self.policy, job))??;
+        Ok((id, Encoder::new(id, self.target, self.shared.output())))
     }
 }
 
@@ -136,7 +137,7 @@ enum Step {
 #[derive(Debug)]
 pub(crate) struct Encoder {
     job: JobId,
-    selection: Selection,
+    target: Target,
     /// Position of the next item.
     next_index: u64,
     /// What all items so far had in bytes.
@@ -147,8 +148,8 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    fn new(job: JobId, selection: Selection, output: Output) -> Self {
-        Self { job, selection, next_index: 0, total_bytes: 0, output, ends: Vec::new(), work: Vec::new() }
+    fn new(job: JobId, target: Target, output: Output) -> Self {
+        Self { job, target, next_index: 0, total_bytes: 0, output, ends: Vec::new(), work: Vec::new() }
     }
 
     /// How many items have been pushed.
@@ -315,7 +316,7 @@ impl Encoder {
     }
 
     fn finish(&mut self, first_index: u64, items: Items) {
-        let batch = Batch { job: self.job, selection: self.selection, first_index, items };
+        let batch = Batch { job: self.job, target: self.target, first_index, items };
         self.work.push(Ok(Span::whole(batch)));
     }
 }
@@ -363,7 +364,7 @@ impl<I: Iterator> Input<I> {
     /// The iterator is not asked again after a panic.
     fn panicked(&mut self, payload: Box<dyn Any + Send>) -> TaskError {
         self.over = true;
-        TaskError::Input { message: codec::payload_text(payload) }
+        TaskError::Input { message: payload::into_text(payload) }
     }
 }
 
@@ -374,8 +375,8 @@ mod tests {
     use super::*;
 
     fn encoder() -> Encoder {
-        let selection = Selection { function: FunctionId(1), context: 0, timeout: None };
-        Encoder::new(JobId(1), selection, Output::default())
+        let target = Target { function: FunctionId(1), context: 0, timeout: None };
+        Encoder::new(JobId(1), target, Output::default())
     }
 
     #[test]
@@ -495,7 +496,7 @@ mod tests {
             let mut input = Input::new(std::iter::repeat_with(|| Bad { number, in_drop: true }));
             let mut encoder = encoder();
             let drawn = catch_unwind(AssertUnwindSafe(|| encoder.draw(&mut input, |_| true)));
-            assert_eq!(codec::payload_text(drawn.unwrap_err()), "dropped");
+            assert_eq!(payload::into_text(drawn.unwrap_err()), "dropped");
             assert_eq!(encoder.pushed(), 1);
         }
     }

@@ -20,7 +20,7 @@ use crate::engine::Engine;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::error::TimedOut;
-use crate::schedule::time_limit;
+use crate::sys::clock;
 use crate::work::batch::JobId;
 use crate::work::jobs::Log;
 use crate::work::task::Data;
@@ -203,12 +203,12 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
             // A forked copy must not draw: encoding takes locks that the original may hold.
             Ok(Some(error)) | Err(error) => return self.refused(&error),
         }
-        let (began, tick) = (Instant::now(), time_limit::tick());
+        let (began, tick) = (Instant::now(), clock::tick());
         let room = (self.window - self.under_way).min(WINDOWS_BEHIND * self.window - (self.drawn - self.yielded));
         let (drawn, were_quick) = (self.drawn, self.items_are_quick);
         encoder.draw(&mut self.input, |encoder| {
             let pushed = encoder.pushed() - drawn;
-            let is_quick = were_quick && pushed % CLOCK_EVERY != 0 && time_limit::tick() == tick;
+            let is_quick = were_quick && pushed % CLOCK_EVERY != 0 && clock::tick() == tick;
             pushed == 0 || (pushed < room && (is_quick || began.elapsed() < BATCH_TIME))
         });
         let (took, pushed) = (began.elapsed(), encoder.pushed() - drawn);

@@ -583,7 +583,7 @@ impl Drop for Pool {
         }
         self.terminate();
         self.shared.dismiss_starter();
-        self.shared.finish(Some(Instant::now() + callbacks::PATIENCE));
+        self.shared.finish(Some(Instant::now() + callbacks::DROP_TIMEOUT));
     }
 }
 

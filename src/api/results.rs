@@ -17,26 +17,26 @@ use crate::values::codec;
 use crate::work::batch::JobId;
 use crate::work::jobs::Callback;
 use crate::work::jobs::Log;
-use crate::work::jobs::OutcomesRef;
+use crate::work::jobs::SettledRef;
 use crate::work::task::Data;
 
 /// Shows the value of each outcome, one after the other, until `f` answers with an error.
 pub(crate) fn read_outcomes<T: Data, E>(
-    outcomes: OutcomesRef<'_>,
+    outcomes: SettledRef<'_>,
     mut f: impl FnMut(Result<T, TaskError>) -> Result<(), E>,
 ) -> Result<(), E> {
     let undecoded = |message| TaskError::Decode { side: Side::Result, message };
     match outcomes {
-        OutcomesRef::Values { items, bytes } => {
+        SettledRef::Values { items, bytes } => {
             let values = ItemReader(bytes).take(items as usize);
             let values = values.map(|value| value.expect("lengths were checked when the values came"));
             codec::decode_each(values, |value: Result<T, String>| f(value.map_err(undecoded)))
         }
-        OutcomesRef::Blob(blob) => f(match blob.read() {
+        SettledRef::Blob(blob) => f(match blob.read() {
             Ok(bytes) => codec::decode(&bytes).map_err(undecoded),
             Err(error) => Err(undecoded(error.to_string())),
         }),
-        OutcomesRef::Error(error) => f(Err(error.clone())),
+        SettledRef::Error(error) => f(Err(error.clone())),
     }
 }
 

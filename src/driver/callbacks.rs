@@ -10,32 +10,19 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::task::Waker;
 use std::thread::JoinHandle;
 use std::thread::ThreadId;
 use std::time::Duration;
 use std::time::Instant;
 
-use log::Level;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 use start_methods::threads::Announced;
 use start_methods::threads::Resident;
 
+use crate::engine::effects::Due;
 use crate::sys::condvar;
-use crate::values::codec::payload_text;
-use crate::work::jobs::Callback;
-use crate::work::jobs::Log;
-
-/// Something of the user's that is due.
-pub(crate) enum Due {
-    /// A callback, whose job has finished.
-    Call(Callback, Arc<Log>),
-    /// A future's waker, whose job has finished.
-    Wake(Waker),
-    /// A line for the user's logger.
-    Log(Level, String),
-}
+use crate::sys::payload;
 
 #[derive(Default)]
 struct Queue {
@@ -101,7 +88,7 @@ impl Callbacks {
     /// Runs it on a thread of its own.
     pub(crate) fn run_apart(due: Due) {
         let builder = std::thread::Builder::new().name("procpool-calls".to_owned());
-        if let Err(error) = builder.spawn(move || due.run()) {
+        if let Err(error) = builder.spawn(move || run(due)) {
             log::error!("a callback could not run: no thread: {error}");
         }
     }
@@ -153,7 +140,7 @@ impl Callbacks {
                 Some(due) => {
                     queue.running = true;
                     drop(queue);
-                    resident.foreign(|| due.run());
+                    resident.foreign(|| run(due));
                     queue = self.queue.lock();
                     queue.running = false;
                 }
@@ -166,26 +153,25 @@ impl Callbacks {
     }
 }
 
-impl Due {
-    fn run(self) {
-        let what = match self {
-            Due::Call(..) => "a callback",
-            Due::Wake(_) => "a waker",
-            Due::Log(..) => "the logger",
-        };
-        // It is consumed, so nobody sees what it left half done, save what it shares with the user's code.
-        let ran = catch_unwind(AssertUnwindSafe(|| match self {
-            Due::Call(callback, log) => callback(&log),
-            Due::Wake(waker) => waker.wake(),
-            Due::Log(level, text) => log::log!(level, "{text}"),
-        }));
-        if let Err(payload) = ran {
-            let text = payload_text(payload);
-            // Once more may be once too often for a logger that panics.
-            drop(catch_unwind(|| log::error!("{what} panicked: {text}")));
-        }
+/// Runs it; a panic is logged.
+fn run(due: Due) {
+    let what = match due {
+        Due::Call(..) => "a callback",
+        Due::Wake(_) => "a waker",
+        Due::Log(..) => "the logger",
+    };
+    // It is consumed, so nobody sees what it left half done, save what it shares with the user's code.
+    let ran = catch_unwind(AssertUnwindSafe(|| match due {
+        Due::Call(callback, log) => callback(&log),
+        Due::Wake(waker) => waker.wake(),
+        Due::Log(level, text) => log::log!(level, "{text}"),
+    }));
+    if let Err(payload) = ran {
+        let text = payload::into_text(payload);
+        // Once more may be once too often for a logger that panics.
+        drop(catch_unwind(|| log::error!("{what} panicked: {text}")));
     }
 }
 
 /// How long a drop of the pool waits for callbacks that are still running.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const DROP_TIMEOUT: Duration = Duration::from_secs(1);

@@ -40,20 +40,20 @@ use start_methods::Starter;
 use start_methods::Starts;
 
 use crate::driver::callbacks::Callbacks;
-use crate::driver::callbacks::Due;
 use crate::engine::Engine;
 use crate::engine::Ringers;
 use crate::engine::config::Config;
+use crate::engine::effects::Due;
 use crate::engine::watch::Source;
 use crate::engine::watch::Watch;
 use crate::error::PoolError;
 use crate::sys::condvar;
-use crate::sys::owner_process::Origin;
+use crate::sys::owner_process::OwnerProcess;
 use crate::sys::spin;
-use crate::sys::spin::Patience;
+use crate::sys::spin::AdaptiveSpin;
 use crate::transport::Road;
 use crate::transport::ring::parent::Lookout;
-use crate::values::blob::Shelf;
+use crate::values::blob::BlobCache;
 use crate::values::output::Output;
 use crate::work::batch::JobId;
 use crate::work::jobs::Callback;
@@ -82,7 +82,7 @@ pub(crate) struct Driven {
     /// When the epoll set was last asked: answers in rings come without it, and must not keep all else waiting.
     turned_at: Instant,
     /// How long the next driver looks for answers before it sleeps.
-    patience: Patience,
+    spin: AdaptiveSpin,
     /// Memory for what it looks at.
     lookouts: Vec<Lookout>,
     /// The background thread sleeps until it is told that the seat is empty.
@@ -116,12 +116,12 @@ impl Driven {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     /// What large values left behind, for the next ones.
-    shelf: Arc<Shelf>,
+    cache: Arc<BlobCache>,
     pub(crate) callbacks: Arc<Callbacks>,
     /// Gone when the pool is joined.
     starter: Mutex<Option<Arc<Starter>>>,
     /// The process that made the pool.
-    origin: Origin,
+    owner: OwnerProcess,
     driven: Mutex<Driven>,
     /// The background thread waits here while it does not sit.
     background: Condvar,
@@ -133,21 +133,21 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: Config, starter: Arc<Starter>) -> io::Result<Self> {
         let watch = Arc::new(Watch::new()?);
-        let shelf = Shelf::of_parent();
-        let engine = Engine::new(watch, Arc::clone(&shelf), config.keeping(), config.max_rss_per_child);
+        let cache = BlobCache::of_parent();
+        let engine = Engine::new(watch, Arc::clone(&cache), config.policy(), config.max_rss_per_child);
         Ok(Self {
             config,
-            shelf,
+            cache,
             callbacks: Arc::new(Callbacks::new()),
             starter: Mutex::new(Some(starter)),
-            origin: Origin::here(),
+            owner: OwnerProcess::here(),
             driven: Mutex::new(Driven {
                 engine,
                 seat: Seat::Empty,
                 asleep_until: None,
                 drives: 0,
                 turned_at: Instant::now(),
-                patience: Patience::long(),
+                spin: AdaptiveSpin::long(),
                 lookouts: Vec::new(),
                 background_sleeps: false,
                 background_dozes: false,
@@ -166,13 +166,13 @@ impl Shared {
     pub(crate) fn output(&self) -> Output {
         match self.config.max_tasks_per_child {
             Some(1) => Output::default(),
-            _ => Output::with_shelf(Arc::clone(&self.shelf)),
+            _ => Output::with_cache(Arc::clone(&self.cache)),
         }
     }
 
     /// Whether this process is the one that made the pool. In any other, the lock may be held for ever.
     pub(crate) fn is_ours(&self) -> bool {
-        self.origin.is_here()
+        self.owner.is_here()
     }
 
     /// Starts the first workers, on this thread, and freezes what later ones will be forked from.
@@ -334,13 +334,13 @@ impl Shared {
         let mut lookouts = std::mem::take(&mut driven.lookouts);
         driven.engine.lookouts(&mut lookouts);
         let found = !lookouts.is_empty() && {
-            let time = driven.patience.time();
+            let time = driven.spin.time();
             MutexGuard::unlocked(driven, || spin::look(time, || lookouts.iter().any(Lookout::has_news)))
         };
         lookouts.clear();
         driven.lookouts = lookouts;
         if found {
-            driven.patience.was_rewarded();
+            driven.spin.was_rewarded();
         }
         found
     }
@@ -360,7 +360,7 @@ impl Shared {
         driven.asleep_until = None;
         slept.expect("an epoll set of our own can be waited for");
         if ringers == Ringers::Some {
-            driven.patience.was_followed_by(now.elapsed());
+            driven.spin.was_followed_by(now.elapsed());
         }
     }
 
@@ -513,7 +513,7 @@ impl Shared {
         if !callbacks_gone || !self.callbacks.finish(deadline) {
             log::warn!("a callback is still running; its thread is left behind");
         }
-        self.shelf.close();
+        self.cache.close();
         drop(self.starter.lock().take());
     }
 }

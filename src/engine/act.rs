@@ -10,19 +10,19 @@ use nix::sys::signal::Signal;
 use super::Engine;
 use super::GRACE;
 use super::Phase;
-use crate::engine::worker_handle::TakenBack;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::schedule::Action;
 use crate::schedule::WorkerId;
-use crate::schedule::load::FrameNumber;
 use crate::sys::spin;
 use crate::transport::Road;
 use crate::transport::Sent;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::jobs::Cancelled;
-use crate::work::jobs::Outcome;
+use crate::work::jobs::Settled;
+use crate::work::unbegun::FrameNumber;
+use crate::work::unbegun::Unbegun;
 
 impl Engine {
     /// Does everything that the schedule has decided.
@@ -34,7 +34,7 @@ impl Engine {
                 Action::Stop(worker) => {
                     if let Some(member) = self.members.get_mut(&worker) {
                         let sent = member.stop();
-                        self.heed(worker, sent);
+                        self.after_send(worker, sent);
                     }
                 }
                 Action::Recall(worker) => self.recall(worker),
@@ -71,7 +71,7 @@ impl Engine {
             Ok(Sent::Later) => self.schedule.send_refused(worker, 0),
             Err(error) => {
                 self.schedule.send_refused(worker, 0);
-                self.heed(worker, Err(error));
+                self.after_send(worker, Err(error));
             }
         }
     }
@@ -85,7 +85,7 @@ impl Engine {
     }
 
     /// What follows when something that is not work was put on the road.
-    pub(super) fn heed(&mut self, worker: WorkerId, sent: io::Result<Sent>) {
+    pub(super) fn after_send(&mut self, worker: WorkerId, sent: io::Result<Sent>) {
         match sent {
             Ok(Sent::Taken | Sent::Part(_) | Sent::Later) => {}
             Ok(Sent::Full) => self.want_room(worker),
@@ -111,15 +111,15 @@ impl Engine {
     }
 
     /// Everything that the worker has not begun. What is not work waits to be told again.
-    pub(super) fn take_back(&mut self, worker: WorkerId, is_dead: bool) -> TakenBack {
+    pub(super) fn take_back(&mut self, worker: WorkerId, is_dead: bool) -> Unbegun {
         let taken = self.members.get_mut(&worker).map(|member| member.take_back(is_dead));
         match taken {
             Some(Ok(taken)) => taken,
             Some(Err(message)) => {
-                self.convict(worker, PoolError::Protocol { message });
-                TakenBack::Last(0)
+                self.kill_for_error(worker, PoolError::Protocol { message });
+                Unbegun::Last(0)
             }
-            None => TakenBack::Last(0),
+            None => Unbegun::Last(0),
         }
     }
 
@@ -128,9 +128,9 @@ impl Engine {
         let taken = self.take_back(worker, false);
         let Some(member) = self.members.get_mut(&worker) else { return };
         let sent = member.flush();
-        self.heed(worker, sent);
+        self.after_send(worker, sent);
         if !taken.is_empty() {
-            self.schedule.recalled(worker, taken.as_unbegun(), Instant::now());
+            self.schedule.recalled(worker, &taken, Instant::now());
         }
     }
 
@@ -142,14 +142,14 @@ impl Engine {
             Some(Cancelled::ByCaller) => TaskError::Cancelled,
             _ => TaskError::Skipped,
         };
-        span.indices().for_each(|index| job.settle(index, Outcome::Error(Box::new(error.clone()))));
+        span.indices().for_each(|index| job.settle(index, Settled::Error(Box::new(error.clone()))));
         self.progress(id);
     }
 
     /// Kills a worker that broke the protocol or cannot start.
-    pub(super) fn convict(&mut self, worker: WorkerId, error: PoolError) {
+    pub(super) fn kill_for_error(&mut self, worker: WorkerId, error: PoolError) {
         if let Some(member) = self.members.get_mut(&worker) {
-            member.standing.convict(error);
+            member.trust.kill_for_error(error);
         }
         self.kill(worker);
     }

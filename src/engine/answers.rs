@@ -11,7 +11,7 @@ use super::Phase;
 use super::Ringers;
 use super::hear::panic_of;
 use crate::engine::watch::Source;
-use crate::engine::worker_handle::Member;
+use crate::engine::worker_handle::WorkerHandle;
 use crate::error::Failure;
 use crate::error::Panic;
 use crate::error::PoolError;
@@ -26,6 +26,7 @@ use crate::transport::Sent;
 use crate::transport::frame;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Body;
+use crate::transport::panic_record::PanicRecord;
 use crate::transport::ring;
 use crate::transport::ring::parent::Arrivals;
 use crate::transport::ring::parent::Broken;
@@ -35,8 +36,7 @@ use crate::values::blob::Blob;
 use crate::values::codec;
 use crate::work::batch::JobId;
 use crate::work::function::Verdict;
-use crate::work::jobs::Outcome;
-use crate::worker::panics::PanicRecord;
+use crate::work::jobs::Settled;
 
 /// Answers taken from one worker's socket before the others are looked at.
 const ANSWERS_MAX: usize = 512;
@@ -45,30 +45,30 @@ const TEXT_MAX: usize = 64 * 1024;
 
 impl Engine {
     /// The road has answers, or room, or both.
-    pub(super) fn hear_road(&mut self, worker: WorkerId) {
+    pub(super) fn on_link(&mut self, worker: WorkerId) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         match &member.road {
             Road::Ring(..) => {
-                self.hear_rings(worker, Instant::now());
+                self.on_rings(worker, Instant::now());
                 if let Some(member) = self.members.get_mut(&worker)
                     && let Road::Ring(rings, _) = &mut member.road
                     && let Err(Broken(message)) = rings.rung()
                 {
-                    self.silence(worker, message);
+                    self.distrust(worker, message);
                 }
             }
             Road::Socket(_) => {
                 if member.wants_room {
-                    self.hear_room(worker);
+                    self.on_room(worker);
                 }
-                self.hear_socket(worker, ANSWERS_MAX);
+                self.on_socket(worker, ANSWERS_MAX);
                 self.kill_if_idle(worker);
             }
         }
         self.schedule.after_settled(Instant::now());
     }
 
-    fn hear_room(&mut self, worker: WorkerId) {
+    fn on_room(&mut self, worker: WorkerId) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         match member.flush() {
             Ok(Sent::Taken) => {
@@ -76,7 +76,7 @@ impl Engine {
                 self.watch_for_room(worker, false);
                 self.schedule.road_has_room(worker, Instant::now());
             }
-            sent => self.heed(worker, sent),
+            sent => self.after_send(worker, sent),
         }
     }
 
@@ -85,13 +85,13 @@ impl Engine {
         if matches!(self.phase, Phase::Ended(_)) {
             return None;
         }
-        let has_news = |member: &Member| member.standing.is_heard() && member.has_news();
+        let has_news = |member: &WorkerHandle| member.trust.is_trusted() && member.has_news();
         let mut news = std::mem::take(&mut self.news);
         news.extend(self.members.iter().filter(|(_, member)| has_news(member)).map(|(&worker, _)| worker));
         let now = (!news.is_empty()).then(Instant::now);
         for worker in news.drain(..) {
             let now = now.expect("there is news");
-            self.hear_rings(worker, now);
+            self.on_rings(worker, now);
             self.schedule.after_settled(now);
             self.carry_out();
         }
@@ -122,7 +122,7 @@ impl Engine {
     fn busy_rings(&self) -> impl Iterator<Item = &ring::parent::Road> {
         let is_over = matches!(self.phase, Phase::Ended(_));
         self.members.values().filter_map(move |member| match &member.road {
-            Road::Ring(rings, _) if !is_over && !rings.is_idle() && member.standing.is_heard() => Some(rings.as_ref()),
+            Road::Ring(rings, _) if !is_over && !rings.is_idle() && member.trust.is_trusted() => Some(rings.as_ref()),
             _ => None,
         })
     }
@@ -133,41 +133,41 @@ impl Engine {
     }
 
     /// All that a worker has answered so far; of a dead one, the last.
-    pub(super) fn hear_all_answers(&mut self, worker: WorkerId) {
+    pub(super) fn receive_all(&mut self, worker: WorkerId) {
         match self.members.get(&worker).map(|member| &member.road) {
-            Some(Road::Ring(..)) => self.hear_rings(worker, Instant::now()),
-            Some(Road::Socket(_)) => self.hear_socket(worker, usize::MAX),
+            Some(Road::Ring(..)) => self.on_rings(worker, Instant::now()),
+            Some(Road::Socket(_)) => self.on_socket(worker, usize::MAX),
             None => {}
         }
     }
 
     /// Whether nothing that the worker says counts any more. What a worker answered before it is killed for another
     /// reason counts like any answer.
-    fn is_beyond_hearing(&self, worker: WorkerId) -> bool {
+    fn is_ignored(&self, worker: WorkerId) -> bool {
         matches!(self.phase, Phase::Ended(_))
-            || self.members.get(&worker).is_none_or(|member| !member.standing.is_heard())
+            || self.members.get(&worker).is_none_or(|member| !member.trust.is_trusted())
     }
 
     /// The worker left on its road what no worker of ours does.
-    pub(super) fn silence(&mut self, worker: WorkerId, message: impl Into<String>) {
+    pub(super) fn distrust(&mut self, worker: WorkerId, message: impl Into<String>) {
         if let Some(member) = self.members.get_mut(&worker) {
-            member.standing.silence(PoolError::Protocol { message: message.into() });
+            member.trust.distrust(PoolError::Protocol { message: message.into() });
         }
         self.kill(worker);
     }
 
     // ---- rings ---------------------------------------------------------------------------------------------------
 
-    fn hear_rings(&mut self, worker: WorkerId, now: Instant) {
+    fn on_rings(&mut self, worker: WorkerId, now: Instant) {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         if let Err(Broken(message)) = self.receive(worker, &mut arrivals, now) {
-            self.silence(worker, message);
+            self.distrust(worker, message);
         }
         self.arrivals = arrivals;
     }
 
     fn receive(&mut self, worker: WorkerId, arrivals: &mut Arrivals, now: Instant) -> Result<(), Broken> {
-        if self.is_beyond_hearing(worker) {
+        if self.is_ignored(worker) {
             return Ok(());
         }
         let Some(Road::Ring(rings, _)) = self.members.get_mut(&worker).map(|member| &mut member.road) else {
@@ -176,7 +176,7 @@ impl Engine {
         rings.receive(arrivals)?;
         let obeyed = rings.obeyed();
         let mut heard = None;
-        while !self.is_beyond_hearing(worker) {
+        while !self.is_ignored(worker) {
             let Some(Road::Ring(rings, _)) = self.members.get_mut(&worker).map(|member| &mut member.road) else {
                 break;
             };
@@ -202,7 +202,7 @@ impl Engine {
             // What it says of its speed is better than what could be measured here.
             let finished = self.schedule.settled(worker, items, now);
             if let Some(blob) = finished.and_then(|finished| finished.blob) {
-                self.effects.spend(blob);
+                self.effects.release(blob);
             }
         }
         self.received(worker, arrivals, heard);
@@ -211,7 +211,7 @@ impl Engine {
         {
             self.schedule.is_prepared(worker, now);
         }
-        self.weigh(worker, now);
+        self.check_rss(worker, now);
         Ok(())
     }
 
@@ -223,7 +223,7 @@ impl Engine {
         let busy = rings.busy();
         if member.has_notes() {
             let sent = member.flush();
-            self.heed(worker, sent);
+            self.after_send(worker, sent);
         }
         self.kill_if_idle(worker);
         // What filled the rings may have been orders, which nobody answers. Whoever called goes on from there.
@@ -239,7 +239,7 @@ impl Engine {
     /// What the worker has sent beside the rings by this number.
     fn attachment(&mut self, worker: WorkerId, number: u32) -> Option<PrivateFd> {
         // It was sent before the answer was shown, so it is there now.
-        self.hear_control(worker);
+        self.on_control(worker);
         let member = self.members.get_mut(&worker)?;
         member.take_attachment(number)
     }
@@ -247,19 +247,19 @@ impl Engine {
     // ---- socket --------------------------------------------------------------------------------------------------
 
     /// Takes up to `answers_max` answers.
-    fn hear_socket(&mut self, worker: WorkerId, answers_max: usize) {
+    fn on_socket(&mut self, worker: WorkerId, answers_max: usize) {
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..answers_max {
             let Some(member) = self.members.get(&worker) else { break };
             let Road::Socket(road) = &member.road else { break };
-            if !member.standing.is_heard() && answers_max == usize::MAX {
+            if !member.trust.is_trusted() && answers_max == usize::MAX {
                 // Whoever else writes to its road must not hold up its burial.
                 break;
             }
             match road.recv(&mut buffer) {
-                Ok(Some(received)) => self.hear_answer(worker, &buffer[..received.len], received.attached),
+                Ok(Some(received)) => self.on_answer(worker, &buffer[..received.len], received.attached),
                 Ok(None) => break,
-                Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => self.hear_loss(worker),
+                Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => self.on_loss(worker),
                 Err(_) => {
                     // A task has shut it down. The worker ends at its next answer, which it cannot give.
                     self.watch().remove(member.road.fd());
@@ -271,23 +271,23 @@ impl Engine {
         self.buffer = buffer;
     }
 
-    fn hear_answer(&mut self, worker: WorkerId, bytes: &[u8], attached: Option<PrivateFd>) {
-        if self.is_beyond_hearing(worker) {
+    fn on_answer(&mut self, worker: WorkerId, bytes: &[u8], attached: Option<PrivateFd>) {
+        if self.is_ignored(worker) {
             return;
         }
         let answer = match frame::parse_answer(bytes) {
             Ok(answer) => answer,
             // Written there by a task; the answers of its worker come all the same, and are counted.
-            Err(error) => return self.hear_nonsense(worker, format!("an answer {}", error.0)),
+            Err(error) => return self.on_nonsense(worker, format!("an answer {}", error.0)),
         };
         let Some(member) = self.members.get_mut(&worker) else { return };
         let running = self.schedule.running(worker);
         let (Some(item), true) = (running, answer.sequence == member.answers) else {
-            return self.silence(worker, format!("answer {} out of turn", answer.sequence));
+            return self.distrust(worker, format!("answer {} out of turn", answer.sequence));
         };
         member.answered();
         if attached.is_some() && answer.body != Body::Attached {
-            return self.silence(worker, "an attachment that was not announced");
+            return self.distrust(worker, "an attachment that was not announced");
         }
         self.settle_answer(worker, item, answer.kind, answer.body, attached);
         self.settled_one(worker);
@@ -298,21 +298,21 @@ impl Engine {
         let finished = self.schedule.settled(worker, 1, Instant::now());
         if let Some(FinishedFrame { job, items, elapsed_ns, blob }) = finished {
             if let Some(blob) = blob {
-                self.effects.spend(blob);
+                self.effects.release(blob);
             }
             self.schedule.measure(job, elapsed_ns, items);
         }
-        self.weigh(worker, Instant::now());
+        self.check_rss(worker, Instant::now());
     }
 
     /// An answer came whose attached bytes found no room in our descriptor table. Only a result, or a very long error
     /// text, is attached; which of them is lost with the message.
-    fn hear_loss(&mut self, worker: WorkerId) {
-        if self.is_beyond_hearing(worker) {
+    fn on_loss(&mut self, worker: WorkerId) {
+        if self.is_ignored(worker) {
             return;
         }
         let Some(item) = self.schedule.running(worker) else {
-            return self.silence(worker, "an answer for nothing");
+            return self.distrust(worker, "an answer for nothing");
         };
         if let Some(member) = self.members.get_mut(&worker) {
             member.answered();
@@ -329,11 +329,11 @@ impl Engine {
     }
 
     /// Replaces a worker that has grown too large.
-    fn weigh(&mut self, worker: WorkerId, now: Instant) {
+    fn check_rss(&mut self, worker: WorkerId, now: Instant) {
         let Some(rss_max) = self.rss_max else { return };
         let at_leisure = self.schedule.running(worker).is_none();
         let Some(member) = self.members.get_mut(&worker) else { return };
-        if member.weigh(at_leisure, now).is_some_and(|rss| rss > rss_max) {
+        if member.check_rss(at_leisure, now).is_some_and(|rss| rss > rss_max) {
             self.schedule.dismiss(worker, now);
         }
     }
@@ -359,30 +359,30 @@ impl Engine {
                 return self.progress(job);
             }
             (Body::Inline(bytes), _) => error_of(kind, bytes, pid),
-            (Body::Attached, Some(fd)) if is_value => match Blob::receive(fd, &self.shelf) {
+            (Body::Attached, Some(fd)) if is_value => match Blob::receive(fd, &self.cache) {
                 Ok(blob) => {
-                    self.job(job).settle(index, Outcome::Blob(blob));
+                    self.job(job).settle(index, Settled::Blob(blob));
                     return self.progress(job);
                 }
-                Err(error) => self.silence_for_answer(worker, error.to_string()),
+                Err(error) => self.distrust_for_answer(worker, error.to_string()),
             },
             (Body::Attached, Some(fd)) => {
-                match Blob::receive(fd, &self.shelf).and_then(|blob| blob.read_start(TEXT_MAX)) {
+                match Blob::receive(fd, &self.cache).and_then(|blob| blob.read_start(TEXT_MAX)) {
                     Ok(text) => error_of(kind, &text, pid),
-                    Err(error) => self.silence_for_answer(worker, error.to_string()),
+                    Err(error) => self.distrust_for_answer(worker, error.to_string()),
                 }
             }
             (Body::Attached, None) if member.take_loss() => no_descriptor(),
             (Body::Attached, None) => {
-                self.silence_for_answer(worker, "an answer whose attachment is missing".to_owned())
+                self.distrust_for_answer(worker, "an answer whose attachment is missing".to_owned())
             }
         };
         self.settle_error(job, index, error);
     }
 
     /// Silences a worker for an answer that cannot be read; what the item's caller is told.
-    fn silence_for_answer(&mut self, worker: WorkerId, message: String) -> TaskError {
-        self.silence(worker, message.clone());
+    fn distrust_for_answer(&mut self, worker: WorkerId, message: String) -> TaskError {
+        self.distrust(worker, message.clone());
         TaskError::Decode { side: Side::Result, message }
     }
 }

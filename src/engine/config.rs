@@ -17,8 +17,7 @@ use start_methods::Starter;
 use start_methods::Starts;
 
 use crate::error::PoolError;
-use crate::schedule::Keeping;
-use crate::schedule::load::Grain;
+use crate::schedule::PoolPolicy;
 use crate::schedule::size::Size;
 use crate::sys::bell::Bell;
 use crate::transport::Road;
@@ -30,9 +29,10 @@ use crate::transport::ring;
 use crate::transport::socket;
 use crate::values::blob::Blob;
 use crate::work::function::Definition;
+use crate::work::unbegun::Grain;
 
-/// How long a process that only tries the settings may take to its hello: as long as a worker may.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a worker may take from its start to its hello.
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The environment variable that chooses the road to workers: `socket` does without shared memory.
 const ROAD: &str = "PROCPOOL_ROAD";
@@ -126,10 +126,10 @@ impl Config {
     }
 
     /// How the pool keeps its workers.
-    pub(crate) fn keeping(&self) -> Keeping {
+    pub(crate) fn policy(&self) -> PoolPolicy {
         // What can be taken back from workers.
         let grain = if self.with_rings.load(Ordering::Relaxed) { Grain::Item } else { Grain::Frame };
-        Keeping { size: self.size, tasks_max: self.max_tasks_per_child, age_max: self.max_age_per_child, grain }
+        PoolPolicy { size: self.size, tasks_max: self.max_tasks_per_child, age_max: self.max_age_per_child, grain }
     }
 
     /// Starts a process with the directory and the limits of a worker, which only tells whether it can have them.

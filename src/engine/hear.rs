@@ -15,6 +15,7 @@ use start_methods::StartError;
 
 use super::Engine;
 use super::Phase;
+use crate::engine::config::HELLO_TIMEOUT;
 use crate::engine::worker_handle::Greeting;
 use crate::error::Panic;
 use crate::error::PoolError;
@@ -27,7 +28,7 @@ use crate::transport::Road;
 use crate::transport::control;
 use crate::transport::control::Report;
 use crate::transport::frame::FRAME_MAX;
-use crate::worker::panics::PanicRecord;
+use crate::transport::panic_record::PanicRecord;
 
 /// Messages taken from one worker's control socket before the others are looked at.
 const REPORTS_MAX: usize = 64;
@@ -40,7 +41,7 @@ const SILENT_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// Hello, a report, or the end of the control socket.
-    pub(super) fn hear_control(&mut self, worker: WorkerId) {
+    pub(super) fn on_control(&mut self, worker: WorkerId) {
         let watch = self.watch();
         let Some(member) = self.members.get_mut(&worker) else { return };
         if let Greeting::Awaited(_) = member.greeting {
@@ -55,12 +56,12 @@ impl Engine {
                     member.kill_at.get_or_insert_with(|| Instant::now() + SILENT_EXIT_TIMEOUT);
                     return;
                 }
-                Err(error) => return self.convict(worker, error.into()),
+                Err(error) => return self.kill_for_error(worker, error.into()),
             }
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..REPORTS_MAX {
-            if !self.hear_message(worker, &mut buffer) {
+            if !self.on_message(worker, &mut buffer) {
                 break;
             }
         }
@@ -68,11 +69,11 @@ impl Engine {
     }
 
     /// The next message on the control socket; false if there is none.
-    fn hear_message(&mut self, worker: WorkerId, buffer: &mut Vec<u8>) -> bool {
+    fn on_message(&mut self, worker: WorkerId, buffer: &mut Vec<u8>) -> bool {
         let Some(member) = self.members.get_mut(&worker) else { return false };
         let mut fds = Vec::new();
         match member.child.control().try_recv_into(buffer, FRAME_MAX, &mut fds) {
-            Ok(Received::Message(_)) => self.hear_report(worker, buffer, fds.pop()),
+            Ok(Received::Message(_)) => self.on_report(worker, buffer, fds.pop()),
             Ok(Received::Empty) => return false,
             Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => member.attached(0, None),
             Ok(Received::Closed) | Err(_) => {
@@ -91,7 +92,7 @@ impl Engine {
 
     /// Gives a dismissed worker that has nothing left to run its last moment.
     pub(super) fn kill_if_idle(&mut self, worker: WorkerId) {
-        if self.members.get(&worker).is_some_and(|member| member.standing.is_dismissed())
+        if self.members.get(&worker).is_some_and(|member| member.trust.is_dismissed())
             && self.schedule.running(worker).is_none()
         {
             self.kill_soon(worker);
@@ -104,14 +105,14 @@ impl Engine {
         }
     }
 
-    fn hear_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>) {
+    fn on_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         match (control::parse_report(bytes), member.greeting) {
             (Ok(Report::Attachment { number }), Greeting::Ready) => {
                 member.attached(number, fd);
                 // Each belongs to an answer, and each answer to an item that it holds.
                 if member.attachments() as u64 > self.schedule.items_held(worker) {
-                    self.silence(worker, "it sends what nobody asked for");
+                    self.distrust(worker, "it sends what nobody asked for");
                 }
             }
             (Ok(Report::LastWords(record)), _) => {
@@ -123,27 +124,27 @@ impl Engine {
                 self.schedule.ready(worker, Instant::now());
             }
             (Ok(Report::InitializerFailed { message }), Greeting::Hello) => {
-                self.convict(worker, PoolError::Initializer { message });
+                self.kill_for_error(worker, PoolError::Initializer { message });
             }
             (Ok(Report::NoRings { message }), Greeting::Hello) => {
                 // Whatever keeps this worker from mapping memory may keep the next one from it: the socket serves.
                 self.effects.without_rings = true;
-                self.convict(worker, PoolError::NoSharedMemory { message });
+                self.kill_for_error(worker, PoolError::NoSharedMemory { message });
             }
-            (Ok(report), _) => self.hear_nonsense(worker, format!("{report:?} out of turn")),
-            (Err(error), _) => self.hear_nonsense(worker, format!("a report: {error}")),
+            (Ok(report), _) => self.on_nonsense(worker, format!("{report:?} out of turn")),
+            (Err(error), _) => self.on_nonsense(worker, format!("a report: {error}")),
         }
     }
 
     /// A worker that is ready says something that no worker of ours says: a task writes where it should not, and the
     /// items behind it are not to blame. One that is not ready yet has nothing to lose.
-    pub(super) fn hear_nonsense(&mut self, worker: WorkerId, message: String) {
+    pub(super) fn on_nonsense(&mut self, worker: WorkerId, message: String) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         member.nonsense += 1;
         if member.greeting != Greeting::Ready || member.nonsense > NONSENSE_MAX {
-            return self.convict(worker, PoolError::Protocol { message });
+            return self.kill_for_error(worker, PoolError::Protocol { message });
         }
-        if member.standing.is_good() {
+        if member.trust.is_good() {
             let text = format!("worker {} is replaced, for it broke the protocol: {message}", member.child.pid());
             self.effects.log(Level::Warn, text);
             self.dismiss(worker);
@@ -158,7 +159,7 @@ impl Engine {
     pub(super) fn dismiss(&mut self, worker: WorkerId) {
         let watch = self.watch();
         let Some(member) = self.members.get_mut(&worker) else { return };
-        member.standing.dismiss();
+        member.trust.dismiss();
         // Nothing more that it says there is of interest, and at its end it would be readable for ever.
         watch.remove(member.child.control().as_fd());
         if member.greeting == Greeting::Ready {
@@ -168,12 +169,12 @@ impl Engine {
     }
 
     /// The worker's pidfd has spoken: it has ended.
-    pub(super) fn hear_end(&mut self, worker: WorkerId) {
+    pub(super) fn on_exit(&mut self, worker: WorkerId) {
         if matches!(self.phase, Phase::Ended(_)) {
             // It was asked to go, and its children may have taken no notice.
             self.kill_group(worker);
         }
-        self.bury_if_known(worker);
+        self.reap_if_exited(worker);
         let watch = self.watch();
         if let Some(member) = self.members.get_mut(&worker) {
             // Its status is on its way: from here on that is what is waited for, not the pidfd, which stays readable.
@@ -184,8 +185,8 @@ impl Engine {
 
     /// The worker's status descriptor has spoken: here is the status, or the server that would tell it is gone. The
     /// worker itself may well be alive.
-    pub(super) fn hear_status(&mut self, worker: WorkerId) {
-        self.bury_if_known(worker);
+    pub(super) fn on_status(&mut self, worker: WorkerId) {
+        self.reap_if_exited(worker);
         let watch = self.watch();
         if let Some(member) = self.members.get_mut(&worker)
             && let Some(status) = member.child.status_fd()
@@ -196,23 +197,23 @@ impl Engine {
         }
     }
 
-    fn bury_if_known(&mut self, worker: WorkerId) {
+    fn reap_if_exited(&mut self, worker: WorkerId) {
         let Some(member) = self.members.get_mut(&worker) else { return };
         match member.child.try_wait() {
-            Ok(Some(exit)) => self.bury(worker, exit),
+            Ok(Some(exit)) => self.reap(worker, exit),
             Ok(None) => {}
             Err(error) => {
                 let text = format!("the exit status of worker {} is lost: {error}", member.child.pid());
                 self.effects.log(Level::Warn, text);
-                self.bury(worker, Exit::Unknown);
+                self.reap(worker, Exit::Unknown);
             }
         }
     }
 
     /// The worker is dead. Its answers first, then what it never read, then the verdict on what it was running.
-    fn bury(&mut self, worker: WorkerId, exit: Exit) {
-        self.hear_control(worker);
-        self.hear_all_answers(worker);
+    fn reap(&mut self, worker: WorkerId, exit: Exit) {
+        self.on_control(worker);
+        self.receive_all(worker);
         let unbegun = self.take_back(worker, true);
         if self.members.contains_key(&worker)
             && (exit.status().is_none_or(|status| !status.success()) || self.schedule.running(worker).is_some())
@@ -226,27 +227,27 @@ impl Engine {
         let pid = member.child.pid();
         let status = exit.status();
         if member.greeting != Greeting::Ready && !matches!(self.phase, Phase::Ended(_)) {
-            let error = member.standing.sentence().cloned().unwrap_or(PoolError::DiedStarting { pid, status });
+            let error = member.trust.killed_for().cloned().unwrap_or(PoolError::DiedStarting { pid, status });
             self.effects.log(Level::Warn, error.to_string());
             self.last_start_error = Some(error);
-        } else if let Some(sentence) = member.standing.sentence() {
+        } else if let Some(sentence) = member.trust.killed_for() {
             let text = format!("worker {pid} was killed: {sentence}");
             self.effects.log(Level::Warn, text);
         }
         let ending = match status.and_then(|status| status.signal()) {
-            Some(libc::SIGKILL) if member.standing.sentence().is_none() => Ending::Killed,
+            Some(libc::SIGKILL) if member.trust.killed_for().is_none() => Ending::Killed,
             _ => Ending::Other,
         };
-        let unbegun = match &member.charge {
-            Some(charge) if !charge.has_begun && self.schedule.running(worker) == Some(charge.item) => {
+        let unbegun = match &member.kill_reason {
+            Some(kill_reason) if !kill_reason.has_begun && self.schedule.running(worker) == Some(kill_reason.item) => {
                 unbegun.with_one_begun(self.schedule.items_held(worker))
             }
             _ => unbegun,
         };
         let departure = Departure {
-            unbegun: unbegun.as_unbegun(),
-            in_its_senses: member.standing.is_heard(),
-            may_retry: member.charge.is_none(),
+            unbegun: unbegun,
+            in_its_senses: member.trust.is_trusted(),
+            may_retry: member.kill_reason.is_none(),
             ending,
         };
         let lost = self.schedule.exited(worker, departure, Instant::now());
@@ -254,8 +255,8 @@ impl Engine {
         let aborted = status.is_some_and(|status| status.signal() == Some(Signal::SIGABRT as i32));
         let panic = member.last_words.filter(|_| aborted);
         for Lost { item, workers } in lost {
-            let error = match &member.charge {
-                Some(charge) if charge.item == item => charge.error.clone(),
+            let error = match &member.kill_reason {
+                Some(kill_reason) if kill_reason.item == item => kill_reason.error.clone(),
                 _ => TaskError::WorkerDied { pid, status, started: true, attempts: workers, panic: panic.clone() },
             };
             self.settle_error(item.job, item.index, error);
@@ -263,7 +264,7 @@ impl Engine {
     }
 
     /// Acts on every time that has come.
-    pub(super) fn look_at_the_clock(&mut self) {
+    pub(super) fn on_timers(&mut self) {
         let now = Instant::now();
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if !due(self.next_timer()) {
@@ -279,18 +280,18 @@ impl Engine {
             let Some(member) = self.members.get(&worker) else { continue };
             if due(member.status_due) {
                 let exit = member.child.try_wait().ok().flatten().unwrap_or(Exit::Unknown);
-                self.bury(worker, exit);
+                self.reap(worker, exit);
             } else if let Greeting::Awaited(hello_due) = member.greeting
                 && hello_due <= now
-                && member.standing.sentence().is_none()
+                && member.trust.killed_for().is_none()
             {
                 let pid = member.child.pid();
-                let error = StartError::HelloTimeout { pid, timeout: super::HELLO_TIMEOUT };
-                self.convict(worker, error.into());
+                let error = StartError::HelloTimeout { pid, timeout: HELLO_TIMEOUT };
+                self.kill_for_error(worker, error.into());
             }
         }
-        for worker in self.schedule.looks_due(now) {
-            self.look_at_item(worker, now);
+        for worker in self.schedule.checks_due(now) {
+            self.check_deadline(worker, now);
         }
         self.schedule.tick(now);
     }

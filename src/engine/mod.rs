@@ -1,7 +1,7 @@
 //! The engine: the whole state of a pool, and one turn of it. Lives behind one mutex.
 //!
 //! ```text
-//!   submit ─▶ Schedule ─▶ Member::send ═══ road ═══▶ worker
+//!   submit ─▶ Schedule ─▶ WorkerHandle::send ═══ road ═══▶ worker
 //!                 ▲                                      │
 //!   Job::log ◀─ settle ◀─ drain ◀═══════ road ═══════════┘
 //! ```
@@ -19,6 +19,7 @@
 mod act;
 mod answers;
 pub(crate) mod config;
+pub(crate) mod effects;
 mod hear;
 mod stop;
 mod trust;
@@ -26,11 +27,8 @@ pub(crate) mod watch;
 mod worker_handle;
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -38,32 +36,31 @@ use log::Level;
 use parking_lot::Condvar;
 use start_methods::Child;
 
-use crate::driver::callbacks::Due;
+use crate::engine::effects::Due;
+use crate::engine::effects::Effects;
 use crate::engine::watch::Source;
 use crate::engine::watch::Watch;
 use crate::engine::worker_handle::Greeting;
-use crate::engine::worker_handle::Member;
+use crate::engine::worker_handle::WorkerHandle;
 use crate::error::PoolError;
 use crate::error::TaskError;
-use crate::schedule::Keeping;
+use crate::schedule::PoolPolicy;
 use crate::schedule::Schedule;
 use crate::schedule::WorkerId;
 use crate::sys::failpoint::shortened;
+use crate::sys::processor;
 use crate::transport::Road;
 use crate::transport::ring::parent::Arrivals;
-use crate::values::blob::Blob;
-use crate::values::blob::Shelf;
+use crate::values::blob::BlobCache;
 use crate::work::batch::JobId;
+use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
-use crate::work::batch::Terms;
 use crate::work::jobs::Cancelled;
 use crate::work::jobs::ContextBody;
 use crate::work::jobs::Job;
 use crate::work::jobs::Jobs;
-use crate::work::jobs::Outcome;
+use crate::work::jobs::Settled;
 
-/// How long a worker may take from its start to its hello.
-pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a worker may take between SIGTERM and SIGKILL, if the caller does not say.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
@@ -74,38 +71,6 @@ pub(crate) enum Phase {
     Closed,
     /// With the answer that every later submission gets.
     Ended(PoolError),
-}
-
-/// What must be done when the lock has been let go.
-#[derive(Default)]
-pub(crate) struct Effects {
-    /// Worker processes to be started, by the background thread.
-    pub(crate) starts: usize,
-    /// For the callback thread: users' callbacks and wakers, and lines for the user's logger.
-    pub(crate) calls: Vec<Due>,
-    /// Processes that nobody wants: dropping one waits for its end.
-    pub(crate) unwanted: Vec<Child>,
-    /// A worker cannot use rings: no later one shall be given any.
-    pub(crate) without_rings: bool,
-    /// Large values that nobody needs any more: the kernel takes its time for taking back their memory.
-    pub(crate) spent: Vec<Blob>,
-}
-
-impl Effects {
-    /// The worker that had this argument has answered.
-    pub(super) fn spend(&mut self, blob: Blob) {
-        blob.note_answered();
-        self.spent.push(blob);
-    }
-
-    pub(super) fn log(&mut self, level: Level, text: String) {
-        self.calls.push(Due::Log(level, text));
-    }
-
-    /// Whether there is nothing for just any thread to do.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.calls.is_empty() && self.unwanted.is_empty() && self.spent.is_empty() && !self.without_rings
-    }
 }
 
 /// Who will ring when a driver sleeps.
@@ -124,7 +89,7 @@ pub(crate) struct Engine {
     pub(crate) effects: Effects,
     schedule: Schedule,
     jobs: Jobs,
-    pub(crate) members: BTreeMap<WorkerId, Member>,
+    pub(crate) members: BTreeMap<WorkerId, WorkerHandle>,
     next_id: u64,
     /// Jobs that wait for something.
     unfinished: usize,
@@ -136,7 +101,7 @@ pub(crate) struct Engine {
     /// Threads that wait for the end of workers without driving.
     watchers: Vec<Arc<Condvar>>,
     /// By which results are read that did not fit.
-    shelf: Arc<Shelf>,
+    cache: Arc<BlobCache>,
     buffer: Vec<u8>,
     arrivals: Arrivals,
     /// The memory with which a worker is replaced.
@@ -148,13 +113,13 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(watch: Arc<Watch>, shelf: Arc<Shelf>, keeping: Keeping, rss_max: Option<u64>) -> Self {
+    pub(crate) fn new(watch: Arc<Watch>, cache: Arc<BlobCache>, policy: PoolPolicy, rss_max: Option<u64>) -> Self {
         Self {
             watch: Some(watch),
-            shelf,
+            cache,
             phase: Phase::Running,
             effects: Effects::default(),
-            schedule: Schedule::new(keeping),
+            schedule: Schedule::new(policy),
             rss_max,
             jobs: Jobs::default(),
             members: BTreeMap::new(),
@@ -167,7 +132,7 @@ impl Engine {
             buffer: Vec::new(),
             arrivals: Arrivals::default(),
             news: Vec::new(),
-            processors: processors(),
+            processors: processor::available_at_first(),
         }
     }
 
@@ -239,12 +204,12 @@ impl Engine {
     }
 
     /// Begins a job, unless the pool takes no more.
-    pub(crate) fn open(&mut self, terms: Terms, job: Job) -> Result<JobId, PoolError> {
+    pub(crate) fn open(&mut self, policy: JobPolicy, job: Job) -> Result<JobId, PoolError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
         let id = JobId(self.new_id());
-        self.schedule.open(id, terms, job.feeding);
+        self.schedule.open(id, policy, job.feeding);
         self.unfinished += 1;
         self.jobs.insert(id, job);
         Ok(id)
@@ -331,7 +296,7 @@ impl Engine {
 
     fn settle_error(&mut self, id: JobId, index: u64, error: TaskError) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.settle(index, Outcome::Error(Box::new(error)));
+        job.settle(index, Settled::Error(Box::new(error)));
         let stop = job.fail_fast && job.cancelled.is_none();
         self.progress(id);
         if stop {
@@ -371,7 +336,7 @@ impl Engine {
             for worker in workers {
                 let member = self.members.get_mut(&worker).expect("the key was there");
                 let sent = member.forget(context.id);
-                self.heed(worker, sent);
+                self.after_send(worker, sent);
             }
         }
     }
@@ -387,7 +352,8 @@ impl Engine {
             self.drop_starts(1);
             return;
         }
-        let member = Member::new(child, road, Instant::now() + shortened!("hello_timeout", HELLO_TIMEOUT));
+        let member =
+            WorkerHandle::new(child, road, Instant::now() + shortened!("hello_timeout", config::HELLO_TIMEOUT));
         if let Err(error) = self.watch_member(worker, &member) {
             self.unwatch_member(&member);
             self.effects.unwanted.push(member.child);
@@ -400,7 +366,7 @@ impl Engine {
         self.carry_out();
     }
 
-    fn watch_member(&self, worker: WorkerId, member: &Member) -> std::io::Result<()> {
+    fn watch_member(&self, worker: WorkerId, member: &WorkerHandle) -> std::io::Result<()> {
         match &member.road {
             Road::Ring(_, bell) => self.watch().add_edge(bell.as_fd(), Source::Road(worker))?,
             Road::Socket(road) => self.watch().add(road.fd(), Source::Road(worker))?,
@@ -413,7 +379,7 @@ impl Engine {
         }
     }
 
-    fn unwatch_member(&self, member: &Member) {
+    fn unwatch_member(&self, member: &WorkerHandle) {
         let Some(watch) = &self.watch else { return };
         watch.remove(member.road.fd());
         watch.remove(member.child.control().as_fd());
@@ -467,16 +433,16 @@ impl Engine {
         for &source in sources {
             match source {
                 Source::Doorbell => self.watch().quiet(),
-                Source::Road(worker) => self.hear_road(worker),
-                Source::Control(worker) => self.hear_control(worker),
-                Source::End(worker) => self.hear_end(worker),
-                Source::Status(worker) => self.hear_status(worker),
+                Source::Road(worker) => self.on_link(worker),
+                Source::Control(worker) => self.on_control(worker),
+                Source::End(worker) => self.on_exit(worker),
+                Source::Status(worker) => self.on_status(worker),
             }
             // At once: what has been decided must be on the road before anything is taken back from it, or the
             // count of what is unread would be of the wrong frames.
             self.carry_out();
         }
-        self.look_at_the_clock();
+        self.on_timers();
         self.carry_out();
     }
 
@@ -484,24 +450,11 @@ impl Engine {
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let members = self.members.values().filter_map(|member| {
             let hello_due = match member.greeting {
-                Greeting::Awaited(due) if member.standing.sentence().is_none() => Some(due),
+                Greeting::Awaited(due) if member.trust.killed_for().is_none() => Some(due),
                 _ => None,
             };
             [hello_due, member.status_due, member.kill_at].into_iter().flatten().min()
         });
         members.chain(self.schedule.next_timer()).min()
     }
-}
-
-/// How many processors this process may use. Asked for once: what the standard library reads for it takes as long as
-/// starting a process, and the answer is a hint.
-fn processors() -> usize {
-    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
-    let known = PROCESSORS.load(Ordering::Relaxed);
-    if known > 0 {
-        return known;
-    }
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    PROCESSORS.store(processors, Ordering::Relaxed);
-    processors
 }

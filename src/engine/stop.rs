@@ -10,12 +10,12 @@ use std::time::Instant;
 use log::Level;
 
 use super::Engine;
-use crate::engine::worker_handle::Charge;
+use crate::engine::worker_handle::KillReason;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::schedule::WorkerId;
 use crate::schedule::load::ItemOf;
-use crate::schedule::time_limit::Ruling;
+use crate::schedule::time_limit::TimeVerdict;
 use crate::work::batch::JobId;
 use crate::work::jobs::Cancelled;
 
@@ -41,8 +41,8 @@ impl Engine {
     }
 
     /// The worker's item may have run for long enough by now.
-    pub(super) fn look_at_item(&mut self, worker: WorkerId, now: Instant) {
-        self.hear_all_answers(worker);
+    pub(super) fn check_deadline(&mut self, worker: WorkerId, now: Instant) {
+        self.receive_all(worker);
         self.schedule.after_settled(now);
         let Some(item) = self.schedule.running(worker) else { return };
         let Some(member) = self.members.get(&worker) else { return };
@@ -51,15 +51,15 @@ impl Engine {
         let Some(timeout) = self.schedule.timeout(worker) else { return };
         let time_is_up = TaskError::TimedOut { pid, timeout };
         match self.schedule.look(worker, progress, now) {
-            Ruling::Wait => {}
-            Ruling::TimeIsUp => self.stop_item(worker, item, time_is_up),
-            Ruling::NeverBegins => {
+            TimeVerdict::Wait => {}
+            TimeVerdict::TimeIsUp => self.stop_item(worker, item, time_is_up),
+            TimeVerdict::NeverBegins => {
                 self.effects.log(Level::Warn, format!("worker {pid} is replaced, for it begins nothing"));
                 self.schedule.dismiss(worker, now);
                 self.carry_out();
                 self.kill(worker);
             }
-            Ruling::NeverReady => self.kill_for(worker, Charge { item, error: time_is_up, has_begun: false }),
+            TimeVerdict::NeverReady => self.kill_for(worker, KillReason { item, error: time_is_up, has_begun: false }),
         }
     }
 
@@ -67,15 +67,15 @@ impl Engine {
     fn stop_item(&mut self, worker: WorkerId, item: ItemOf, error: TaskError) {
         self.schedule.dismiss(worker, Instant::now());
         self.carry_out();
-        self.hear_all_answers(worker);
+        self.receive_all(worker);
         if self.schedule.running(worker) == Some(item) {
-            self.kill_for(worker, Charge { item, error, has_begun: true });
+            self.kill_for(worker, KillReason { item, error, has_begun: true });
         }
     }
 
-    fn kill_for(&mut self, worker: WorkerId, charge: Charge) {
+    fn kill_for(&mut self, worker: WorkerId, kill_reason: KillReason) {
         if let Some(member) = self.members.get_mut(&worker) {
-            member.charge = Some(charge);
+            member.kill_reason = Some(kill_reason);
         }
         self.kill(worker);
     }

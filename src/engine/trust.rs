@@ -2,58 +2,58 @@
 
 use crate::error::PoolError;
 
-/// A worker's standing. It only ever falls.
+/// A worker's trust. It only ever falls.
 #[derive(Debug, Default)]
-pub(crate) enum Standing {
+pub(crate) enum Trust {
     #[default]
     Good,
     /// It gets nothing more to run, and ends what it runs: its control socket is closed, or has nonsense on it.
     Dismissed,
     /// It was killed for this. What it had answered before counts.
-    Sentenced(PoolError),
+    Killed(PoolError),
     /// It was killed for what it left on its road, and nothing there counts.
-    Silenced(PoolError),
+    Distrusted(PoolError),
 }
 
-impl Standing {
+impl Trust {
     pub(crate) fn is_good(&self) -> bool {
-        matches!(self, Standing::Good)
+        matches!(self, Trust::Good)
     }
 
     pub(crate) fn is_dismissed(&self) -> bool {
-        matches!(self, Standing::Dismissed)
+        matches!(self, Trust::Dismissed)
     }
 
     /// Whether what it says counts.
-    pub(crate) fn is_heard(&self) -> bool {
-        !matches!(self, Standing::Silenced(_))
+    pub(crate) fn is_trusted(&self) -> bool {
+        !matches!(self, Trust::Distrusted(_))
     }
 
     /// Why it was killed, if it was.
-    pub(crate) fn sentence(&self) -> Option<&PoolError> {
+    pub(crate) fn killed_for(&self) -> Option<&PoolError> {
         match self {
-            Standing::Good | Standing::Dismissed => None,
-            Standing::Sentenced(error) | Standing::Silenced(error) => Some(error),
+            Trust::Good | Trust::Dismissed => None,
+            Trust::Killed(error) | Trust::Distrusted(error) => Some(error),
         }
     }
 
     pub(crate) fn dismiss(&mut self) {
         if self.is_good() {
-            *self = Standing::Dismissed;
+            *self = Trust::Dismissed;
         }
     }
 
     /// The first reason stands.
-    pub(crate) fn convict(&mut self, error: PoolError) {
-        if self.sentence().is_none() {
-            *self = Standing::Sentenced(error);
+    pub(crate) fn kill_for_error(&mut self, error: PoolError) {
+        if self.killed_for().is_none() {
+            *self = Trust::Killed(error);
         }
     }
 
-    /// As [`convict`](Self::convict), and nothing it says counts.
-    pub(crate) fn silence(&mut self, error: PoolError) {
-        let error = self.sentence().cloned().unwrap_or(error);
-        *self = Standing::Silenced(error);
+    /// As [`kill_for_error`](Self::kill_for_error), and nothing it says counts.
+    pub(crate) fn distrust(&mut self, error: PoolError) {
+        let error = self.killed_for().cloned().unwrap_or(error);
+        *self = Trust::Distrusted(error);
     }
 }
 
@@ -63,14 +63,14 @@ mod tests {
 
     #[test]
     fn it_only_falls_and_the_first_reason_stands() {
-        let mut standing = Standing::default();
-        standing.dismiss();
-        assert!(standing.is_dismissed() && standing.sentence().is_none());
-        standing.convict(PoolError::Closed);
-        standing.dismiss();
-        standing.silence(PoolError::Terminated);
-        standing.convict(PoolError::Terminated);
-        assert!(!standing.is_heard() && !standing.is_dismissed());
-        assert!(matches!(standing.sentence(), Some(PoolError::Closed)));
+        let mut trust = Trust::default();
+        trust.dismiss();
+        assert!(trust.is_dismissed() && trust.killed_for().is_none());
+        trust.kill_for_error(PoolError::Closed);
+        trust.dismiss();
+        trust.distrust(PoolError::Terminated);
+        trust.kill_for_error(PoolError::Terminated);
+        assert!(!trust.is_trusted() && !trust.is_dismissed());
+        assert!(matches!(trust.killed_for(), Some(PoolError::Closed)));
     }
 }

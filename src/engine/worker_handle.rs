@@ -15,13 +15,10 @@ use nix::unistd::SysconfVar;
 use start_methods::Child;
 use start_methods::PrivateFd;
 
-use crate::engine::trust::Standing;
+use crate::engine::trust::Trust;
 use crate::error::Panic;
 use crate::error::TaskError;
-use crate::schedule::load::FrameNumber;
 use crate::schedule::load::ItemOf;
-use crate::schedule::load::Unbegun;
-use crate::schedule::time_limit::Progress;
 use crate::transport::Attached;
 use crate::transport::Note;
 use crate::transport::Road;
@@ -38,40 +35,12 @@ use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
 use crate::work::jobs::Context;
 use crate::work::jobs::ContextBody;
+use crate::work::progress::Progress;
+use crate::work::unbegun::FrameNumber;
+use crate::work::unbegun::Unbegun;
 
 /// How long after one look at a busy worker's memory the next may follow: a look takes some ten microseconds.
 const WEIGH_EVERY: Duration = Duration::from_millis(1);
-
-/// What a worker had not begun, as the schedule is told.
-#[derive(Debug)]
-pub(crate) enum TakenBack {
-    Frames(Vec<FrameNumber>),
-    Last(u64),
-}
-
-impl TakenBack {
-    pub(crate) fn as_unbegun(&self) -> Unbegun<'_> {
-        match self {
-            TakenBack::Frames(numbers) => Unbegun::Frames(numbers),
-            TakenBack::Last(items) => Unbegun::Last(*items),
-        }
-    }
-
-    /// As if one item more had begun, if none has of the `items` that the worker held.
-    pub(crate) fn with_one_begun(self, items: u64) -> Self {
-        match self {
-            TakenBack::Last(unbegun) if unbegun == items => TakenBack::Last(unbegun.saturating_sub(1)),
-            taken => taken,
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        match self {
-            TakenBack::Frames(numbers) => numbers.is_empty(),
-            TakenBack::Last(items) => *items == 0,
-        }
-    }
-}
 
 /// Whether the worker has said that it is ours, and ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +54,7 @@ pub(crate) enum Greeting {
 
 /// Why a worker had to be killed in the midst of its work.
 #[derive(Debug)]
-pub(crate) struct Charge {
+pub(crate) struct KillReason {
     pub(crate) item: ItemOf,
     pub(crate) error: TaskError,
     /// Whether it had begun the item.
@@ -94,15 +63,15 @@ pub(crate) struct Charge {
 
 /// A worker process, from the parent's side.
 #[derive(Debug)]
-pub(crate) struct Member {
+pub(crate) struct WorkerHandle {
     pub(crate) child: Child,
     pub(crate) road: Road,
     pub(crate) greeting: Greeting,
     /// How many answers it has given.
     pub(crate) answers: u32,
-    pub(crate) standing: Standing,
+    pub(crate) trust: Trust,
     /// The item for which it was killed, and what that item's caller is told.
-    pub(crate) charge: Option<Charge>,
+    pub(crate) kill_reason: Option<KillReason>,
     /// The panic that was about to abort it.
     pub(crate) last_words: Option<Box<Panic>>,
     /// Its end has been seen, and its status must be known by then.
@@ -128,15 +97,15 @@ pub(crate) struct Member {
     attachment_lost: bool,
 }
 
-impl Member {
+impl WorkerHandle {
     pub(crate) fn new(child: Child, road: Road, hello_due: Instant) -> Self {
         Self {
             child,
             road,
             greeting: Greeting::Awaited(hello_due),
             answers: 0,
-            standing: Standing::default(),
-            charge: None,
+            trust: Trust::default(),
+            kill_reason: None,
             last_words: None,
             status_due: None,
             nonsense: 0,
@@ -165,7 +134,7 @@ impl Member {
         context: Option<&Context>,
         alone: bool,
     ) -> io::Result<Sent> {
-        let function = span.batch.selection.function;
+        let function = span.batch.target.function;
         let new =
             !self.functions.contains(&function) || context.is_some_and(|context| !self.contexts.contains(&context.id));
         if matches!(self.road, Road::Socket(_)) && !alone && (new || self.introducing) {
@@ -232,16 +201,16 @@ impl Member {
     ///
     /// Over a socket, not from under a frame that brings something new, as long as the worker lives: it might read the
     /// frame, and the news be taken away. It holds nothing else then.
-    pub(crate) fn take_back(&mut self, is_dead: bool) -> Result<TakenBack, String> {
+    pub(crate) fn take_back(&mut self, is_dead: bool) -> Result<Unbegun, String> {
         match &mut self.road {
-            Road::Socket(_) if self.introducing && !is_dead => Ok(TakenBack::Frames(Vec::new())),
+            Road::Socket(_) if self.introducing && !is_dead => Ok(Unbegun::Frames(Vec::new())),
             Road::Ring(rings, _) => {
                 let unbegun = rings.recall().map_err(|broken| broken.0.to_owned())?;
                 // In front: it was on the road before what waits for the road.
                 for note in unbegun.notes.into_iter().rev() {
                     self.notes.push_front(note);
                 }
-                Ok(TakenBack::Last(unbegun.items))
+                Ok(Unbegun::Last(unbegun.items))
             }
             Road::Socket(road) => {
                 let unread = road.recall().map_err(|error| format!("its road broke: {error}"))?;
@@ -252,7 +221,7 @@ impl Member {
                         None => self.notes.push_back(note),
                     }
                 }
-                Ok(TakenBack::Frames(numbers))
+                Ok(Unbegun::Frames(numbers))
             }
         }
     }
@@ -299,7 +268,7 @@ impl Member {
     }
 
     /// The memory it has, if that is known and was not looked at a moment ago. `at_leisure`: nobody waits for it.
-    pub(crate) fn weigh(&mut self, at_leisure: bool, now: Instant) -> Option<u64> {
+    pub(crate) fn check_rss(&mut self, at_leisure: bool, now: Instant) -> Option<u64> {
         let lately = self.weighed_at.is_some_and(|weighed_at| now < weighed_at + WEIGH_EVERY);
         if lately && !at_leisure {
             return None;

@@ -15,7 +15,7 @@ use nix::sys::memfd::memfd_create;
 use start_methods::PrivateFd;
 
 use crate::values::blob::Blob;
-use crate::values::blob::Shelf;
+use crate::values::blob::BlobCache;
 
 /// Its length in units of this goes up to the double of what is mapped.
 const UNIT: u64 = 2048;
@@ -51,7 +51,7 @@ pub fn blob(data: &[u8]) {
     let has_end = before & WITHOUT_END == 0 && file.write_all_at(&end.to_le_bytes(), announced).is_ok();
     seal(&file, SealFlag::from_bits_truncate(i32::from(*seals)));
     let received = PrivateFd::adopt(OwnedFd::from(file.try_clone().expect("there is a descriptor")));
-    let blob = match received.and_then(|fd| Blob::receive(fd, &Shelf::of_parent())) {
+    let blob = match received.and_then(|fd| Blob::receive(fd, &BlobCache::of_parent())) {
         Ok(blob) => blob,
         Err(error) if error.kind() == io::ErrorKind::InvalidData && !has_end => return,
         Err(error) => panic!("{error}"),

@@ -17,13 +17,13 @@ use crate::transport::frame::Head;
 use crate::transport::frame::ITEM_HEAD;
 use crate::transport::frame::ItemReader;
 use crate::transport::frame::Order;
+use crate::transport::panic_record::PanicRecord;
 use crate::transport::ring::parent::hostile;
 use crate::values::codec;
 use crate::work::batch::Batch;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
-use crate::worker::panics::PanicRecord;
 
 mod blobs;
 #[cfg(test)]
@@ -73,15 +73,15 @@ fn written_again(order: Order<'_>, data: &[u8]) {
             assert_is(data, Head::context(function, context, body == Body::Attached), body);
         }
         Order::Forget { context } => assert_eq!(data, Head::forget(context).as_bytes()),
-        Order::Run { selection, number, body: Body::Inline(bytes) } => {
+        Order::Run { target, number, body: Body::Inline(bytes) } => {
             let items = Items::Inline { bytes: Vec::new(), ends: Vec::new() };
-            let span = Span::whole(Batch { job: JobId(0), selection, first_index: 0, items });
+            let span = Span::whole(Batch { job: JobId(0), target, first_index: 0, items });
             assert_is(data, Head::run(&span, number), Body::Inline(bytes));
         }
         // Its head is written for a file that is there.
         Order::Run { body: Body::Attached, .. } => assert_eq!(data.len(), 17),
         Order::Stop => assert_eq!(data, Head::stop().as_bytes()),
-        Order::Select { selection } => assert_eq!(data, Head::select(selection).as_bytes()),
+        Order::Select { target } => assert_eq!(data, Head::select(target).as_bytes()),
     }
 }
 

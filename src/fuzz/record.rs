@@ -36,8 +36,8 @@ use crate::transport::socket;
 use crate::work::batch::Batch;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
-use crate::work::batch::Selection;
 use crate::work::batch::Span;
+use crate::work::batch::Target;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
 use crate::work::function::Map;
@@ -50,8 +50,8 @@ crate::test_init!();
 
 const F: FunctionId = FunctionId(1);
 
-fn selection(context: u64) -> Selection {
-    Selection { function: F, context, timeout: None }
+fn target(context: u64) -> Target {
+    Target { function: F, context, timeout: None }
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) {
@@ -102,7 +102,7 @@ fn items(items: &[&[u8]]) -> Span {
         close_item(&mut bytes, start);
         ends.push(u32::try_from(bytes.len()).unwrap());
     }
-    Span::whole(Batch { job: JobId(1), selection: selection(0), first_index: 0, items: Items::Inline { bytes, ends } })
+    Span::whole(Batch { job: JobId(1), target: target(0), first_index: 0, items: Items::Inline { bytes, ends } })
 }
 
 fn double(x: u32) -> u64 {
@@ -172,7 +172,7 @@ fn record_frames() {
         tell(&format!("context-{name}"), Head::context(F, 7, false).as_bytes(), b"\x03abc");
         let batch = Batch {
             job: JobId(1),
-            selection: selection(if name == "context" { 7 } else { 0 }),
+            target: target(if name == "context" { 7 } else { 0 }),
             first_index: 0,
             items: Items::Inline { bytes: Vec::new(), ends: Vec::new() },
         };
@@ -186,7 +186,7 @@ fn record_frames() {
     hear("garbled-argument");
     tell("forget", Head::forget(7).as_bytes(), &[]);
     tell("stop", Head::stop().as_bytes(), &[]);
-    write("frame", "order-select", Head::select(selection(7)).as_bytes());
+    write("frame", "order-select", Head::select(target(7)).as_bytes());
     assert!(child.wait().unwrap().success());
 }
 

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::schedule::Keeping;
-use crate::schedule::load::Grain;
+use crate::schedule::PoolPolicy;
 use crate::schedule::size::Size;
 use crate::schedule::walk;
 use crate::schedule::walk::Event;
@@ -13,6 +12,7 @@ use crate::transport::ring::parent::hostile;
 use crate::transport::ring::parent::hostile::Misdeed;
 use crate::transport::ring::parent::hostile::Step;
 use crate::values::codec;
+use crate::work::unbegun::Grain;
 
 /// No more happens in one run.
 const STEPS_MAX: usize = 300;
@@ -79,7 +79,7 @@ pub fn session(data: &[u8]) {
     let tasks_max = Some(u64::from(share % 8)).filter(|&max| max > 0);
     let age_max = Some(u64::from(share >> 3)).filter(|&max| max > 0).map(Duration::from_millis);
     let events: Vec<Event> = drawn(events).into_iter().map(likely).collect();
-    walk::walk(Keeping { size, tasks_max, age_max, grain }, &events);
+    walk::walk(PoolPolicy { size, tasks_max, age_max, grain }, &events);
 }
 
 /// No more items at one go, and no longer, than the walk's own events have.

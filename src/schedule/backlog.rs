@@ -7,8 +7,8 @@ use crate::schedule::Lost;
 use crate::schedule::load::ItemOf;
 use crate::schedule::queue::Queue;
 use crate::work::batch::JobId;
+use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
-use crate::work::batch::Terms;
 
 #[derive(Clone, Copy, Debug)]
 enum End {
@@ -27,8 +27,8 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn open(&mut self, job: JobId, terms: Terms) {
-        let before = self.jobs.insert(job, Queue::new(terms));
+    pub(super) fn open(&mut self, job: JobId, policy: JobPolicy) {
+        let before = self.jobs.insert(job, Queue::new(policy));
         assert!(before.is_none(), "a job is opened once");
     }
 

@@ -8,33 +8,13 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::schedule::time_limit::Clock;
-use crate::schedule::time_limit::Progress;
-use crate::schedule::time_limit::Ruling;
+use crate::schedule::time_limit::TimeVerdict;
 use crate::values::blob::Blob;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
-
-/// One frame to one worker: how it is known again when it is taken back unread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FrameNumber(pub(crate) u32);
-
-/// What a worker has not begun, as its road tells.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Unbegun<'a> {
-    /// These frames, whole; of the others, every item may have begun that has no item before it.
-    Frames(&'a [FrameNumber]),
-    /// Exactly so many of the last items that were sent.
-    Last(u64),
-}
-
-/// What can be taken back from a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Grain {
-    /// Whole frames, so frames are cut small.
-    Frame,
-    /// Any item that has not begun, so frames are cut for speed.
-    Item,
-}
+use crate::work::progress::Progress;
+use crate::work::unbegun::FrameNumber;
+use crate::work::unbegun::Unbegun;
 
 /// One item of one job, by its position in the job's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +34,7 @@ pub(crate) struct FinishedFrame {
 }
 
 #[derive(Debug)]
-struct Flight {
+struct InFlight {
     /// What is not answered yet.
     span: Span,
     /// How many items it had when it was sent.
@@ -65,9 +45,9 @@ struct Flight {
     number: FrameNumber,
 }
 
-impl Flight {
+impl InFlight {
     /// Cuts off what is behind the first `kept` items that are not answered.
-    fn split_off(&mut self, kept: u32) -> Flight {
+    fn split_off(&mut self, kept: u32) -> InFlight {
         let len = self.span.len();
         let front = self.span.split_front(kept);
         let span = std::mem::replace(&mut self.span, front);
@@ -75,14 +55,14 @@ impl Flight {
         let items = span.len();
         self.estimate_ns -= estimate_ns;
         self.items -= items;
-        Flight { span, items, estimate_ns, sent_at: self.sent_at, number: self.number }
+        InFlight { span, items, estimate_ns, sent_at: self.sent_at, number: self.number }
     }
 }
 
 /// The frames in flight to one worker.
 #[derive(Debug)]
 pub(crate) struct Load {
-    flights: VecDeque<Flight>,
+    flights: VecDeque<InFlight>,
     items: u64,
     backlog_ns: u64,
     /// Frames sent so far.
@@ -157,7 +137,7 @@ impl Load {
         if let Some(allowance) = &mut self.allowance {
             *allowance -= u64::from(span.len());
         }
-        self.flights.push_back(Flight { items: span.len(), span, estimate_ns, sent_at: now, number });
+        self.flights.push_back(InFlight { items: span.len(), span, estimate_ns, sent_at: now, number });
         if self.flights.len() == 1 {
             self.start_clock(now);
         }
@@ -199,10 +179,10 @@ impl Load {
     }
 
     /// Takes away what the worker has not begun, oldest first.
-    pub(crate) fn take_unbegun(&mut self, unbegun: Unbegun<'_>) -> Vec<Span> {
+    pub(crate) fn take_unbegun(&mut self, unbegun: &Unbegun) -> Vec<Span> {
         match unbegun {
             Unbegun::Frames(numbers) => self.take_frames(numbers),
-            Unbegun::Last(items) => self.take_items(items),
+            Unbegun::Last(items) => self.take_items(*items),
         }
     }
 
@@ -234,7 +214,7 @@ impl Load {
 
     /// Another item has become the one to be answered next.
     fn start_clock(&mut self, now: Instant) {
-        let timeout = self.flights.front().and_then(|flight| flight.span.batch.selection.timeout);
+        let timeout = self.flights.front().and_then(|flight| flight.span.batch.target.timeout);
         self.clock = timeout.map(|timeout| Clock::new(timeout, now));
     }
 
@@ -247,20 +227,20 @@ impl Load {
 
     /// How long the item in front may run, if its time is limited.
     pub(crate) fn timeout(&self) -> Option<Duration> {
-        self.flights.front()?.span.batch.selection.timeout
+        self.flights.front()?.span.batch.target.timeout
     }
 
     /// When the item in front must be looked at, if its time is limited.
-    pub(crate) fn look_due(&self) -> Option<Instant> {
+    pub(crate) fn check_due(&self) -> Option<Instant> {
         self.clock.as_ref().and_then(Clock::due)
     }
 
     /// What is to be done about the item in front.
-    pub(crate) fn look(&mut self, progress: Progress, now: Instant) -> Ruling {
-        self.clock.as_mut().map_or(Ruling::Wait, |clock| clock.look(progress, now))
+    pub(crate) fn look(&mut self, progress: Progress, now: Instant) -> TimeVerdict {
+        self.clock.as_mut().map_or(TimeVerdict::Wait, |clock| clock.look(progress, now))
     }
 
-    fn give_back(&mut self, taken: VecDeque<Flight>) -> Vec<Span> {
+    fn give_back(&mut self, taken: VecDeque<InFlight>) -> Vec<Span> {
         if self.flights.is_empty() {
             self.clock = None;
         }

@@ -24,21 +24,21 @@ use std::time::Instant;
 
 use crate::schedule::backlog::Backlog;
 use crate::schedule::load::FinishedFrame;
-use crate::schedule::load::FrameNumber;
-use crate::schedule::load::Grain;
 use crate::schedule::load::ItemOf;
-use crate::schedule::load::Unbegun;
 use crate::schedule::restarts::Ending;
 use crate::schedule::restarts::Restarts;
-use crate::schedule::roster::Crew;
+use crate::schedule::roster::Roster;
 use crate::schedule::roster::Stage;
 use crate::schedule::roster::Worker;
 use crate::schedule::size::Size;
-use crate::schedule::time_limit::Progress;
-use crate::schedule::time_limit::Ruling;
+use crate::schedule::time_limit::TimeVerdict;
 use crate::work::batch::JobId;
+use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
-use crate::work::batch::Terms;
+use crate::work::progress::Progress;
+use crate::work::unbegun::FrameNumber;
+use crate::work::unbegun::Grain;
+use crate::work::unbegun::Unbegun;
 
 /// The work a worker may have ahead of it, as far as we can tell: enough to hide a hand-over between two sleepers.
 const BACKLOG_NS: u64 = 200_000;
@@ -64,7 +64,7 @@ pub(crate) enum Action {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum Lifecycle {
     Running,
     /// Runs what was accepted, then stops everybody.
     Closing,
@@ -74,7 +74,7 @@ enum Phase {
 
 /// How a pool keeps its workers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Keeping {
+pub(crate) struct PoolPolicy {
     pub(crate) size: Size,
     /// Items that one worker may be given.
     pub(crate) tasks_max: Option<u64>,
@@ -84,10 +84,10 @@ pub(crate) struct Keeping {
 }
 
 /// A worker's end.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Departure<'a> {
+#[derive(Clone, Debug)]
+pub(crate) struct Departure {
     /// What it had not begun.
-    pub(crate) unbegun: Unbegun<'a>,
+    pub(crate) unbegun: Unbegun,
     /// Whether what it left behind makes sense: if not, all that it held may have begun.
     pub(crate) in_its_senses: bool,
     /// Whether what is lost with it may be run again, if its call asks for that.
@@ -110,9 +110,9 @@ pub(crate) struct Schedule {
     tasks_max: Option<u64>,
     age_max: Option<Duration>,
     grain: Grain,
-    phase: Phase,
+    phase: Lifecycle,
     backlog: Backlog,
-    crew: Crew,
+    roster: Roster,
     /// Starts asked for that have neither become a worker nor failed.
     starts_pending: usize,
     restarts: Restarts,
@@ -124,16 +124,16 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     /// The engine is about to start as many workers as are wanted, unasked.
-    pub(crate) fn new(keeping: Keeping) -> Self {
-        let Keeping { size, tasks_max, age_max, grain } = keeping;
+    pub(crate) fn new(policy: PoolPolicy) -> Self {
+        let PoolPolicy { size, tasks_max, age_max, grain } = policy;
         Self {
             size,
             tasks_max,
             age_max,
             grain,
-            phase: Phase::Running,
+            phase: Lifecycle::Running,
             backlog: Backlog::default(),
-            crew: Crew::default(),
+            roster: Roster::default(),
             starts_pending: size.wanted(),
             restarts: Restarts::default(),
             feeding: 0,
@@ -150,8 +150,8 @@ impl Schedule {
     // ---- jobs ----------------------------------------------------------------------------------------------------
 
     /// A job begins. `feeding` jobs hold `close` back until [`fed`](Self::fed).
-    pub(crate) fn open(&mut self, job: JobId, terms: Terms, feeding: bool) {
-        self.backlog.open(job, terms);
+    pub(crate) fn open(&mut self, job: JobId, policy: JobPolicy, feeding: bool) {
+        self.backlog.open(job, policy);
         self.feeding += usize::from(feeding);
     }
 
@@ -163,7 +163,7 @@ impl Schedule {
 
     /// Work arrives at the back of its job's queue.
     pub(crate) fn submit(&mut self, span: Span, now: Instant) {
-        if self.phase == Phase::Ended {
+        if self.phase == Lifecycle::Ended {
             return;
         }
         self.backlog.push(span);
@@ -201,7 +201,7 @@ impl Schedule {
     /// A start that was asked for has become a process.
     pub(crate) fn started(&mut self, worker: WorkerId, now: Instant) {
         self.starts_pending = self.starts_pending.checked_sub(1).expect("a start is answered once");
-        self.crew.insert(worker, Worker::new(self.tasks_max, now));
+        self.roster.insert(worker, Worker::new(self.tasks_max, now));
         // The pool may have been made smaller meanwhile.
         self.trim();
     }
@@ -216,7 +216,7 @@ impl Schedule {
     /// The worker has run its initializer and waits for work.
     pub(crate) fn ready(&mut self, worker: WorkerId, now: Instant) {
         self.restarts.succeeded();
-        let Some(member) = self.crew.get_mut(worker) else { return };
+        let Some(member) = self.roster.get_mut(worker) else { return };
         if member.stage == Stage::Starting {
             member.stage = Stage::Ready;
             member.ready_since = now;
@@ -227,28 +227,28 @@ impl Schedule {
 
     /// Whether the worker holds nothing that was sent before this frame.
     pub(crate) fn holds_only(&self, worker: WorkerId, number: FrameNumber) -> bool {
-        self.crew.get(worker).is_some_and(|member| member.load.front() == Some(number))
+        self.roster.get(worker).is_some_and(|member| member.load.front() == Some(number))
     }
 
     /// Whether nothing has been decided that makes the worker leave.
     #[cfg(test)]
     fn is_staying(&self, worker: WorkerId) -> bool {
-        self.crew.get(worker).is_some_and(|member| matches!(member.stage, Stage::Starting | Stage::Ready))
+        self.roster.get(worker).is_some_and(|member| matches!(member.stage, Stage::Starting | Stage::Ready))
     }
 
     /// The item that the worker must answer next.
     pub(crate) fn running(&self, worker: WorkerId) -> Option<ItemOf> {
-        self.crew.get(worker)?.load.running()
+        self.roster.get(worker)?.load.running()
     }
 
     /// How many workers hold work.
     pub(crate) fn busy(&self) -> usize {
-        self.crew.busy()
+        self.roster.busy()
     }
 
     /// The worker has answered its next items, all of one frame; tells of the frame if they were its last.
     pub(crate) fn settled(&mut self, worker: WorkerId, items: u32, now: Instant) -> Option<FinishedFrame> {
-        let member = self.crew.member(worker);
+        let member = self.roster.member(worker);
         member.road_full = false;
         let finished = member.load.settle(items, now);
         if member.load.is_empty() {
@@ -273,7 +273,7 @@ impl Schedule {
     /// after it: all of that goes back to the front of its queues.
     pub(crate) fn send_refused(&mut self, worker: WorkerId, items_taken: u32) {
         let mut refused = 1;
-        let is_leaving = self.crew.get(worker).is_some_and(|member| member.stage == Stage::Leaving);
+        let is_leaving = self.roster.get(worker).is_some_and(|member| member.stage == Stage::Leaving);
         self.actions.retain(|action| match action {
             Action::Send(to, ..) if *to == worker => {
                 refused += 1;
@@ -282,10 +282,10 @@ impl Schedule {
             Action::Stop(to) => *to != worker || is_leaving,
             _ => true,
         });
-        if self.phase == Phase::Ended {
+        if self.phase == Lifecycle::Ended {
             return;
         }
-        let Some(member) = self.crew.get_mut(worker) else { return };
+        let Some(member) = self.roster.get_mut(worker) else { return };
         let returned = member.load.take_last(refused, items_taken);
         member.road_full = true;
         if member.stage == Stage::Retiring && member.load.allowance() != Some(0) {
@@ -304,23 +304,23 @@ impl Schedule {
 
     /// As [`road_has_room`](Self::road_has_room), but decides nothing yet.
     pub(crate) fn note_room(&mut self, worker: WorkerId) {
-        if let Some(member) = self.crew.get_mut(worker) {
+        if let Some(member) = self.roster.get_mut(worker) {
             member.road_full = false;
         }
     }
 
     /// How many items the worker holds.
     pub(crate) fn items_held(&self, worker: WorkerId) -> u64 {
-        self.crew.get(worker).map_or(0, |member| member.load.items())
+        self.roster.get(worker).map_or(0, |member| member.load.items())
     }
 
     /// This was taken back before the worker had begun it. Frames need not be the last ones: the worker may read one
     /// while the parent takes the next.
-    pub(crate) fn recalled(&mut self, worker: WorkerId, unbegun: Unbegun<'_>, now: Instant) {
-        if self.phase == Phase::Ended {
+    pub(crate) fn recalled(&mut self, worker: WorkerId, unbegun: &Unbegun, now: Instant) {
+        if self.phase == Lifecycle::Ended {
             return;
         }
-        let Some(member) = self.crew.get_mut(worker) else { return };
+        let Some(member) = self.roster.get_mut(worker) else { return };
         let returned = member.load.take_unbegun(unbegun);
         if member.load.is_empty() {
             // No answer will come to say that the road has room.
@@ -333,7 +333,7 @@ impl Schedule {
 
     /// The worker is given nothing more: it ends what it is running and leaves.
     pub(crate) fn dismiss(&mut self, worker: WorkerId, now: Instant) {
-        if self.phase != Phase::Ended {
+        if self.phase != Lifecycle::Ended {
             self.let_go(worker);
             self.go_on(now);
         }
@@ -354,43 +354,43 @@ impl Schedule {
     // ---- time limits ---------------------------------------------------------------------------------------------
 
     /// Workers whose item may have run for too long by now.
-    pub(crate) fn looks_due(&self, now: Instant) -> Vec<WorkerId> {
-        self.crew.looks_due().filter(|&(_, due)| due <= now).map(|(worker, _)| worker).collect()
+    pub(crate) fn checks_due(&self, now: Instant) -> Vec<WorkerId> {
+        self.roster.checks_due().filter(|&(_, due)| due <= now).map(|(worker, _)| worker).collect()
     }
 
     /// How long the item that the worker must answer next may run, if its time is limited.
     pub(crate) fn timeout(&self, worker: WorkerId) -> Option<Duration> {
-        self.crew.get(worker)?.load.timeout()
+        self.roster.get(worker)?.load.timeout()
     }
 
     /// The worker has been looked at, and has come so far: what is to be done about its item.
-    pub(crate) fn look(&mut self, worker: WorkerId, progress: Progress, now: Instant) -> Ruling {
-        self.crew.get_mut(worker).map_or(Ruling::Wait, |member| member.load.look(progress, now))
+    pub(crate) fn look(&mut self, worker: WorkerId, progress: Progress, now: Instant) -> TimeVerdict {
+        self.roster.get_mut(worker).map_or(TimeVerdict::Wait, |member| member.load.look(progress, now))
     }
 
     /// The worker has done what it had to do before its next item.
     pub(crate) fn is_prepared(&mut self, worker: WorkerId, now: Instant) {
-        if let Some(member) = self.crew.get_mut(worker) {
+        if let Some(member) = self.roster.get_mut(worker) {
             member.load.restart_clock(now);
         }
     }
 
     /// Workers that hold items of the job.
     pub(crate) fn holders(&self, job: JobId) -> Vec<WorkerId> {
-        self.crew.ids(|worker| worker.load.holds(job))
+        self.roster.ids(|worker| worker.load.holds(job))
     }
 
     /// The worker is gone, and its answers are all in. Returns what is lost with it: what it may have been running,
     /// one item at most unless it left no sense behind, if that is not run again.
-    pub(crate) fn exited(&mut self, worker: WorkerId, departure: Departure<'_>, now: Instant) -> Vec<Lost> {
+    pub(crate) fn exited(&mut self, worker: WorkerId, departure: Departure, now: Instant) -> Vec<Lost> {
         let Departure { unbegun, in_its_senses, may_retry, ending } = departure;
-        let Some(mut member) = self.crew.remove(worker) else { return Vec::new() };
-        if self.phase == Phase::Ended {
+        let Some(mut member) = self.roster.remove(worker) else { return Vec::new() };
+        if self.phase == Lifecycle::Ended {
             // What it held was settled with the pool.
             return Vec::new();
         }
         let only_the_first = matches!(unbegun, Unbegun::Frames(_)) && in_its_senses;
-        let returned = member.load.take_unbegun(unbegun);
+        let returned = member.load.take_unbegun(&unbegun);
         let (lost, not_begun) = member.load.into_lost(only_the_first);
         self.backlog.put_back(returned);
         self.backlog.put_back(not_begun);
@@ -406,27 +406,27 @@ impl Schedule {
 
     /// No more jobs will be opened; what is accepted runs.
     pub(crate) fn close(&mut self, now: Instant) {
-        if self.phase == Phase::Running {
-            self.phase = Phase::Closing;
+        if self.phase == Lifecycle::Running {
+            self.phase = Lifecycle::Closing;
         }
         self.balance(now);
     }
 
     /// Nothing more runs. The engine kills the workers and settles what they held.
     pub(crate) fn end(&mut self) {
-        self.phase = Phase::Ended;
+        self.phase = Lifecycle::Ended;
         self.backlog.clear();
         self.actions.clear();
-        for member in self.crew.all_mut() {
+        for member in self.roster.all_mut() {
             member.load.clear();
         }
     }
 
     /// Whether no worker is left, none is on its way, and no work waits for one.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let workers_gone = self.starts_pending == 0 && self.crew.is_empty();
-        let work_gone = self.phase == Phase::Ended || (self.backlog.is_empty() && self.feeding == 0);
-        self.phase != Phase::Running && workers_gone && work_gone
+        let workers_gone = self.starts_pending == 0 && self.roster.is_empty();
+        let work_gone = self.phase == Lifecycle::Ended || (self.backlog.is_empty() && self.feeding == 0);
+        self.phase != Lifecycle::Running && workers_gone && work_gone
     }
 
     /// The engine could not, or would no longer, carry out a `Start`.
@@ -442,7 +442,7 @@ impl Schedule {
     /// When [`tick`](Self::tick) must be called at the latest, if nothing else happens.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let recall_at = self.recall().map(|(_, due)| due);
-        let look_at = self.crew.looks_due().map(|(_, due)| due).min();
+        let look_at = self.roster.checks_due().map(|(_, due)| due).min();
         let idle_until = self.idle_too_long().map(|(_, due)| due);
         let old_at = self.too_old().map(|(_, due)| due);
         let timers = [recall_at, self.restarts.timer(), look_at, idle_until, old_at, self.shortage_at()];
@@ -455,7 +455,7 @@ impl Schedule {
             && now >= due
         {
             self.actions.push_back(Action::Recall(worker));
-            self.crew.member(worker).recalled(now);
+            self.roster.member(worker).recalled(now);
         }
         while let Some((worker, _)) = self.idle_too_long().filter(|&(_, due)| due <= now) {
             self.size.shrink();

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use crate::schedule::load::Grain;
 use crate::work::batch::ChunkSize;
+use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
-use crate::work::batch::Terms;
+use crate::work::unbegun::Grain;
 
 /// The length of one frame when the caller did not fix it: half of what a worker may have ahead, so that two are in
 /// flight.
@@ -20,7 +20,7 @@ const FRAME_ITEMS_MAX: u32 = 4096;
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) spans: VecDeque<Span>,
-    terms: Terms,
+    policy: JobPolicy,
     /// How often items were lost with their workers, for those that were.
     losses: BTreeMap<u64, u32>,
     /// Smoothed time per item, `None` before the first measurement.
@@ -33,10 +33,10 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(terms: Terms) -> Self {
+    pub(crate) fn new(policy: JobPolicy) -> Self {
         Self {
             spans: VecDeque::new(),
-            terms,
+            policy,
             losses: BTreeMap::new(),
             item_ns: None,
             frame_items_max: 1,
@@ -47,7 +47,7 @@ impl Queue {
 
     /// The item was lost with its worker: how often that has happened to it, this time included.
     pub(crate) fn lose(&mut self, index: u64) -> u32 {
-        if self.terms.retries == 0 {
+        if self.policy.retries == 0 {
             return 1;
         }
         let losses = self.losses.entry(index).or_default();
@@ -57,13 +57,13 @@ impl Queue {
 
     /// Whether an item that was lost so often is run again.
     pub(crate) fn tries_again(&self, losses: u32) -> bool {
-        losses <= self.terms.retries && !self.cancelled
+        losses <= self.policy.retries && !self.cancelled
     }
 
     /// The most items that the next frame may have, when `processes` workers share what is queued.
     pub(crate) fn items_max(&self, processes: usize, grain: Grain) -> u64 {
         let items = u64::from(self.frame_items(grain));
-        match (self.terms.chunk, grain) {
+        match (self.policy.chunk, grain) {
             (ChunkSize::Fixed(_), Grain::Frame) => items,
             (ChunkSize::Fixed(chunk), Grain::Item) => items.min(self.fair_share(processes)).max(u64::from(chunk)),
             (ChunkSize::Adaptive, _) => items.min(self.fair_share(processes)),
@@ -83,9 +83,9 @@ impl Queue {
                 u32::try_from(FRAME_NS / item_ns.max(1)).unwrap_or(u32::MAX).clamp(1, self.frame_items_max)
             }
         };
-        match (self.terms.chunk, grain) {
+        match (self.policy.chunk, grain) {
             // Of a frame that the worker has read, the parent cannot stop one item without the next.
-            (_, Grain::Frame) if self.terms.is_timed => 1,
+            (_, Grain::Frame) if self.policy.is_timed => 1,
             (ChunkSize::Adaptive, _) => fitting,
             (ChunkSize::Fixed(chunk), Grain::Frame) => chunk,
             // As many chunks as fit, for whatever is not begun can be taken back.

@@ -53,9 +53,9 @@ impl Worker {
 
 /// All workers that are alive.
 #[derive(Debug, Default)]
-pub(super) struct Crew(BTreeMap<WorkerId, Worker>);
+pub(super) struct Roster(BTreeMap<WorkerId, Worker>);
 
-impl Crew {
+impl Roster {
     pub(super) fn insert(&mut self, id: WorkerId, worker: Worker) {
         let before = self.0.insert(id, worker);
         assert!(before.is_none(), "a worker starts once");
@@ -136,8 +136,8 @@ impl Crew {
     }
 
     /// Those whose item in front must be looked at, and when.
-    pub(super) fn looks_due(&self) -> impl Iterator<Item = (WorkerId, Instant)> {
-        self.0.iter().filter_map(|(&id, worker)| Some((id, worker.load.look_due()?)))
+    pub(super) fn checks_due(&self) -> impl Iterator<Item = (WorkerId, Instant)> {
+        self.0.iter().filter_map(|(&id, worker)| Some((id, worker.load.check_due()?)))
     }
 
     /// The worker from which work should come back because somebody is idle, and when.

@@ -9,8 +9,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use nix::time::ClockId;
-use nix::time::clock_gettime;
+use crate::work::progress::Progress;
 
 /// How long a worker may take to begin what it has been given, and to obey what it was told before: far more than it
 /// ever does, unless it has been stopped or a context never ends decoding.
@@ -18,33 +17,9 @@ pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much later a second look is taken at a worker that has not written down yet what it has begun.
 const SECOND_LOOK: Duration = Duration::from_millis(1);
 
-/// The time since some fixed moment, by the clock that all processes of this machine have in common, and that never
-/// jumps: CLOCK_MONOTONIC, see clock_gettime(2).
-pub(crate) fn monotonic_ns() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every system has this clock");
-    u64::try_from(Duration::from(time).as_nanos()).expect("centuries have passed")
-}
-
-/// A number that stays the same for a few milliseconds at most, and takes less time to ask for than the time does:
-/// CLOCK_MONOTONIC_COARSE.
-pub(crate) fn tick() -> Duration {
-    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("Linux has this clock").into()
-}
-
-/// How far a worker has come with its next item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// It has not begun anything.
-    Waits,
-    /// It obeys an order that comes before the item.
-    Prepares,
-    /// It runs the item, by its own word since then.
-    Runs { since: Option<Instant> },
-}
-
 /// What is to be done about an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ruling {
+pub(crate) enum TimeVerdict {
     /// Nothing yet.
     Wait,
     /// It has had its time.
@@ -85,17 +60,17 @@ impl Clock {
     }
 
     /// The time has come, and this is what the worker does.
-    pub(crate) fn look(&mut self, progress: Progress, now: Instant) -> Ruling {
+    pub(crate) fn look(&mut self, progress: Progress, now: Instant) -> TimeVerdict {
         if self.due.is_none_or(|due| now < due) {
-            return Ruling::Wait;
+            return TimeVerdict::Wait;
         }
         let Progress::Runs { since } = progress else {
             let give_up = self.since.checked_add(BEGIN_TIMEOUT.max(self.timeout));
             if give_up.is_none_or(|give_up| now < give_up) {
                 self.due = [now.checked_add(self.timeout), give_up].into_iter().flatten().min();
-                return Ruling::Wait;
+                return TimeVerdict::Wait;
             }
-            return if progress == Progress::Waits { Ruling::NeverBegins } else { Ruling::NeverReady };
+            return if progress == Progress::Waits { TimeVerdict::NeverBegins } else { TimeVerdict::NeverReady };
         };
         let seen = *self.seen_running.get_or_insert(now);
         let due = match since {
@@ -109,7 +84,7 @@ impl Clock {
             _ => Some(now),
         };
         self.due = due;
-        if due.is_none_or(|due| due > now) { Ruling::Wait } else { Ruling::TimeIsUp }
+        if due.is_none_or(|due| due > now) { TimeVerdict::Wait } else { TimeVerdict::TimeIsUp }
     }
 }
 
@@ -131,16 +106,16 @@ mod tests {
         let began = start + 3 * SECOND;
         let runs = Progress::Runs { since: Some(began) };
         assert_eq!(clock.due(), Some(start + LIMIT));
-        assert_eq!(clock.look(runs, start + LIMIT), Ruling::Wait);
+        assert_eq!(clock.look(runs, start + LIMIT), TimeVerdict::Wait);
         assert_eq!(clock.due(), Some(began + LIMIT));
-        assert_eq!(clock.look(runs, began + LIMIT), Ruling::TimeIsUp);
+        assert_eq!(clock.look(runs, began + LIMIT), TimeVerdict::TimeIsUp);
     }
 
     #[test]
     fn a_worker_that_always_says_it_has_just_begun_gains_one_period() {
         let (mut clock, start) = clock();
         let mut now = start + LIMIT;
-        while clock.look(Progress::Runs { since: Some(now) }, now) == Ruling::Wait {
+        while clock.look(Progress::Runs { since: Some(now) }, now) == TimeVerdict::Wait {
             now = clock.due().unwrap();
             assert!(now <= start + 2 * LIMIT);
         }
@@ -151,24 +126,24 @@ mod tests {
         let (mut clock, start) = clock();
         let now = start + LIMIT;
         let old = Progress::Runs { since: Some(start) };
-        assert_eq!(clock.look(old, now), Ruling::Wait);
-        assert_eq!(clock.look(old, now + SECOND_LOOK), Ruling::TimeIsUp);
+        assert_eq!(clock.look(old, now), TimeVerdict::Wait);
+        assert_eq!(clock.look(old, now + SECOND_LOOK), TimeVerdict::TimeIsUp);
     }
 
     #[test]
     fn without_its_word_the_clock_counts_from_when_it_was_seen() {
         let (mut clock, start) = clock();
-        assert_eq!(clock.look(Progress::Runs { since: None }, start + LIMIT), Ruling::TimeIsUp);
+        assert_eq!(clock.look(Progress::Runs { since: None }, start + LIMIT), TimeVerdict::TimeIsUp);
     }
 
     #[test]
     fn what_comes_before_the_item_is_not_its_time_and_has_an_end() {
         let (mut clock, start) = clock();
-        assert_eq!(clock.look(Progress::Prepares, start + LIMIT), Ruling::Wait);
-        assert_eq!(clock.look(Progress::Waits, start + 2 * LIMIT), Ruling::Wait);
+        assert_eq!(clock.look(Progress::Prepares, start + LIMIT), TimeVerdict::Wait);
+        assert_eq!(clock.look(Progress::Waits, start + 2 * LIMIT), TimeVerdict::Wait);
         assert_eq!(clock.due(), Some(start + BEGIN_TIMEOUT));
-        assert_eq!(clock.look(Progress::Waits, start + BEGIN_TIMEOUT), Ruling::NeverBegins);
-        assert_eq!(clock.look(Progress::Prepares, start + BEGIN_TIMEOUT), Ruling::NeverReady);
+        assert_eq!(clock.look(Progress::Waits, start + BEGIN_TIMEOUT), TimeVerdict::NeverBegins);
+        assert_eq!(clock.look(Progress::Prepares, start + BEGIN_TIMEOUT), TimeVerdict::NeverReady);
         clock.restart(start + 2 * LIMIT);
         assert_eq!(clock.due(), Some(start + 3 * LIMIT));
     }

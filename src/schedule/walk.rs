@@ -16,9 +16,9 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use self::world::World;
-use crate::schedule::Keeping;
-use crate::schedule::load::Grain;
+use crate::schedule::PoolPolicy;
 use crate::schedule::size::Size;
+use crate::work::unbegun::Grain;
 
 /// One thing that happens. Numbers choose among what is there, whatever their size.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,8 +117,8 @@ mod model;
 mod world;
 
 /// Lets all of that happen, and then the world run out.
-pub(crate) fn walk(keeping: Keeping, events: &[Event]) {
-    let mut world = World::new(keeping);
+pub(crate) fn walk(policy: PoolPolicy, events: &[Event]) {
+    let mut world = World::new(policy);
     for event in events {
         world.happen(event);
         if world.broken {
@@ -151,6 +151,6 @@ proptest! {
             Some((least, millis)) => Size::elastic(least, processes, Duration::from_millis(millis)),
             None => Size::fixed(processes),
         };
-        walk(Keeping { size, tasks_max, age_max: age.map(Duration::from_millis), grain }, &events);
+        walk(PoolPolicy { size, tasks_max, age_max: age.map(Duration::from_millis), grain }, &events);
     }
 }

@@ -1,9 +1,11 @@
 //! Small tools over the system: wake-ups, waiting, processors, stacks, and the identity of a process.
 
 pub(crate) mod bell;
+pub(crate) mod clock;
 pub(crate) mod condvar;
 pub(crate) mod failpoint;
 pub(crate) mod owner_process;
+pub(crate) mod payload;
 pub(crate) mod processor;
 pub(crate) mod spin;
 pub(crate) mod stack;

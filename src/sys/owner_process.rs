@@ -28,13 +28,13 @@ static MARK: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
 
 /// The process that made something.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Origin {
+pub(crate) struct OwnerProcess {
     /// What the mark was; `None` where there is no mark.
     mark: Option<u64>,
     pid: u32,
 }
 
-impl Origin {
+impl OwnerProcess {
     /// This process.
     pub(crate) fn here() -> Self {
         let pid = std::process::id();
@@ -97,15 +97,15 @@ mod tests {
 
     #[test]
     fn what_is_made_here_is_here() {
-        let (first, second) = (Origin::here(), Origin::here());
+        let (first, second) = (OwnerProcess::here(), OwnerProcess::here());
         assert!(first.is_here() && second.is_here());
         assert_eq!(first.mark, second.mark);
     }
 
     #[test]
     fn a_wiped_mark_is_another_process() {
-        let origin = Origin { mark: Some(new_number(1)), pid: std::process::id() };
-        assert!(Origin::here().is_here());
-        assert!(!origin.is_here());
+        let owner = OwnerProcess { mark: Some(new_number(1)), pid: std::process::id() };
+        assert!(OwnerProcess::here().is_here());
+        assert!(!owner.is_here());
     }
 }

@@ -5,6 +5,9 @@
 //! one; then it may leave both there for many milliseconds.
 
 use std::fs;
+use std::num::NonZero;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use nix::sched::CpuSet;
 use nix::sched::sched_getaffinity;
@@ -76,6 +79,26 @@ fn everywhere() -> CpuSet {
 fn is_filtered() -> bool {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     !status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "0"))
+}
+
+/// The number of processors that this process may use now: its affinity mask and the quotas of both versions of
+/// cgroups, as the standard library reads them.
+pub(crate) fn available() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// [`available`], as of the first call: reading it takes as long as starting a process, and a hint is enough.
+pub(crate) fn available_at_first() -> usize {
+    // Relaxed: the number stands alone, and threads that race here store the same hint.
+    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
+    match PROCESSORS.load(Ordering::Relaxed) {
+        0 => {
+            let processors = available();
+            PROCESSORS.store(processors, Ordering::Relaxed);
+            processors
+        }
+        known => known,
+    }
 }
 
 #[cfg(test)]

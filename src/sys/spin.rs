@@ -20,9 +20,9 @@ const LOOKS: u32 = 32;
 
 /// How long the next look is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience(Duration);
+pub(crate) struct AdaptiveSpin(Duration);
 
-impl Patience {
+impl AdaptiveSpin {
     pub(crate) fn long() -> Self {
         Self(LONGEST)
     }
@@ -74,13 +74,13 @@ mod tests {
 
     #[test]
     fn patience_stays_within_its_bounds() {
-        let mut patience = Patience::long();
-        patience.was_rewarded();
-        assert_eq!(patience.time(), LONGEST);
-        (0..10).for_each(|_| patience.was_followed_by(LONGEST));
-        assert_eq!(patience.time(), SHORTEST);
-        patience.was_followed_by(SHORTEST);
-        assert_eq!(patience.time(), 2 * SHORTEST);
+        let mut spin = AdaptiveSpin::long();
+        spin.was_rewarded();
+        assert_eq!(spin.time(), LONGEST);
+        (0..10).for_each(|_| spin.was_followed_by(LONGEST));
+        assert_eq!(spin.time(), SHORTEST);
+        spin.was_followed_by(SHORTEST);
+        assert_eq!(spin.time(), 2 * SHORTEST);
     }
 
     #[test]

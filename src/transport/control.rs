@@ -6,9 +6,9 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::transport::panic_record::PanicRecord;
 use crate::values::codec;
 use crate::work::function::Definition;
-use crate::worker::panics::PanicRecord;
 
 /// An error text in a report is cut at this length, so that the report fits.
 pub(crate) const REPORT_TEXT_MAX: usize = 4 * 1024;

@@ -4,13 +4,13 @@
 //! down   Define   kind  function u32   postcard(Definition)
 //!        Context  kind  function u32   context u64   bytes, or attached
 //!        Forget   kind  context u64
-//!        Run      kind  selection      number u32    items x (length u32, bytes), or one attached
+//!        Run      kind  target      number u32    items x (length u32, bytes), or one attached
 //!        Stop     kind
-//!        Select   kind  selection
+//!        Select   kind  target
 //! up     Answer   kind  sequence u32   bytes, or attached
 //! ```
 //!
-//! A *selection* is what items are given to, and the time each may take in nanoseconds, 0 for any: `function u32`,
+//! A *target* is what items are given to, and the time each may take in nanoseconds, 0 for any: `function u32`,
 //! `context u64`, `timeout u64`. Numbers are little-endian. A frame's end is known from outside (a datagram, a length in a ring). *Attached* is a
 //! bit of the kind: the bytes did not fit, and travel as a [`Blob`](crate::values::blob::Blob) beside the frame. `sequence`
 //! counts the answers of one worker, so that a worker that answers twice, or out of turn, is found out; `number` is how the parent
@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use crate::error::Side;
 use crate::values::number;
-use crate::work::batch::Selection;
 use crate::work::batch::Span;
+use crate::work::batch::Target;
 use crate::work::function::FunctionId;
 use crate::work::function::Verdict;
 
@@ -61,11 +61,11 @@ pub(crate) enum Order<'a> {
     /// The context is needed no longer.
     Forget { context: u64 },
     /// Run the function on these items, in order, and answer each.
-    Run { selection: Selection, number: u32, body: Body<'a> },
+    Run { target: Target, number: u32, body: Body<'a> },
     /// Leave.
     Stop,
     /// From now on items that come by themselves are for this function. Only on roads where they do.
-    Select { selection: Selection },
+    Select { target: Target },
 }
 
 /// Bytes that stand in the frame, or beside it.
@@ -141,8 +141,8 @@ impl Head {
         self
     }
 
-    fn with_selection(self, selection: Selection) -> Self {
-        let Selection { function, context, timeout } = selection;
+    fn with_target(self, target: Target) -> Self {
+        let Target { function, context, timeout } = target;
         self.with(&function.0.to_le_bytes()).with(&context.to_le_bytes()).with(&nanos(timeout).to_le_bytes())
     }
 
@@ -163,15 +163,15 @@ impl Head {
     }
 
     pub(crate) fn run(span: &Span, number: u32) -> Self {
-        Self::new(RUN | flag(span.bytes().is_none())).with_selection(span.batch.selection).with(&number.to_le_bytes())
+        Self::new(RUN | flag(span.bytes().is_none())).with_target(span.batch.target).with(&number.to_le_bytes())
     }
 
     pub(crate) fn stop() -> Self {
         Self::new(STOP)
     }
 
-    pub(crate) fn select(selection: Selection) -> Self {
-        Self::new(SELECT).with_selection(selection)
+    pub(crate) fn select(target: Target) -> Self {
+        Self::new(SELECT).with_target(target)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -210,10 +210,10 @@ impl<'a> Reader<'a> {
         self.take().map(u64::from_le_bytes)
     }
 
-    fn selection(&mut self) -> Result<Selection, NotAFrame> {
+    fn target(&mut self) -> Result<Target, NotAFrame> {
         let (function, context) = (FunctionId(self.u32()?), self.u64()?);
         let timeout = NonZero::new(self.u64()?).map(|nanos| Duration::from_nanos(nanos.get()));
-        Ok(Selection { function, context, timeout })
+        Ok(Target { function, context, timeout })
     }
 
     fn body(self, attached: bool) -> Result<Body<'a>, NotAFrame> {
@@ -245,12 +245,12 @@ pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
             reader.end().map(|()| Order::Forget { context })
         }
         RUN => {
-            let (selection, number) = (reader.selection()?, reader.u32()?);
-            Ok(Order::Run { selection, number, body: reader.body(attached)? })
+            let (target, number) = (reader.target()?, reader.u32()?);
+            Ok(Order::Run { target, number, body: reader.body(attached)? })
         }
         SELECT if !attached => {
-            let selection = reader.selection()?;
-            reader.end().map(|()| Order::Select { selection })
+            let target = reader.target()?;
+            reader.end().map(|()| Order::Select { target })
         }
         STOP if !attached => reader.end().map(|()| Order::Stop),
         _ => Err(NotAFrame("of no known kind")),
@@ -326,22 +326,21 @@ mod tests {
 
     #[test]
     fn orders_come_back_from_their_bytes() {
-        let selection = Selection { function: FunctionId(7), context: 9, timeout: Some(Duration::from_millis(2)) };
+        let target = Target { function: FunctionId(7), context: 9, timeout: Some(Duration::from_millis(2)) };
         let batch = Batch {
             job: JobId(1),
-            selection,
+            target,
             first_index: 0,
             items: Items::Inline { bytes: vec![1, 0, 0, 0, 42, 0, 0, 0, 0], ends: vec![5, 9] },
         };
         let span = Span::whole(batch);
         let run = frame(Head::run(&span, 2), span.bytes().unwrap());
-        let Order::Run { selection: selected, number: 2, body: Body::Inline(items) } = parse_order(&run).unwrap()
-        else {
+        let Order::Run { target: selected, number: 2, body: Body::Inline(items) } = parse_order(&run).unwrap() else {
             panic!("{:?}", parse_order(&run))
         };
-        assert_eq!(selected, selection);
-        let untimed = Selection { timeout: None, ..selection };
-        assert_eq!(parse_order(Head::select(untimed).as_bytes()), Ok(Order::Select { selection: untimed }));
+        assert_eq!(selected, target);
+        let untimed = Target { timeout: None, ..target };
+        assert_eq!(parse_order(Head::select(untimed).as_bytes()), Ok(Order::Select { target: untimed }));
         let items: Vec<_> = ItemReader(items).map(Result::unwrap).collect();
         assert_eq!(items, [&[42u8][..], &[]]);
         assert_eq!(parse_order(Head::stop().as_bytes()), Ok(Order::Stop));

@@ -14,6 +14,7 @@
 
 pub(crate) mod control;
 pub(crate) mod frame;
+pub(crate) mod panic_record;
 pub(crate) mod ring;
 pub(crate) mod socket;
 

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::error::TOO_DEEP;
+use crate::sys::payload;
 use crate::sys::stack::Room;
 use crate::values::explain;
 use crate::values::number;
@@ -247,18 +248,7 @@ pub(crate) fn decode_each<'de, T: Deserialize<'de> + 'static, E>(
 
 /// The message of an error that was a panic in the user's `Serialize` or `Deserialize`.
 pub(crate) fn panic_in(what: &str, payload: Box<dyn Any + Send>) -> String {
-    format!("panic in {what}: {}", payload_text(payload))
-}
-
-/// What a panic said. The payload is leaked: its `Drop` is the user's, and may panic again.
-pub(crate) fn payload_text(payload: Box<dyn Any + Send>) -> String {
-    let text = match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
-        (Some(text), _) => (*text).to_owned(),
-        (None, Some(text)) => text.clone(),
-        (None, None) => "Box<dyn Any>".to_owned(),
-    };
-    std::mem::forget(payload);
-    text
+    format!("panic in {what}: {}", payload::into_text(payload))
 }
 
 #[cfg(test)]
@@ -339,7 +329,7 @@ mod tests {
         });
         assert_eq!((stopped, seen), (Err("enough"), 2));
         let panicked = catch_unwind(|| decode_each::<u8, ()>(items(), |_| panic!("looked")));
-        assert_eq!(payload_text(panicked.unwrap_err()), "looked");
+        assert_eq!(payload::into_text(panicked.unwrap_err()), "looked");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::io;
 use std::sync::Arc;
 
 use crate::values::blob::Blob;
+use crate::values::blob::BlobCache;
 use crate::values::blob::INLINE_MAX;
-use crate::values::blob::Shelf;
 use crate::values::blob::Writer;
 
 /// How much of a value is gathered before it is written. All that fits a frame is.
@@ -30,7 +30,7 @@ pub(crate) struct Output {
     /// The beginning of the last value, if it is large.
     overflow: Option<Overflow>,
     /// Where files are kept that have been used before.
-    shelf: Option<Arc<Shelf>>,
+    cache: Option<Arc<BlobCache>>,
 }
 
 #[derive(Debug)]
@@ -41,8 +41,8 @@ struct Overflow {
 
 impl Output {
     /// One whose files are used again.
-    pub(crate) fn with_shelf(shelf: Arc<Shelf>) -> Self {
-        Self { shelf: Some(shelf), ..Self::default() }
+    pub(crate) fn with_cache(cache: Arc<BlobCache>) -> Self {
+        Self { cache: Some(cache), ..Self::default() }
     }
 
     /// Forgets everything but its memory.
@@ -101,7 +101,7 @@ impl Output {
     fn overflow_with(&mut self, bytes: &[u8]) -> Result<(), Full> {
         let gathered = &self.bytes[self.start..];
         let len = gathered.len() as u64 + bytes.len() as u64;
-        let begun = || Overflow { file: Writer::new(self.shelf.as_ref(), len), len: 0 };
+        let begun = || Overflow { file: Writer::new(self.cache.as_ref(), len), len: 0 };
         let overflow = self.overflow.get_or_insert_with(begun);
         overflow.len += len;
         if let Ok(file) = &mut overflow.file

@@ -24,9 +24,9 @@ pub(crate) enum ChunkSize {
     Adaptive,
 }
 
-/// On what terms the items of a job are handed out.
+/// On what policy the items of a job are handed out.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct JobPolicy {
     pub(crate) chunk: ChunkSize,
     /// How often an item is run again that was lost with its worker.
     pub(crate) retries: u32,
@@ -36,7 +36,7 @@ pub(crate) struct Terms {
 
 /// What the items of a job are given to, and how long each may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Selection {
+pub(crate) struct Target {
     pub(crate) function: FunctionId,
     /// The call's context, 0 for none.
     pub(crate) context: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Selection {
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) job: JobId,
-    pub(crate) selection: Selection,
+    pub(crate) target: Target,
     /// Position of the first item in the job's input.
     pub(crate) first_index: u64,
     pub(crate) items: Items,

@@ -19,7 +19,7 @@ use crate::work::function::FunctionId;
 
 /// What became of one item, when that is no small value.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum Settled {
     /// Its bytes, too many for a frame.
     Blob(Blob),
     Error(Box<TaskError>),
@@ -27,7 +27,7 @@ pub(crate) enum Outcome {
 
 /// What became of items with consecutive positions.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum OutcomesRef<'a> {
+pub(crate) enum SettledRef<'a> {
     /// The values of so many, each behind its length. More may follow that is not theirs.
     Values {
         items: u32,
@@ -48,7 +48,7 @@ enum Entry {
     },
     One {
         index: u64,
-        outcome: Outcome,
+        outcome: Settled,
     },
 }
 
@@ -72,18 +72,18 @@ impl Log {
     }
 
     /// The outcomes in order of arrival, with the position of the first of each.
-    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (u64, OutcomesRef<'_>)> {
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (u64, SettledRef<'_>)> {
         self.entries.iter().map(|entry| match entry {
             Entry::Values { first, items, start } => {
-                (*first, OutcomesRef::Values { items: *items, bytes: &self.bytes[*start..] })
+                (*first, SettledRef::Values { items: *items, bytes: &self.bytes[*start..] })
             }
-            Entry::One { index, outcome: Outcome::Blob(blob) } => (*index, OutcomesRef::Blob(blob)),
-            Entry::One { index, outcome: Outcome::Error(error) } => (*index, OutcomesRef::Error(error)),
+            Entry::One { index, outcome: Settled::Blob(blob) } => (*index, SettledRef::Blob(blob)),
+            Entry::One { index, outcome: Settled::Error(error) } => (*index, SettledRef::Error(error)),
         })
     }
 
     /// As [`outcomes`](Self::outcomes), in the order of the items.
-    pub(crate) fn outcomes_in_order(&self) -> Vec<(u64, OutcomesRef<'_>)> {
+    pub(crate) fn outcomes_in_order(&self) -> Vec<(u64, SettledRef<'_>)> {
         let mut outcomes: Vec<_> = self.outcomes().collect();
         outcomes.sort_unstable_by_key(|(first, _)| *first);
         outcomes
@@ -193,7 +193,7 @@ impl Job {
         self.count(1);
     }
 
-    pub(crate) fn settle(&mut self, index: u64, outcome: Outcome) {
+    pub(crate) fn settle(&mut self, index: u64, outcome: Settled) {
         if !self.is_forgotten() {
             self.log.entries.push(Entry::One { index, outcome });
         }

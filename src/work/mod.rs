@@ -3,4 +3,6 @@
 pub(crate) mod batch;
 pub(crate) mod function;
 pub(crate) mod jobs;
+pub(crate) mod progress;
 pub(crate) mod task;
+pub(crate) mod unbegun;

@@ -8,9 +8,9 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::panic::resume_unwind;
 
-use super::tasks::Ready;
-use super::tasks::Tasks;
-use super::tasks::say_panic;
+use super::functions::Functions;
+use super::functions::Ready;
+use super::functions::say_panic;
 use crate::sys::failpoint::failpoint;
 use crate::transport::frame::AnswerKind;
 use crate::transport::ring::worker::Next;
@@ -36,7 +36,7 @@ pub(super) enum End {
 /// The items from one that has begun to the next record that is no plain item.
 pub(super) struct Lane<'a> {
     rings: &'a mut WorkerRoad,
-    tasks: &'a Tasks,
+    functions: &'a Functions,
     out: &'a mut Output,
     ready: &'a Ready,
     /// The record that comes next has begun already.
@@ -51,12 +51,12 @@ impl<'a> Lane<'a> {
     /// From this item on, which has begun.
     pub(super) fn new(
         rings: &'a mut WorkerRoad,
-        tasks: &'a Tasks,
+        functions: &'a Functions,
         out: &'a mut Output,
         ready: &'a Ready,
         item: &'a Record,
     ) -> Self {
-        Self { rings, tasks, out, ready, begun: Some(item), is_running: false, limit: None, end: None }
+        Self { rings, functions, out, ready, begun: Some(item), is_running: false, limit: None, end: None }
     }
 
     /// Runs the items.
@@ -92,7 +92,7 @@ impl<'a> Lane<'a> {
         failpoint!("after_run");
         self.is_running = false;
         self.limit = None;
-        self.tasks.stay_alone();
+        self.functions.stay_alone();
     }
 
     /// Answers the item that has run with what is in the buffer.

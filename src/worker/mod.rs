@@ -6,9 +6,9 @@
 //! parent as the end of the process.
 
 pub(crate) mod deadline;
+mod functions;
 mod lane;
 pub(crate) mod panics;
-mod tasks;
 
 use std::io;
 use std::io::IoSlice;
@@ -23,10 +23,10 @@ use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::Socket;
 
-use self::tasks::Task;
-use self::tasks::Tasks;
-use self::tasks::blob_of;
-use self::tasks::read_attached;
+use self::functions::Callee;
+use self::functions::Functions;
+use self::functions::blob_of;
+use self::functions::read_attached;
 use crate::sys::failpoint::failpoint;
 use crate::transport::Attachment;
 use crate::transport::control;
@@ -42,17 +42,17 @@ use crate::transport::frame::FRAME_MAX;
 use crate::transport::frame::Head;
 use crate::transport::frame::ItemReader;
 use crate::transport::frame::Order;
+use crate::transport::panic_record::cut_text;
 use crate::transport::ring;
 use crate::transport::ring::worker::Next;
 use crate::transport::socket;
-use crate::values::blob::Shelf;
+use crate::values::blob::BlobCache;
 use crate::values::codec;
 use crate::values::output::Output;
 use crate::values::output::no_room;
 use crate::work::function::ResolvedFunction;
 use crate::work::function::Verdict;
 use crate::worker::panics::LastWords;
-use crate::worker::panics::cut_text;
 
 /// The exit code of a worker whose initializer failed.
 const EXIT_INITIALIZER_FAILED: u8 = 113;
@@ -135,7 +135,7 @@ fn initialize(initializer: Initializer, attached: Option<PrivateFd>) -> Result<(
     let args = match &initializer.args {
         Some(args) => args.as_slice(),
         None => {
-            read = read_attached(attached, &Shelf::of_worker())?;
+            read = read_attached(attached, &BlobCache::of_worker())?;
             &read
         }
     };
@@ -170,18 +170,18 @@ enum Step {
 struct RingWorker<'a> {
     rings: ring::worker::WorkerRoad,
     control: &'a Socket,
-    tasks: Tasks,
+    functions: Functions,
     /// What items are given to, and by which numbers that was chosen.
-    task: Option<(Task, u64)>,
+    callee: Option<(Callee, u64)>,
     attachments_sent: u32,
     out: Output,
 }
 
 impl<'a> RingWorker<'a> {
     fn new(rings: ring::worker::WorkerRoad, control: &'a Socket) -> Self {
-        let tasks = Tasks::new();
-        let out = Output::with_shelf(Arc::clone(&tasks.shelf));
-        Self { rings, control, tasks, task: None, attachments_sent: 0, out }
+        let functions = Functions::new();
+        let out = Output::with_cache(Arc::clone(&functions.cache));
+        Self { rings, control, functions, callee: None, attachments_sent: 0, out }
     }
 
     fn serve(mut self) -> io::Result<u8> {
@@ -202,9 +202,9 @@ impl<'a> RingWorker<'a> {
 
     /// Obeys an order, or runs an item and those behind it that are as plain.
     fn step(&mut self, record: &ring::worker::Record) -> io::Result<Step> {
-        match &self.task {
-            Some((Task::Ready(ready), _)) if record.is_plain() => {
-                let mut lane = lane::Lane::new(&mut self.rings, &self.tasks, &mut self.out, ready, record);
+        match &self.callee {
+            Some((Callee::Ready(ready), _)) if record.is_plain() => {
+                let mut lane = lane::Lane::new(&mut self.rings, &self.functions, &mut self.out, ready, record);
                 match lane.run()? {
                     lane::End::Begun(record) => Ok(Step::Begun(record)),
                     lane::End::Done(next) => Ok(Step::Done(next)),
@@ -252,14 +252,14 @@ impl<'a> RingWorker<'a> {
     /// Does what the parent says; true if that is to leave.
     fn obey(&mut self, record: &ring::worker::Record, attached: Option<PrivateFd>) -> io::Result<bool> {
         match frame::parse_order(self.rings.bytes(record)).map_err(|error| broken(error.0))? {
-            Order::Define { function, definition } => self.tasks.define(function, definition)?,
-            Order::Context { function, context, body } => self.tasks.open(function, context, body, attached),
+            Order::Define { function, definition } => self.functions.define(function, definition)?,
+            Order::Context { function, context, body } => self.functions.open(function, context, body, attached),
             Order::Forget { context } => {
-                self.task.take_if(|(_, chosen)| *chosen == context);
-                self.tasks.forget(context);
+                self.callee.take_if(|(_, chosen)| *chosen == context);
+                self.functions.forget(context);
             }
-            Order::Select { selection } => {
-                self.task = Some((self.tasks.select(selection)?, selection.context));
+            Order::Select { target } => {
+                self.callee = Some((self.functions.select(target)?, target.context));
             }
             Order::Run { .. } => return Err(broken("a frame of items, where items come one by one")),
             Order::Stop => return Ok(true),
@@ -268,18 +268,18 @@ impl<'a> RingWorker<'a> {
     }
 
     fn run(&mut self, record: &ring::worker::Record, attached: Option<PrivateFd>) -> io::Result<()> {
-        let Some((task, _)) = &self.task else { return Err(broken("an item without a function")) };
-        if task.is_timed() {
+        let Some((callee, _)) = &self.callee else { return Err(broken("an item without a function")) };
+        if callee.is_timed() {
             self.rings.show_beginning();
         }
         let kind = match record.attachment {
-            None => task.run(Ok(self.rings.bytes(record)), &mut self.out),
+            None => callee.run(Ok(self.rings.bytes(record)), &mut self.out),
             Some(_) => {
-                let bytes = read_attached(attached, &self.tasks.shelf);
-                task.run(bytes.as_deref().map_err(String::as_str), &mut self.out)
+                let bytes = read_attached(attached, &self.functions.cache);
+                callee.run(bytes.as_deref().map_err(String::as_str), &mut self.out)
             }
         };
-        self.tasks.stay_alone();
+        self.functions.stay_alone();
         self.answer(kind)
     }
 
@@ -319,7 +319,7 @@ impl<'a> RingWorker<'a> {
 /// A worker that is reached through a socket.
 struct SocketWorker {
     road: socket::WorkerRoad,
-    tasks: Tasks,
+    functions: Functions,
     /// How many answers it has given.
     sequence: u32,
     out: Output,
@@ -327,25 +327,25 @@ struct SocketWorker {
 
 impl SocketWorker {
     fn new(road: socket::WorkerRoad) -> Self {
-        let tasks = Tasks::new();
-        let out = Output::with_shelf(Arc::clone(&tasks.shelf));
-        Self { road, tasks, sequence: 0, out }
+        let functions = Functions::new();
+        let out = Output::with_cache(Arc::clone(&functions.cache));
+        Self { road, functions, sequence: 0, out }
     }
 
     fn serve(mut self) -> io::Result<u8> {
         let mut buffer = vec![0; FRAME_MAX];
         while let Some(received) = self.road.recv(&mut buffer)? {
             match frame::parse_order(&buffer[..received.len]).map_err(|error| broken(error.0))? {
-                Order::Define { function, definition } => self.tasks.define(function, definition)?,
+                Order::Define { function, definition } => self.functions.define(function, definition)?,
                 Order::Context { function, context, body } => {
-                    self.tasks.open(function, context, body, received.attached);
+                    self.functions.open(function, context, body, received.attached);
                 }
-                Order::Forget { context } => self.tasks.forget(context),
+                Order::Forget { context } => self.functions.forget(context),
                 Order::Select { .. } => return Err(broken("a choice, where each frame makes its own")),
-                Order::Run { selection, body, .. } => {
+                Order::Run { target, body, .. } => {
                     failpoint!("after_receive");
-                    let task = self.tasks.select(selection)?;
-                    self.run(&task, body, received.attached)?;
+                    let callee = self.functions.select(target)?;
+                    self.run(&callee, body, received.attached)?;
                 }
                 Order::Stop => break,
             }
@@ -355,25 +355,25 @@ impl SocketWorker {
         Ok(0)
     }
 
-    fn run(&mut self, task: &Task, body: Body<'_>, attached: Option<PrivateFd>) -> io::Result<()> {
+    fn run(&mut self, callee: &Callee, body: Body<'_>, attached: Option<PrivateFd>) -> io::Result<()> {
         match body {
             Body::Inline(items) => {
                 for item in ItemReader(items) {
-                    let kind = task.run(Ok(item.map_err(|error| broken(error.0))?), &mut self.out);
+                    let kind = callee.run(Ok(item.map_err(|error| broken(error.0))?), &mut self.out);
                     self.answer(kind)?;
                 }
                 Ok(())
             }
             Body::Attached => {
-                let bytes = read_attached(attached, &self.tasks.shelf);
-                let kind = task.run(bytes.as_deref().map_err(String::as_str), &mut self.out);
+                let bytes = read_attached(attached, &self.functions.cache);
+                let kind = callee.run(bytes.as_deref().map_err(String::as_str), &mut self.out);
                 self.answer(kind)
             }
         }
     }
 
     fn answer(&mut self, kind: AnswerKind) -> io::Result<()> {
-        self.tasks.stay_alone();
+        self.functions.stay_alone();
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
         let head = |kind, attached| Head::answer(kind, sequence, attached);

@@ -15,10 +15,9 @@ use std::io::Write;
 use std::panic;
 use std::panic::PanicHookInfo;
 
-use serde::Deserialize;
-use serde::Serialize;
-
-use crate::values::codec;
+use crate::sys::payload;
+use crate::transport::panic_record::PanicRecord;
+use crate::transport::panic_record::cut_text;
 
 /// A panic message is cut at this length, so that the report fits one frame.
 const MESSAGE_MAX: usize = 16 * 1024;
@@ -30,35 +29,15 @@ const RECORDS_MAX: usize = 8;
 /// What core says when a panic cannot unwind, and the process is about to abort. There is no stable way to ask.
 const NO_UNWINDING: [&str; 2] = ["panic in a function that cannot unwind", "panic in a destructor during cleanup"];
 
-/// A panic, on its way to the parent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PanicRecord {
-    pub(crate) message: String,
-    pub(crate) location: Option<String>,
-    pub(crate) thread: Option<String>,
-    pub(crate) backtrace: Option<String>,
-}
-
-impl PanicRecord {
-    /// `", at file:line:column"`, if the hook has seen it.
-    pub(crate) fn place(&self) -> String {
-        self.location.as_ref().map(|location| format!(", at {location}")).unwrap_or_default()
-    }
-
-    fn of(info: &PanicHookInfo<'_>) -> Self {
-        let message = match (info.payload().downcast_ref::<&str>(), info.payload().downcast_ref::<String>()) {
-            (Some(text), _) => (*text).to_owned(),
-            (None, Some(text)) => text.clone(),
-            (None, None) => "Box<dyn Any>".to_owned(),
-        };
-        let backtrace = Backtrace::capture();
-        let captured = backtrace.status() == BacktraceStatus::Captured;
-        Self {
-            message: cut_text(message, MESSAGE_MAX),
-            location: info.location().map(ToString::to_string),
-            thread: std::thread::current().name().map(ToOwned::to_owned),
-            backtrace: captured.then(|| cut_text(backtrace.to_string(), BACKTRACE_MAX)),
-        }
+/// What the hook sees of a panic.
+fn record_of(info: &PanicHookInfo<'_>) -> PanicRecord {
+    let backtrace = Backtrace::capture();
+    let captured = backtrace.status() == BacktraceStatus::Captured;
+    PanicRecord {
+        message: cut_text(payload::text(info.payload()), MESSAGE_MAX),
+        location: info.location().map(ToString::to_string),
+        thread: std::thread::current().name().map(ToOwned::to_owned),
+        backtrace: captured.then(|| cut_text(backtrace.to_string(), BACKTRACE_MAX)),
     }
 }
 
@@ -96,7 +75,7 @@ pub(crate) fn set_last_words(last_words: LastWords) {
 }
 
 fn record(info: &PanicHookInfo<'_>) {
-    let record = PanicRecord::of(info);
+    let record = record_of(info);
     let fatal = cfg!(panic = "abort") || NO_UNWINDING.contains(&record.message.as_str());
     RECORDS.with_borrow_mut(|records| {
         if fatal {
@@ -122,7 +101,7 @@ pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) ->
         Recording::Off | Recording::On => VecDeque::new(),
     };
     result.map_err(|payload| {
-        let message = cut_text(codec::payload_text(payload), MESSAGE_MAX);
+        let message = cut_text(payload::into_text(payload), MESSAGE_MAX);
         // The task may have caught other panics before, and in a `drop` even after the one that ended it. No record at
         // all: it has installed a hook of its own, or called `resume_unwind`, which runs no hook.
         let record = records.into_iter().rev().find(|record| record.message == message);
@@ -151,18 +130,6 @@ pub(crate) fn begin_again() {
     }
 }
 
-/// Cuts a text to at most `max` bytes, at a character.
-pub(crate) fn cut_text(mut text: String, max: usize) -> String {
-    if text.len() > max {
-        let mut end = max;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::panic::AssertUnwindSafe;
@@ -180,10 +147,5 @@ mod tests {
         }
         let record = recorded::<()>(|| catch_unwind(AssertUnwindSafe(|| panic::resume_unwind(Box::new(Bomb)))));
         assert_eq!(record.unwrap_err().message, "Box<dyn Any>");
-    }
-
-    #[test]
-    fn a_text_is_cut_between_characters() {
-        assert_eq!(cut_text("aé".to_owned(), 2), "a");
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::schedule::load::FrameNumber;
-use crate::schedule::load::Grain;
 use crate::work::batch::Span;
+use crate::work::unbegun::FrameNumber;
+use crate::work::unbegun::Grain;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ItemState {

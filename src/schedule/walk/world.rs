@@ -11,26 +11,26 @@ use super::model::ModelJob;
 use super::model::ModelWorker;
 use crate::schedule::Action;
 use crate::schedule::Departure;
-use crate::schedule::Keeping;
 use crate::schedule::Lost;
+use crate::schedule::PoolPolicy;
 use crate::schedule::Schedule;
 use crate::schedule::WorkerId;
 use crate::schedule::load::FinishedFrame;
-use crate::schedule::load::FrameNumber;
-use crate::schedule::load::Grain;
 use crate::schedule::load::ItemOf;
-use crate::schedule::load::Unbegun;
 use crate::schedule::restarts::Ending;
-use crate::schedule::time_limit::Progress;
-use crate::schedule::time_limit::Ruling;
+use crate::schedule::time_limit::TimeVerdict;
 use crate::work::batch::Batch;
 use crate::work::batch::ChunkSize;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
-use crate::work::batch::Selection;
+use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
-use crate::work::batch::Terms;
+use crate::work::batch::Target;
 use crate::work::function::FunctionId;
+use crate::work::progress::Progress;
+use crate::work::unbegun::FrameNumber;
+use crate::work::unbegun::Grain;
+use crate::work::unbegun::Unbegun;
 
 pub(super) struct World {
     pub(super) schedule: Schedule,
@@ -50,11 +50,11 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(keeping: Keeping) -> Self {
-        let Keeping { size, tasks_max, grain, .. } = keeping;
+    pub(super) fn new(policy: PoolPolicy) -> Self {
+        let PoolPolicy { size, tasks_max, grain, .. } = policy;
         let processes = size.wanted();
         Self {
-            schedule: Schedule::new(keeping),
+            schedule: Schedule::new(policy),
             now: Instant::now(),
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -144,8 +144,8 @@ impl World {
         self.next_id += 1;
         let id = JobId(self.next_id);
         let chunk = fixed_chunk.map_or(ChunkSize::Adaptive, ChunkSize::Fixed);
-        let terms = Terms { chunk, retries: job.retries, is_timed: job.timeout.is_some() };
-        self.schedule.open(id, terms, job.feeding);
+        let policy = JobPolicy { chunk, retries: job.retries, is_timed: job.timeout.is_some() };
+        self.schedule.open(id, policy, job.feeding);
         self.jobs.insert(id, job);
     }
 
@@ -157,7 +157,7 @@ impl World {
         job.items.extend((0..items).map(|_| ItemState::default()));
         let batch = Batch {
             job: id,
-            selection: Selection { function: FunctionId(0), context: 0, timeout: job.timeout },
+            target: Target { function: FunctionId(0), context: 0, timeout: job.timeout },
             first_index,
             items: Items::Inline { bytes: Vec::new(), ends: vec![0; items as usize] },
         };
@@ -248,7 +248,7 @@ impl World {
 
     /// What the engine does when an item may have run for too long.
     fn look(&mut self) {
-        for id in self.schedule.looks_due(self.now) {
+        for id in self.schedule.checks_due(self.now) {
             let worker = &self.workers[&id];
             let progress = match worker.reading {
                 Some(_) => Progress::Runs { since: None },
@@ -256,16 +256,16 @@ impl World {
             };
             let item = self.schedule.running(id).expect("only what is held has a clock");
             match self.schedule.look(id, progress, self.now) {
-                Ruling::Wait => {}
-                Ruling::NeverReady => unreachable!("workers of this model obey at once"),
+                TimeVerdict::Wait => {}
+                TimeVerdict::NeverReady => unreachable!("workers of this model obey at once"),
                 ruling => {
                     self.workers.get_mut(&id).unwrap().dismissed = true;
                     self.schedule.dismiss(id, self.now);
                     self.act();
-                    if ruling == Ruling::TimeIsUp {
+                    if ruling == TimeVerdict::TimeIsUp {
                         assert_eq!(self.schedule.running(id), Some(item), "nothing was answered meanwhile");
                     }
-                    self.die(id, Ending::Killed, ruling == Ruling::NeverBegins);
+                    self.die(id, Ending::Killed, ruling == TimeVerdict::NeverBegins);
                 }
             }
             self.act();
@@ -276,7 +276,7 @@ impl World {
         let worker = self.workers.remove(&id).unwrap();
         let numbers: Vec<FrameNumber> = worker.unread.iter().map(|(number, _)| *number).collect();
         let unbegun = match self.grain {
-            Grain::Frame => Unbegun::Frames(&numbers),
+            Grain::Frame => Unbegun::Frames(numbers),
             Grain::Item => Unbegun::Last(worker.unread.iter().map(|(_, span)| u64::from(span.len())).sum()),
         };
         let departure = Departure { unbegun, in_its_senses: true, may_retry, ending };
@@ -346,7 +346,7 @@ impl World {
         let worker = self.workers.get_mut(&id).unwrap();
         if self.grain == Grain::Item {
             let items = worker.unread.drain(..).map(|(_, span)| u64::from(span.len())).sum();
-            self.schedule.recalled(id, Unbegun::Last(items), self.now);
+            self.schedule.recalled(id, &Unbegun::Last(items), self.now);
             return;
         }
         let mut numbers = Vec::new();
@@ -358,7 +358,7 @@ impl World {
                 self.begin(id);
             }
         }
-        self.schedule.recalled(id, Unbegun::Frames(&numbers), self.now);
+        self.schedule.recalled(id, &Unbegun::Frames(numbers), self.now);
     }
 
     fn busy(&self) -> usize {

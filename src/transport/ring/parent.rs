@@ -32,8 +32,8 @@ use super::record::DownHead;
 use crate::sys::processor::Place;
 use crate::transport::Note;
 use crate::transport::frame::Head;
-use crate::work::batch::Selection;
 use crate::work::batch::Span;
+use crate::work::batch::Target;
 
 /// A worker rings at most once for each record that it finishes; so much more is forgiven.
 const RINGS_MORE_MAX: u64 = 16;
@@ -46,7 +46,7 @@ pub(crate) struct Broken(pub(crate) &'static str);
 
 /// Something on its way to the worker.
 #[derive(Debug)]
-enum Flight {
+enum Contents {
     /// Items that are not done, one record each.
     Items(Span),
     /// One item whose bytes are attached.
@@ -56,15 +56,15 @@ enum Flight {
     Note(Note),
 }
 
-impl Flight {
+impl Contents {
     fn is_work(&self) -> bool {
-        matches!(self, Flight::Items(_) | Flight::AttachedItem)
+        matches!(self, Contents::Items(_) | Contents::AttachedItem)
     }
 }
 
 #[derive(Debug)]
 struct Entry {
-    flight: Flight,
+    flight: Contents,
     /// Where its last record ends in the down ring.
     end: u64,
 }
@@ -85,7 +85,7 @@ pub(crate) struct Road {
     up_read: u64,
     flights: VecDeque<Entry>,
     /// What the last items that were sent are given to.
-    selected: Option<Selection>,
+    selected: Option<Target>,
     /// Records that were done, orders among them, and rings that were heard, ever.
     records: u64,
     obeyed: u64,
@@ -199,43 +199,43 @@ impl Road {
         self.down_write += bytes.len() as u64;
     }
 
-    fn push(&mut self, flight: Flight) {
+    fn push(&mut self, flight: Contents) {
         self.flights.push_back(Entry { flight, end: self.down_write });
     }
 
     /// Puts as many of the items into the ring as it takes; says how many.
     pub(crate) fn send_items(&mut self, span: &Span) -> u32 {
-        let selection = self.selection(span);
-        let room = self.room().saturating_sub(selection.as_ref().map_or(0, |frame| record::HEAD + frame.len()));
+        let target = self.target(span);
+        let room = self.room().saturating_sub(target.as_ref().map_or(0, |frame| record::HEAD + frame.len()));
         let taken = span.fitting(room);
         if taken.is_empty() {
             return 0;
         }
         let takes_turns = self.flights.is_empty() && taken.len() == 1;
-        let records = self.select(span, selection);
+        let records = self.select(span, target);
         self.put(taken.bytes().expect("items that fit have bytes"));
         let items = taken.len();
         self.show_place(takes_turns);
-        self.push(Flight::Items(taken));
+        self.push(Contents::Items(taken));
         self.show(records + items);
         items
     }
 
     /// Whether an item whose bytes are attached finds room.
     pub(crate) fn has_room_beside(&self, span: &Span) -> bool {
-        let selection = self.selection(span).map_or(0, |frame| record::HEAD + frame.len());
-        self.room() >= selection + record::HEAD + record::NUMBER
+        let target = self.target(span).map_or(0, |frame| record::HEAD + frame.len());
+        self.room() >= target + record::HEAD + record::NUMBER
     }
 
     /// Puts one item into the ring whose bytes travel as this attachment. There is room.
     pub(crate) fn send_attached_item(&mut self, span: &Span, number: u32) {
         self.show_place(self.flights.is_empty());
-        let selection = self.selection(span);
-        let records = self.select(span, selection);
+        let target = self.target(span);
+        let records = self.select(span, target);
         let head = DownHead { is_order: false, is_attached: true, len: record::NUMBER };
         self.put(&head.to_bytes());
         self.put(&number.to_le_bytes());
-        self.push(Flight::AttachedItem);
+        self.push(Contents::AttachedItem);
         self.show(records + 1);
     }
 
@@ -253,23 +253,23 @@ impl Road {
             self.put(&number.to_le_bytes());
         }
         self.put(&note.frame);
-        self.push(Flight::Note(note));
+        self.push(Contents::Note(note));
         self.show(1);
     }
 
     /// The order that must go before these items, if the worker does not expect them.
-    fn selection(&self, span: &Span) -> Option<Head> {
-        let wanted = span.batch.selection;
+    fn target(&self, span: &Span) -> Option<Head> {
+        let wanted = span.batch.target;
         (self.selected != Some(wanted)).then(|| Head::select(wanted))
     }
 
-    fn select(&mut self, span: &Span, selection: Option<Head>) -> u32 {
-        let Some(frame) = selection else { return 0 };
+    fn select(&mut self, span: &Span, target: Option<Head>) -> u32 {
+        let Some(frame) = target else { return 0 };
         let head = DownHead { is_order: true, is_attached: false, len: frame.len() };
         self.put(&head.to_bytes());
         self.put(frame.as_bytes());
-        self.push(Flight::Select);
-        self.selected = Some(span.batch.selection);
+        self.push(Contents::Select);
+        self.selected = Some(span.batch.target);
         1
     }
 
@@ -301,7 +301,7 @@ impl Road {
             let Some(mut entry) = self.flights.pop_back() else { unreachable!("every record in flight has an entry") };
             let start = self.flights.back().map_or(self.down_read, |before| before.end);
             match entry.flight {
-                Flight::Items(ref mut span) => {
+                Contents::Items(ref mut span) => {
                     let taken = left.min(span.len());
                     unbegun.items += u64::from(taken);
                     left -= taken;
@@ -313,9 +313,9 @@ impl Road {
                     }
                     continue;
                 }
-                Flight::AttachedItem => unbegun.items += 1,
-                Flight::Select => {}
-                Flight::Note(note) => unbegun.notes.push(note),
+                Contents::AttachedItem => unbegun.items += 1,
+                Contents::Select => {}
+                Contents::Note(note) => unbegun.notes.push(note),
             }
             left -= 1;
             self.down_write = start;
@@ -403,18 +403,18 @@ impl Road {
             let entry = self.flights.front_mut().expect("every record in flight has an entry");
             let end = entry.end;
             match &mut entry.flight {
-                Flight::Select | Flight::Note(_) => {
+                Contents::Select | Contents::Note(_) => {
                     self.flights.pop_front();
                     self.obeyed += 1;
                     self.done(arrivals, 1, end);
                 }
-                Flight::AttachedItem => {
+                Contents::AttachedItem => {
                     let (run, _) = arrivals.split(1)?;
                     self.flights.pop_front();
                     self.done(arrivals, 1, end);
                     return Ok(Some(arrivals.run(run)));
                 }
-                Flight::Items(span) => {
+                Contents::Items(span) => {
                     let (run, items) = arrivals.split(span.len())?;
                     let bytes = span.cut_front(items);
                     if span.is_empty() {

@@ -32,8 +32,8 @@ use crate::transport::ring::worker::WorkerRoad;
 use crate::work::batch::Batch;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
-use crate::work::batch::Selection;
 use crate::work::batch::Span;
+use crate::work::batch::Target;
 use crate::work::function::FunctionId;
 use crate::work::function::Verdict;
 
@@ -105,9 +105,9 @@ fn span(numbers: std::ops::Range<u64>) -> Span {
     }
     // Now and then another function, so that the worker is told.
     let function = FunctionId(u32::try_from(numbers.start >> 12 & 1).unwrap());
-    let selection = Selection { function, context: 0, timeout: None };
+    let target = Target { function, context: 0, timeout: None };
     let items = Items::Inline { bytes, ends };
-    Span::whole(Batch { job: JobId(1), selection, first_index: 0, items })
+    Span::whole(Batch { job: JobId(1), target, first_index: 0, items })
 }
 
 struct Parent {

@@ -26,11 +26,11 @@ use super::memory::Ring;
 use super::record;
 use super::record::DownHead;
 use super::record::UpHead;
-use crate::schedule::time_limit;
+use crate::sys::clock;
 use crate::sys::failpoint::failpoint;
 use crate::sys::processor::Place;
 use crate::sys::spin;
-use crate::sys::spin::Patience;
+use crate::sys::spin::AdaptiveSpin;
 use crate::transport::frame::AnswerKind;
 
 /// What is copied out of the down ring at one go, unless a record is longer.
@@ -77,7 +77,7 @@ pub(crate) struct WorkerRoad {
     write: u64,
     taken: u64,
     clock: Clock,
-    patience: Patience,
+    spin: AdaptiveSpin,
     /// Where this worker is, as the parent was told, and how often in a row it has slept for a short time only.
     place: Place,
     short_sleeps: u32,
@@ -133,7 +133,7 @@ impl WorkerRoad {
             write: 0,
             taken: 0,
             clock: Clock { since: Instant::now(), records: 0, every: 1, busy_ns: 0, busy_records: 0 },
-            patience: Patience::short(),
+            spin: AdaptiveSpin::short(),
             place: Place::default(),
             short_sleeps: 0,
             may_leave: true,
@@ -170,7 +170,7 @@ impl WorkerRoad {
     }
 
     fn has_slept(&mut self, time: Duration) {
-        self.patience.was_followed_by(time);
+        self.spin.was_followed_by(time);
         self.short_sleeps = if time < SHORT_SLEEP { self.short_sleeps.saturating_add(1) } else { 0 };
         self.show_place();
     }
@@ -213,9 +213,9 @@ impl WorkerRoad {
     /// Looks for work for a while: longer the next time if that was of use.
     fn look(&mut self) -> bool {
         let allowed = Duration::from_nanos(self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed));
-        let found = spin::look(self.patience.time().min(allowed), || self.ledger().has_work());
+        let found = spin::look(self.spin.time().min(allowed), || self.ledger().has_work());
         if found {
-            self.patience.was_rewarded();
+            self.spin.was_rewarded();
         }
         found
     }
@@ -333,7 +333,7 @@ impl WorkerRoad {
 
     /// Writes down that an item begins whose time is limited.
     pub(crate) fn show_beginning(&self) {
-        self.memory.cell(Cell::BeganNs).store(time_limit::monotonic_ns(), Ordering::Relaxed);
+        self.memory.cell(Cell::BeganNs).store(clock::monotonic_ns(), Ordering::Relaxed);
     }
 
     /// Shows that the record is done. Says what comes now.

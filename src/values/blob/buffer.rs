@@ -29,7 +29,7 @@ use super::FUTURE_WRITE;
 use super::Foot;
 use super::State;
 use super::fixed;
-use crate::sys::owner_process::Origin;
+use crate::sys::owner_process::OwnerProcess;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Buffer {
     /// How many bytes have room. The foot stands behind them.
     capacity: usize,
     /// The process that has the mapping.
-    origin: Origin,
+    owner: OwnerProcess,
 }
 
 // SAFETY: the pointer is to a mapping that lives as long as `self` and belongs to no thread; it is written through
@@ -66,7 +66,7 @@ impl Buffer {
             let _: nix::Result<()> = unsafe { munmap(base, len.get()) };
             return None;
         }
-        Some(Self { fd: Arc::clone(fd), base: base.cast(), capacity, origin: Origin::here() })
+        Some(Self { fd: Arc::clone(fd), base: base.cast(), capacity, owner: OwnerProcess::here() })
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -75,7 +75,7 @@ impl Buffer {
 
     /// Whether this process can write it.
     fn is_here(&self) -> bool {
-        self.origin.is_here()
+        self.owner.is_here()
     }
 
     /// Copies `bytes` to `start`, where there must be room.

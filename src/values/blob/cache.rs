@@ -21,7 +21,7 @@ use super::REUSE_MAX;
 use super::State;
 use super::buffer::Buffer;
 use super::mapping::Mapping;
-use crate::sys::owner_process::Origin;
+use crate::sys::owner_process::OwnerProcess;
 
 /// So many bytes of buffers are kept that are not used at the moment, and so many buffers.
 const BUFFER_BYTES_MAX: usize = 32 << 20;
@@ -36,9 +36,9 @@ const MEMORIES_MAX: usize = 2;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(crate) struct Shelf {
+pub(crate) struct BlobCache {
     /// Who may use it.
-    origin: Origin,
+    owner: OwnerProcess,
     is_closed: AtomicBool,
     supply: Supply,
     memories: Mutex<Vec<Vec<u8>>>,
@@ -79,7 +79,7 @@ impl Loan {
     }
 }
 
-impl Shelf {
+impl BlobCache {
     /// For one who sends to processes that it does not trust.
     pub(crate) fn of_parent() -> Arc<Self> {
         Self::new(Supply::Buffers(Mutex::default()))
@@ -92,7 +92,7 @@ impl Shelf {
 
     fn new(supply: Supply) -> Arc<Self> {
         Arc::new(Self {
-            origin: Origin::here(),
+            owner: OwnerProcess::here(),
             is_closed: AtomicBool::new(false),
             supply,
             memories: Mutex::default(),
@@ -118,7 +118,7 @@ impl Shelf {
 
     /// Whether this is no forked copy.
     pub(super) fn is_here(&self) -> bool {
-        self.origin.is_here()
+        self.owner.is_here()
     }
 
     fn is_open(&self) -> bool {

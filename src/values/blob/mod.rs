@@ -6,7 +6,7 @@
 //! ```
 //!
 //! New pages are most of what a large value costs: the kernel must find, clear, map, and take them back. So what has been
-//! used is used again, by way of a [`Shelf`]: files, their mappings, and the memory of copies. Who may read what how:
+//! used is used again, by way of a [`BlobCache`]: files, their mappings, and the memory of copies. Who may read what how:
 //!
 //! - *What a parent sends* comes from a [`Buffer`], which nobody but the parent can write, not even a worker that has the
 //!   descriptor. A worker keeps it mapped, and decodes in place. The parent uses it again when the item has been
@@ -42,7 +42,7 @@ use nix::sys::uio::pwrite;
 use start_methods::PrivateFd;
 
 use self::buffer::Buffer;
-pub(crate) use self::cache::Shelf;
+pub(crate) use self::cache::BlobCache;
 use self::mapping::Mapping;
 pub(crate) use self::writer::Writer;
 
@@ -68,7 +68,7 @@ struct File {
     held: Option<Held>,
     /// See [`Blob::note_answered`].
     is_answered: AtomicBool,
-    shelf: Option<Arc<Shelf>>,
+    cache: Option<Arc<BlobCache>>,
 }
 
 /// Whose a file is.
@@ -76,7 +76,7 @@ struct File {
 enum Held {
     /// The last who closes it gives its memory back.
     Plain(Arc<PrivateFd>),
-    /// Goes back to the shelf.
+    /// Goes back to the cache.
     Buffer(Buffer),
     /// The writer's, who is told in the foot.
     Lent(PrivateFd, Foot),
@@ -153,12 +153,12 @@ impl Foot {
 }
 
 impl Blob {
-    /// What another process sent. It is read by way of this shelf.
+    /// What another process sent. It is read by way of this cache.
     ///
     /// # Errors
     ///
     /// It is not a regular file, so reading it might block; or no writer of ours has finished it.
-    pub(crate) fn receive(fd: PrivateFd, shelf: &Arc<Shelf>) -> io::Result<Self> {
+    pub(crate) fn receive(fd: PrivateFd, cache: &Arc<BlobCache>) -> io::Result<Self> {
         let status = fstat(&fd)?;
         if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the descriptor of a large value is not a file"));
@@ -170,11 +170,11 @@ impl Blob {
             State::Lent if foot.offset <= REUSE_MAX && mapping::is_in_memory(&fd) => Held::Lent(fd, foot),
             _ => Held::Plain(Arc::new(fd)),
         };
-        Ok(Self::new(held, foot.len, Some(Arc::clone(shelf))))
+        Ok(Self::new(held, foot.len, Some(Arc::clone(cache))))
     }
 
-    fn new(held: Held, len: u64, shelf: Option<Arc<Shelf>>) -> Self {
-        let file = File { held: Some(held), is_answered: AtomicBool::new(false), shelf };
+    fn new(held: Held, len: u64, cache: Option<Arc<BlobCache>>) -> Self {
+        let file = File { held: Some(held), is_answered: AtomicBool::new(false), cache };
         Self { file: Arc::new(file), len }
     }
 
@@ -197,7 +197,7 @@ impl Blob {
     /// There is not enough memory, or the file became shorter.
     pub(crate) fn read(&self) -> io::Result<Bytes> {
         if self.len >= MAP_MIN {
-            if let Some(mapping) = self.file.shelf.as_ref().and_then(|shelf| shelf.view(self, self.len)) {
+            if let Some(mapping) = self.file.cache.as_ref().and_then(|cache| cache.view(self, self.len)) {
                 let len = usize::try_from(self.len).expect("it is mapped");
                 return Ok(Bytes(Kind::Viewed(mapping, len)));
             }
@@ -206,9 +206,9 @@ impl Blob {
             }
         }
         let len = usize::try_from(self.len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let mut copy = Copy { len, memory: Vec::new(), shelf: self.file.shelf.clone() };
-        copy.memory = match &self.file.shelf {
-            Some(shelf) => shelf.memory(len)?,
+        let mut copy = Copy { len, memory: Vec::new(), cache: self.file.cache.clone() };
+        copy.memory = match &self.file.cache {
+            Some(cache) => cache.memory(len)?,
             None => cache::zeros(len)?,
         };
         read_at(self, &mut copy.memory[..len], 0)?;
@@ -241,14 +241,14 @@ impl AsFd for Blob {
 impl Drop for File {
     fn drop(&mut self) {
         // A forked copy of this process has the file's number, and neither its mapping nor a word in what becomes of it.
-        if self.shelf.as_ref().is_some_and(|shelf| !shelf.is_here()) {
+        if self.cache.as_ref().is_some_and(|cache| !cache.is_here()) {
             return;
         }
         match self.held.take() {
             Some(Held::Buffer(buffer)) => {
                 // One that was not sent, or to a worker that may be reading it in its last moments, is not used again.
-                if let Some(shelf) = self.shelf.as_ref().filter(|_| *self.is_answered.get_mut()) {
-                    shelf.put_buffer(buffer);
+                if let Some(cache) = self.cache.as_ref().filter(|_| *self.is_answered.get_mut()) {
+                    cache.put_buffer(buffer);
                 }
             }
             Some(Held::Lent(fd, foot)) => {
@@ -321,13 +321,13 @@ impl Deref for Bytes {
 struct Copy {
     len: usize,
     memory: Vec<u8>,
-    shelf: Option<Arc<Shelf>>,
+    cache: Option<Arc<BlobCache>>,
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        if let Some(shelf) = &self.shelf {
-            shelf.put_memory(std::mem::take(&mut self.memory));
+        if let Some(cache) = &self.cache {
+            cache.put_memory(std::mem::take(&mut self.memory));
         }
     }
 }

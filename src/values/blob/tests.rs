@@ -33,16 +33,16 @@ fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|x| (x % 253).to_le_bytes()[0]).collect()
 }
 
-fn write(shelf: Option<&Arc<Shelf>>, bytes: &[u8]) -> Blob {
+fn write(cache: Option<&Arc<BlobCache>>, bytes: &[u8]) -> Blob {
     let (first, second) = bytes.split_at(bytes.len() / 3);
-    let mut writer = Writer::new(shelf, first.len() as u64).unwrap();
+    let mut writer = Writer::new(cache, first.len() as u64).unwrap();
     writer.write([&first[..first.len() / 2], &first[first.len() / 2..]]).unwrap();
     writer.write([second, &[]]).unwrap();
     writer.finish().unwrap()
 }
 
 /// As it comes out at the other end of a socket.
-fn pass(blob: &Blob, to: &Arc<Shelf>) -> Blob {
+fn pass(blob: &Blob, to: &Arc<BlobCache>) -> Blob {
     Blob::receive(PrivateFd::adopt(blob.as_fd().try_clone_to_owned().unwrap()).unwrap(), to).unwrap()
 }
 
@@ -54,7 +54,7 @@ fn foreign(prepare: impl FnOnce(&fs::File)) -> Blob {
 }
 
 fn receive(file: fs::File) -> io::Result<Blob> {
-    Blob::receive(PrivateFd::adopt(file.into()).unwrap(), &Shelf::of_parent())
+    Blob::receive(PrivateFd::adopt(file.into()).unwrap(), &BlobCache::of_parent())
 }
 
 fn put_foot(file: &fs::File, len: usize) {
@@ -90,7 +90,7 @@ fn inode(blob: &Blob) -> u64 {
 
 #[test]
 fn a_blob_gives_back_its_bytes() {
-    let (parent, worker) = (Shelf::of_parent(), Shelf::of_worker());
+    let (parent, worker) = (BlobCache::of_parent(), BlobCache::of_worker());
     for len in [0, 1, 4095, 4096, 4097, 256 * 1024 - 1, 256 * 1024, LEN, LONG - 1, LONG, 5, 70_000] {
         let bytes = bytes(len);
         for (from, to) in [(None, &worker), (Some(&parent), &worker), (Some(&worker), &parent)] {
@@ -140,8 +140,8 @@ fn a_blob_of_its_own_never_changes() {
 
 #[test]
 fn nobody_else_writes_what_a_parent_sends() {
-    let blob = write(Some(&Shelf::of_parent()), &bytes(LEN));
-    let received = pass(&blob, &Shelf::of_worker());
+    let blob = write(Some(&BlobCache::of_parent()), &bytes(LEN));
+    let received = pass(&blob, &BlobCache::of_worker());
     assert_nobody_writes(&received, LEN);
     assert!(*received.read().unwrap() == bytes(LEN)[..]);
 }
@@ -149,15 +149,15 @@ fn nobody_else_writes_what_a_parent_sends() {
 /// A parent trusts nobody who sends to it, whatever the file promises.
 #[test]
 fn what_a_worker_sends_is_never_read_in_place() {
-    let blob = write(Some(&Shelf::of_parent()), &bytes(LEN));
-    assert!(!is_viewed(&pass(&blob, &Shelf::of_parent()).read().unwrap()));
+    let blob = write(Some(&BlobCache::of_parent()), &bytes(LEN));
+    assert!(!is_viewed(&pass(&blob, &BlobCache::of_parent()).read().unwrap()));
     assert!(!is_viewed(&blob.read().unwrap()));
-    assert!(is_viewed(&pass(&blob, &Shelf::of_worker()).read().unwrap()));
+    assert!(is_viewed(&pass(&blob, &BlobCache::of_worker()).read().unwrap()));
 }
 
 #[test]
 fn only_a_buffer_is_read_in_place() {
-    let worker = Shelf::of_worker();
+    let worker = BlobCache::of_worker();
     for (seals, has_hole) in
         [(SealFlag::empty(), false), (fixed(), false), (FUTURE_WRITE, false), (FUTURE_WRITE | fixed(), true)]
     {
@@ -178,7 +178,7 @@ fn only_a_buffer_is_read_in_place() {
 fn a_pipe_is_not_a_blob() {
     let (reader, _writer) = std::io::pipe().unwrap();
     let fd = PrivateFd::adopt(reader.into()).unwrap();
-    let error = Blob::receive(fd, &Shelf::of_parent()).unwrap_err();
+    let error = Blob::receive(fd, &BlobCache::of_parent()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 

@@ -22,11 +22,11 @@ use nix::sys::uio::pwritev;
 use start_methods::PrivateFd;
 
 use super::Blob;
+use super::BlobCache;
 use super::Buffer;
 use super::Foot;
 use super::Held;
 use super::REUSE_MAX;
-use super::Shelf;
 use super::State;
 use super::cache::Kept;
 use super::cache::Loan;
@@ -40,7 +40,7 @@ use crate::sys::failpoint::fault;
 pub(crate) struct Writer {
     file: File,
     len: u64,
-    shelf: Option<Arc<Shelf>>,
+    cache: Option<Arc<BlobCache>>,
 }
 
 #[derive(Debug)]
@@ -60,19 +60,19 @@ impl File {
 }
 
 impl Writer {
-    /// For a value of this length at least: into an old file, if the shelf has any.
+    /// For a value of this length at least: into an old file, if the cache has any.
     ///
     /// # Errors
     ///
     /// There is no descriptor left, or no place for anonymous files.
-    pub(crate) fn new(shelf: Option<&Arc<Shelf>>, len: u64) -> io::Result<Self> {
+    pub(crate) fn new(cache: Option<&Arc<BlobCache>>, len: u64) -> io::Result<Self> {
         fault!("blob");
-        let file = match shelf.and_then(|shelf| shelf.take(len)) {
+        let file = match cache.and_then(|cache| cache.take(len)) {
             Some(Kept::Buffer(buffer)) => File::Buffer(buffer),
             Some(Kept::Loan(Loan { fd, capacity })) => File::Plain { fd, room: capacity },
             None => File::new()?,
         };
-        Ok(Self { file, len: 0, shelf: shelf.cloned() })
+        Ok(Self { file, len: 0, cache: cache.cloned() })
     }
 
     /// Appends the parts, one behind the other.
@@ -102,7 +102,7 @@ impl Writer {
 
     /// The buffer has no room for so many bytes: goes on in another with what there is, or in a new file.
     fn move_on(&mut self, len: u64) -> io::Result<()> {
-        let larger = self.shelf.as_ref().and_then(|shelf| shelf.take_largest(len));
+        let larger = self.cache.as_ref().and_then(|cache| cache.take_largest(len));
         let larger = larger.map_or_else(File::new, |buffer| Ok(File::Buffer(buffer)))?;
         let File::Buffer(buffer) = std::mem::replace(&mut self.file, larger) else { unreachable!("asked of a buffer") };
         let there = buffer.start(buffer_place(self.len));
@@ -110,8 +110,8 @@ impl Writer {
             File::Plain { fd, .. } => write_at(fd, [there, &[]], 0)?,
             File::Buffer(larger) => larger.write(0, there),
         }
-        if let Some(shelf) = &self.shelf {
-            shelf.put_buffer(buffer);
+        if let Some(cache) = &self.cache {
+            cache.put_buffer(buffer);
         }
         Ok(())
     }
@@ -122,27 +122,27 @@ impl Writer {
     ///
     /// There is not enough memory.
     pub(crate) fn finish(self) -> io::Result<Blob> {
-        let Self { file, len, shelf } = self;
+        let Self { file, len, cache } = self;
         let held = match file {
             File::Buffer(mut buffer) => {
                 buffer.finish(buffer_place(len));
                 Held::Buffer(buffer)
             }
-            File::Plain { fd, room } => finish_plain(fd, room.max(len), len, shelf.as_deref())?,
+            File::Plain { fd, room } => finish_plain(fd, room.max(len), len, cache.as_deref())?,
         };
-        Ok(Blob::new(held, len, shelf))
+        Ok(Blob::new(held, len, cache))
     }
 }
 
 /// Lends the file, makes a buffer of it, or seals it for good.
-fn finish_plain(fd: Arc<PrivateFd>, offset: u64, len: u64, shelf: Option<&Shelf>) -> io::Result<Held> {
-    let reuse = shelf.filter(|_| len <= REUSE_MAX);
-    let is_lent = reuse.is_some_and(Shelf::may_lend);
+fn finish_plain(fd: Arc<PrivateFd>, offset: u64, len: u64, cache: Option<&BlobCache>) -> io::Result<Held> {
+    let reuse = cache.filter(|_| len <= REUSE_MAX);
+    let is_lent = reuse.is_some_and(BlobCache::may_lend);
     let state = if is_lent { State::Lent } else { State::Given };
     Foot { offset, len, state }.write(&*fd)?;
     match reuse {
-        Some(shelf) if is_lent => shelf.note_loan(Loan { fd: Arc::clone(&fd), capacity: offset }),
-        Some(shelf) if shelf.has_buffers() => {
+        Some(cache) if is_lent => cache.note_loan(Loan { fd: Arc::clone(&fd), capacity: offset }),
+        Some(cache) if cache.has_buffers() => {
             if let Some(buffer) = Buffer::of_file(&fd, buffer_place(offset)) {
                 return Ok(Held::Buffer(buffer));
             }

@@ -185,9 +185,9 @@ impl Trial {
         let (mut items, mut records) = (0, 0);
         for entry in &road.flights {
             let (more_items, more_records) = match &entry.flight {
-                Flight::Items(span) => (span.len(), span.len()),
-                Flight::AttachedItem => (1, 1),
-                Flight::Select | Flight::Note(_) => (0, 1),
+                Contents::Items(span) => (span.len(), span.len()),
+                Contents::AttachedItem => (1, 1),
+                Contents::Select | Contents::Note(_) => (0, 1),
             };
             items += u64::from(more_items);
             records += more_records;
@@ -214,8 +214,8 @@ impl Trial {
             items.push(item);
         }
         let items_of_batch = Items::Inline { bytes, ends };
-        let selection = Selection { function: FunctionId(function), context: 0, timeout: None };
-        (Span::whole(Batch { job: JobId(1), selection, first_index: 0, items: items_of_batch }), items)
+        let target = Target { function: FunctionId(function), context: 0, timeout: None };
+        (Span::whole(Batch { job: JobId(1), target, first_index: 0, items: items_of_batch }), items)
     }
 
     fn send_items(&mut self, lens: &[usize], function: u32) {

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::Cell;
 use super::Road;
-use crate::schedule::time_limit;
-use crate::schedule::time_limit::Progress;
+use crate::sys::clock;
+use crate::work::progress::Progress;
 
 impl Road {
     /// How far the worker has come with the next item.
@@ -24,7 +24,7 @@ impl Road {
 
     /// When the worker began its item, by its own word.
     fn began(&self) -> Option<Instant> {
-        let ago = time_limit::monotonic_ns().saturating_sub(self.memory.cell(Cell::BeganNs).load(Ordering::Relaxed));
+        let ago = clock::monotonic_ns().saturating_sub(self.memory.cell(Cell::BeganNs).load(Ordering::Relaxed));
         Instant::now().checked_sub(Duration::from_nanos(ago))
     }
 

@@ -6,36 +6,36 @@ use super::*;
 
 #[test]
 fn a_buffer_is_used_again_when_nobody_here_needs_it() {
-    let shelf = Shelf::of_parent();
-    let first = write(Some(&shelf), &bytes(LEN));
+    let cache = BlobCache::of_parent();
+    let first = write(Some(&cache), &bytes(LEN));
     let kept = first.clone();
     let file = inode(&first);
     spend(first);
-    let other = write(Some(&shelf), &[1; LEN]);
+    let other = write(Some(&cache), &[1; LEN]);
     assert_ne!(inode(&other), file);
     drop(kept);
-    let again = write(Some(&shelf), &[2; 100_000]);
+    let again = write(Some(&cache), &[2; 100_000]);
     assert_eq!(inode(&again), file);
-    assert!(*pass(&again, &Shelf::of_worker()).read().unwrap() == [2; 100_000], "it has its own length");
+    assert!(*pass(&again, &BlobCache::of_worker()).read().unwrap() == [2; 100_000], "it has its own length");
     assert!(*other.read().unwrap() == [1; LEN]);
 }
 
 /// It was never sent; or to a worker that is being killed over it, and may be reading it.
 #[test]
 fn a_buffer_is_not_used_again_before_there_is_an_answer() {
-    let shelf = Shelf::of_parent();
-    let blob = write(Some(&shelf), &bytes(LEN));
-    let received = pass(&blob, &Shelf::of_worker());
+    let cache = BlobCache::of_parent();
+    let blob = write(Some(&cache), &bytes(LEN));
+    let received = pass(&blob, &BlobCache::of_worker());
     let read = received.read().unwrap();
     drop(blob);
-    let next = write(Some(&shelf), &[1; LEN]);
+    let next = write(Some(&cache), &[1; LEN]);
     assert_ne!(inode(&next), inode(&received));
     assert!(is_viewed(&read) && *read == bytes(LEN)[..]);
 }
 
 #[test]
 fn a_worker_keeps_what_it_is_sent_mapped() {
-    let (parent, worker) = (Shelf::of_parent(), Shelf::of_worker());
+    let (parent, worker) = (BlobCache::of_parent(), BlobCache::of_worker());
     let send = |byte: u8, len: usize| {
         let blob = write(Some(&parent), &vec![byte; len]);
         let bytes = pass(&blob, &worker).read().unwrap();
@@ -52,30 +52,30 @@ fn a_worker_keeps_what_it_is_sent_mapped() {
 
 #[test]
 fn a_value_that_a_buffer_has_no_room_for_moves_on() {
-    let shelf = Shelf::of_parent();
-    let short = write(Some(&shelf), &bytes(90_000));
+    let cache = BlobCache::of_parent();
+    let short = write(Some(&cache), &bytes(90_000));
     let file = inode(&short);
     spend(short);
-    let longer = write(Some(&shelf), &bytes(LEN));
+    let longer = write(Some(&cache), &bytes(LEN));
     assert_ne!(inode(&longer), file);
     assert!(*longer.read().unwrap() == bytes(LEN)[..]);
-    assert_eq!(inode(&write(Some(&shelf), &bytes(90_000))), file, "the short one is there for the next");
+    assert_eq!(inode(&write(Some(&cache), &bytes(90_000))), file, "the short one is there for the next");
 }
 
 #[test]
 fn a_shelf_keeps_what_was_used_last() {
-    let shelf = Shelf::of_parent();
-    let old: Vec<_> = (0..6).map(|_| write(Some(&shelf), &bytes(LONG / 2))).collect();
-    let new: Vec<_> = (0..3).map(|_| write(Some(&shelf), &bytes(LONG - 1))).collect();
+    let cache = BlobCache::of_parent();
+    let old: Vec<_> = (0..6).map(|_| write(Some(&cache), &bytes(LONG / 2))).collect();
+    let new: Vec<_> = (0..3).map(|_| write(Some(&cache), &bytes(LONG - 1))).collect();
     let files: Vec<_> = new.iter().map(inode).collect();
     old.into_iter().chain(new).for_each(spend);
-    let again = [(); 2].map(|()| write(Some(&shelf), &bytes(LONG - 1)));
+    let again = [(); 2].map(|()| write(Some(&cache), &bytes(LONG - 1)));
     assert!(again.iter().all(|blob| files[1..].contains(&inode(blob))), "{files:?}, then {again:?}");
 }
 
 #[test]
 fn a_lent_file_is_used_again_when_its_reader_is_done() {
-    let (worker, parent) = (Shelf::of_worker(), Shelf::of_parent());
+    let (worker, parent) = (BlobCache::of_worker(), BlobCache::of_parent());
     let lend = |bytes: &[u8]| {
         let blob = write(Some(&worker), bytes);
         (inode(&blob), pass(&blob, &parent))
@@ -101,7 +101,7 @@ fn a_lent_file_is_used_again_when_its_reader_is_done() {
 
 #[test]
 fn no_more_than_a_few_files_are_lent() {
-    let (worker, parent) = (Shelf::of_worker(), Shelf::of_parent());
+    let (worker, parent) = (BlobCache::of_worker(), BlobCache::of_parent());
     let received: Vec<_> = (0..6).map(|_| pass(&write(Some(&worker), &bytes(LEN)), &parent)).collect();
     let lent = received.iter().filter(|blob| matches!(blob.file.held, Some(Held::Lent(..)))).count();
     assert_eq!(lent, 3);
@@ -110,10 +110,10 @@ fn no_more_than_a_few_files_are_lent() {
 
 #[test]
 fn the_memory_of_a_copy_is_used_again() {
-    let shelf = Shelf::of_parent();
-    let worker = Shelf::of_worker();
+    let cache = BlobCache::of_parent();
+    let worker = BlobCache::of_worker();
     let read = |byte, len| {
-        let bytes = pass(&write(Some(&worker), &vec![byte; len]), &shelf).read().unwrap();
+        let bytes = pass(&write(Some(&worker), &vec![byte; len]), &cache).read().unwrap();
         assert!(*bytes == vec![byte; len]);
         bytes.as_ptr()
     };
@@ -140,7 +140,7 @@ proptest! {
     /// However they are used again: a value that somebody still holds is what was written.
     #[test]
     fn values_that_are_held_stay_as_they_are(steps in steps(), by_parent: bool) {
-        let (parent, worker) = (Shelf::of_parent(), Shelf::of_worker());
+        let (parent, worker) = (BlobCache::of_parent(), BlobCache::of_worker());
         let (from, to) = if by_parent { (&parent, &worker) } else { (&worker, &parent) };
         let mut held: Vec<(Blob, Blob, Vec<u8>)> = Vec::new();
         for (number, step) in steps.into_iter().enumerate() {

@@ -13,7 +13,7 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Order;
 use crate::transport::frame::parse_order;
 use crate::transport::ring::worker::Next;
-use crate::work::batch::Selection;
+use crate::work::batch::Target;
 use crate::work::function::Verdict;
 
 impl Trial {
@@ -34,7 +34,7 @@ impl Trial {
         let bytes = self.worker.bytes(&record);
         self.running = None;
         if record.is_order
-            && let Ok(Order::Select { selection: Selection { function, .. } }) = parse_order(bytes)
+            && let Ok(Order::Select { target: Target { function, .. } }) = parse_order(bytes)
         {
             self.selected = Some(function.0);
             return;

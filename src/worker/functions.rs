@@ -15,24 +15,25 @@ use start_methods::PrivateFd;
 use super::broken;
 use crate::error::Side;
 use crate::sys::failpoint::failpoint;
-use crate::sys::owner_process::Origin;
+use crate::sys::owner_process::OwnerProcess;
+use crate::sys::payload;
 use crate::transport::control;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Body;
+use crate::transport::panic_record::PanicRecord;
 use crate::values::blob::Blob;
+use crate::values::blob::BlobCache;
 use crate::values::blob::Bytes;
-use crate::values::blob::Shelf;
 use crate::values::codec;
 use crate::values::output::Output;
 use crate::values::output::no_room;
-use crate::work::batch::Selection;
+use crate::work::batch::Target;
 use crate::work::function::Definition;
 use crate::work::function::FunctionId;
 use crate::work::function::ResolvedFunction;
 use crate::work::function::Verdict;
 use crate::worker::deadline;
 use crate::worker::panics;
-use crate::worker::panics::PanicRecord;
 
 /// A context that is shared by the items of one call.
 pub(super) enum Context {
@@ -42,7 +43,7 @@ pub(super) enum Context {
 }
 
 /// What items are given to.
-pub(super) enum Task {
+pub(super) enum Callee {
     Ready(Ready),
     /// They are all answered with this.
     Failed {
@@ -68,24 +69,24 @@ impl Ready {
 }
 
 /// What the worker has been told of.
-pub(super) struct Tasks {
-    origin: Origin,
-    pub(super) shelf: Arc<Shelf>,
+pub(super) struct Functions {
+    owner: OwnerProcess,
+    pub(super) cache: Arc<BlobCache>,
     functions: HashMap<FunctionId, Result<ResolvedFunction, String>>,
     contexts: HashMap<u64, Rc<Context>>,
 }
 
-impl Tasks {
+impl Functions {
     pub(super) fn new() -> Self {
         // Number 0 is the context of calls that have none.
         let contexts = HashMap::from([(0, Rc::new(Context::Open(Box::new(()))))]);
-        Self { origin: Origin::here(), shelf: Shelf::of_worker(), functions: HashMap::new(), contexts }
+        Self { owner: OwnerProcess::here(), cache: BlobCache::of_worker(), functions: HashMap::new(), contexts }
     }
 
     /// Ends this process if it is a copy of the worker, made by a task, that has come back from the task: only one of
     /// the two may answer. At once and silently, because all that would be said or flushed is the worker's to say.
     pub(super) fn stay_alone(&self) {
-        if !self.origin.is_here() {
+        if !self.owner.is_here() {
             let raised = nix::sys::signal::raise(Signal::SIGKILL);
             unreachable!("a process can kill itself: {raised:?}");
         }
@@ -101,7 +102,7 @@ impl Tasks {
         let opened = match self.functions.get(&function) {
             Some(Ok(function)) => match body {
                 Body::Inline(bytes) => function.open(bytes),
-                Body::Attached => read_attached(attached, &self.shelf).and_then(|bytes| function.open(&bytes)),
+                Body::Attached => read_attached(attached, &self.cache).and_then(|bytes| function.open(&bytes)),
             },
             // The items will be told that the function is missing, which is the cause.
             _ => Err("its function was not found".to_owned()),
@@ -113,51 +114,51 @@ impl Tasks {
     pub(super) fn forget(&mut self, context: u64) {
         let context = self.contexts.remove(&context);
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(context))) {
-            log::warn!("a context panicked when it was dropped: {}", codec::payload_text(payload));
+            log::warn!("a context panicked when it was dropped: {}", payload::into_text(payload));
         }
     }
 
-    pub(super) fn select(&self, selection: Selection) -> io::Result<Task> {
-        let Selection { function, context, timeout } = selection;
+    pub(super) fn select(&self, target: Target) -> io::Result<Callee> {
+        let Target { function, context, timeout } = target;
         let function = match self.functions.get(&function) {
             Some(Ok(function)) => *function,
             Some(Err(error)) => {
-                return Ok(Task::Failed { kind: AnswerKind::FunctionNotFound, message: error.clone() });
+                return Ok(Callee::Failed { kind: AnswerKind::FunctionNotFound, message: error.clone() });
             }
             None => return Err(broken("a task names a function that was never defined")),
         };
         let failed = |message: &str| {
             let kind = AnswerKind::Verdict(Verdict::NotDecoded(Side::Context));
-            Task::Failed { kind, message: message.to_owned() }
+            Callee::Failed { kind, message: message.to_owned() }
         };
         Ok(match self.contexts.get(&context) {
             None => failed("it never arrived"),
             Some(context) => match context.as_ref() {
-                Context::Open(_) => Task::Ready(Ready { function, context: Rc::clone(context), timeout }),
+                Context::Open(_) => Callee::Ready(Ready { function, context: Rc::clone(context), timeout }),
                 Context::Failed(error) => failed(error),
             },
         })
     }
 }
 
-impl Task {
+impl Callee {
     pub(super) fn is_timed(&self) -> bool {
-        matches!(self, Task::Ready(Ready { timeout: Some(_), .. }))
+        matches!(self, Callee::Ready(Ready { timeout: Some(_), .. }))
     }
 
     /// Runs one item; what to answer, with the bytes in `out`.
     pub(super) fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> AnswerKind {
         out.clear();
         let (ready, item) = match (self, item) {
-            (Task::Failed { kind, message }, _) => {
+            (Callee::Failed { kind, message }, _) => {
                 out.say(message.as_bytes());
                 return *kind;
             }
-            (Task::Ready(_), Err(error)) => {
+            (Callee::Ready(_), Err(error)) => {
                 out.say(error.as_bytes());
                 return AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument));
             }
-            (Task::Ready(ready), Ok(item)) => (ready, item),
+            (Callee::Ready(ready), Ok(item)) => (ready, item),
         };
         let _limit = deadline::begin(ready.timeout);
         failpoint!("before_run");
@@ -181,9 +182,9 @@ pub(super) fn say_panic(panic: &PanicRecord, out: &mut Output) -> AnswerKind {
     AnswerKind::Panicked
 }
 
-pub(super) fn read_attached(attached: Option<PrivateFd>, shelf: &Arc<Shelf>) -> Result<Bytes, String> {
+pub(super) fn read_attached(attached: Option<PrivateFd>, cache: &Arc<BlobCache>) -> Result<Bytes, String> {
     let fd = attached.ok_or("its bytes did not arrive")?;
-    Blob::receive(fd, shelf).and_then(|blob| blob.read()).map_err(|error| error.to_string())
+    Blob::receive(fd, cache).and_then(|blob| blob.read()).map_err(|error| error.to_string())
 }
 
 /// An answer whose bytes do not fit the road: the file that has them, or the answer to give instead.

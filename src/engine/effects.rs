@@ -1,0 +1,53 @@
+//! What must be done when the lock has been let go.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use log::Level;
+use start_methods::Child;
+
+use crate::values::blob::Blob;
+use crate::work::jobs::Callback;
+use crate::work::jobs::Log;
+
+/// Something of the user's that is due.
+pub(crate) enum Due {
+    /// A callback, whose job has finished.
+    Call(Callback, Arc<Log>),
+    /// A future's waker, whose job has finished.
+    Wake(Waker),
+    /// A line for the user's logger.
+    Log(Level, String),
+}
+
+/// What must be done when the lock has been let go.
+#[derive(Default)]
+pub(crate) struct Effects {
+    /// Worker processes to be started, by the background thread.
+    pub(crate) starts: usize,
+    /// For the callback thread: users' callbacks and wakers, and lines for the user's logger.
+    pub(crate) calls: Vec<Due>,
+    /// Processes that nobody wants: dropping one waits for its end.
+    pub(crate) unwanted: Vec<Child>,
+    /// A worker cannot use rings: no later one shall be given any.
+    pub(crate) without_rings: bool,
+    /// Large values that nobody needs any more: the kernel takes its time for taking back their memory.
+    pub(crate) spent: Vec<Blob>,
+}
+
+impl Effects {
+    /// The worker that had this argument has answered.
+    pub(crate) fn release(&mut self, blob: Blob) {
+        blob.note_answered();
+        self.spent.push(blob);
+    }
+
+    pub(crate) fn log(&mut self, level: Level, text: String) {
+        self.calls.push(Due::Log(level, text));
+    }
+
+    /// Whether there is nothing for just any thread to do.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.calls.is_empty() && self.unwanted.is_empty() && self.spent.is_empty() && !self.without_rings
+    }
+}
