@@ -4,11 +4,9 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::Serialize;
 use start_methods::Boot;
@@ -21,10 +19,10 @@ use crate::driver::Shared;
 use crate::engine::config::Config;
 use crate::engine::config::InitializerArgs;
 use crate::engine::config::InitializerCall;
-use crate::engine::config::try_rings;
 use crate::error::PoolError;
 use crate::schedule::size::Size;
 use crate::sys::processor;
+use crate::transport::links::Links;
 use crate::values::codec;
 use crate::values::output::Output;
 use crate::values::output::no_room;
@@ -408,7 +406,6 @@ impl PoolBuilder {
         };
         let initializer = self.initializer.transpose().map_err(|message| PoolError::Initializer { message })?;
         let starter = make_starter(self.start_method, self.executable, self.fork_despite_threads)?;
-        let (with_rings, first_rings) = try_rings();
         let config = Config {
             size,
             start_method: self.start_method,
@@ -419,8 +416,7 @@ impl PoolBuilder {
             name: self.name,
             boot: self.boot,
             started: AtomicU64::new(0),
-            with_rings: AtomicBool::new(with_rings),
-            first_rings: Mutex::new(first_rings),
+            links: Links::choose(),
         };
         if self.doubtful {
             config.try_settings(&starter)?;

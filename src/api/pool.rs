@@ -109,7 +109,7 @@ impl Pool {
     /// Workers come and go; an id is good for looking at, and for a signal in a test.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
-        let pids = self.shared.with(|engine| engine.members.values().map(|member| member.child.pid()).collect());
+        let pids = self.shared.with(|engine| engine.pids());
         pids.unwrap_or_default()
     }
 

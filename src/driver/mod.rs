@@ -51,8 +51,8 @@ use crate::sys::condvar;
 use crate::sys::owner_process::OwnerProcess;
 use crate::sys::spin;
 use crate::sys::spin::AdaptiveSpin;
-use crate::transport::Road;
-use crate::transport::ring::parent::Lookout;
+use crate::transport::link::AnswerProbe;
+use crate::transport::link::Link;
 use crate::values::blob::BlobCache;
 use crate::values::output::Output;
 use crate::work::batch::JobId;
@@ -84,7 +84,7 @@ pub(crate) struct Driven {
     /// How long the next driver looks for answers before it sleeps.
     spin: AdaptiveSpin,
     /// Memory for what it looks at.
-    lookouts: Vec<Lookout>,
+    probes: Vec<AnswerProbe>,
     /// The background thread sleeps until it is told that the seat is empty.
     background_sleeps: bool,
     /// The background thread lets callers come and go, and is told only when one leaves something unfinished.
@@ -148,7 +148,7 @@ impl Shared {
                 drives: 0,
                 turned_at: Instant::now(),
                 spin: AdaptiveSpin::long(),
-                lookouts: Vec::new(),
+                probes: Vec::new(),
                 background_sleeps: false,
                 background_dozes: false,
                 followers: Vec::new(),
@@ -186,7 +186,7 @@ impl Shared {
             let worker = self.config.start_worker(starts);
             let engine = &mut self.driven.lock().engine;
             match worker {
-                Ok((child, road)) => engine.started(child, road),
+                Ok((child, link)) => engine.started(child, link),
                 Err(error) => {
                     engine.drop_starts(processes - started);
                     return Err(error);
@@ -194,7 +194,7 @@ impl Shared {
             }
         }
         // Nobody's, if the pool begins without workers.
-        drop(self.config.first_rings.lock().take());
+        self.config.links.drop_leftovers();
         Ok(starts.settle()?)
     }
 
@@ -331,14 +331,14 @@ impl Shared {
 
     /// Looks for answers in the rings for a while, without the lock. Says whether there may be some.
     fn spin(&self, driven: &mut MutexGuard<'_, Driven>) -> bool {
-        let mut lookouts = std::mem::take(&mut driven.lookouts);
-        driven.engine.lookouts(&mut lookouts);
-        let found = !lookouts.is_empty() && {
+        let mut probes = std::mem::take(&mut driven.probes);
+        driven.engine.probes(&mut probes);
+        let found = !probes.is_empty() && {
             let time = driven.spin.time();
-            MutexGuard::unlocked(driven, || spin::look(time, || lookouts.iter().any(Lookout::has_news)))
+            MutexGuard::unlocked(driven, || spin::look(time, || probes.iter().any(AnswerProbe::has_news)))
         };
-        lookouts.clear();
-        driven.lookouts = lookouts;
+        probes.clear();
+        driven.probes = probes;
         if found {
             driven.spin.was_rewarded();
         }
@@ -422,8 +422,8 @@ impl Shared {
     /// Does what must not be done under the lock and is quickly done, until there is nothing left of it.
     fn settle_effects<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {
         while !driven.engine.effects.is_settled() {
-            if std::mem::take(&mut driven.engine.effects.without_rings) {
-                self.config.without_rings();
+            if std::mem::take(&mut driven.engine.effects.link_refused) {
+                self.config.links.fall_back();
             }
             let calls = std::mem::take(&mut driven.engine.effects.calls);
             let unwanted = std::mem::take(&mut driven.engine.effects.unwanted);
@@ -444,7 +444,7 @@ impl Shared {
             driven.engine.effects.starts -= 1;
             let started = MutexGuard::unlocked(&mut driven, || self.start_worker());
             match started {
-                Ok((child, road)) => driven.engine.started(child, road),
+                Ok((child, link)) => driven.engine.started(child, link),
                 Err(error) => driven.engine.start_failed(error),
             }
             // A timer may have been set, or the last obstacle to the pool's rest may be gone.
@@ -463,7 +463,7 @@ impl Shared {
         }
     }
 
-    fn start_worker(&self) -> Result<(Child, Road), PoolError> {
+    fn start_worker(&self) -> Result<(Child, Link), PoolError> {
         let starter = self.starter.lock().clone();
         // Gone when the pool was joined, or dropped, while this start was on its way.
         let starter = starter.ok_or(PoolError::Terminated)?;
@@ -488,7 +488,7 @@ impl Shared {
         let mut driven = self.driven.lock();
         driven.leaving = true;
         self.background.notify_all();
-        if let Some(watch) = driven.engine.put_watch_away() {
+        if let Some(watch) = driven.engine.take_watch() {
             // Both: somebody in the foreground may sleep there too, waiting for the same end.
             watch.nudge.ring();
             watch.ring();

@@ -29,8 +29,8 @@ pub(crate) struct Effects {
     pub(crate) calls: Vec<Due>,
     /// Processes that nobody wants: dropping one waits for its end.
     pub(crate) unwanted: Vec<Child>,
-    /// A worker cannot use rings: no later one shall be given any.
-    pub(crate) without_rings: bool,
+    /// A worker cannot use its link: later workers get one of another kind.
+    pub(crate) link_refused: bool,
     /// Large values that nobody needs any more: the kernel takes its time for taking back their memory.
     pub(crate) spent: Vec<Blob>,
 }
@@ -48,6 +48,6 @@ impl Effects {
 
     /// Whether there is nothing for just any thread to do.
     pub(crate) fn is_settled(&self) -> bool {
-        self.calls.is_empty() && self.unwanted.is_empty() && self.spent.is_empty() && !self.without_rings
+        self.calls.is_empty() && self.unwanted.is_empty() && self.spent.is_empty() && !self.link_refused
     }
 }

@@ -36,7 +36,7 @@ pub(crate) const EVENTS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Doorbell,
-    Road(WorkerId),
+    Link(WorkerId),
     Control(WorkerId),
     /// The pidfd: the worker has ended.
     End(WorkerId),
@@ -50,7 +50,7 @@ impl Source {
     fn token(self) -> u64 {
         match self {
             Source::Doorbell => DOORBELL,
-            Source::Road(WorkerId(id)) => id << 2,
+            Source::Link(WorkerId(id)) => id << 2,
             Source::Control(WorkerId(id)) => id << 2 | 1,
             Source::End(WorkerId(id)) => id << 2 | 2,
             Source::Status(WorkerId(id)) => id << 2 | 3,
@@ -61,7 +61,7 @@ impl Source {
         let worker = WorkerId(token >> 2);
         match token {
             DOORBELL => Source::Doorbell,
-            token if token & 3 == 0 => Source::Road(worker),
+            token if token & 3 == 0 => Source::Link(worker),
             token if token & 3 == 1 => Source::Control(worker),
             token if token & 3 == 2 => Source::End(worker),
             _ => Source::Status(worker),

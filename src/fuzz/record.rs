@@ -24,13 +24,13 @@ use super::hostile;
 use super::hostile::Step;
 use crate::schedule::walk;
 use crate::sys::bell::Bell;
-use crate::transport::Note;
 use crate::transport::control;
 use crate::transport::control::Initializer;
-use crate::transport::control::RoadKind;
+use crate::transport::control::LinkKind;
 use crate::transport::control::Setup;
 use crate::transport::frame::Head;
 use crate::transport::frame::close_item;
+use crate::transport::note::Note;
 use crate::transport::ring;
 use crate::transport::socket;
 use crate::work::batch::Batch;
@@ -151,16 +151,16 @@ fn record_frames() {
         ("panicked", LocalFunction::task::<Map<u32, u32>, Plain>(panic_at)),
         ("attached", LocalFunction::task::<Map<u32, Vec<u32>>, Plain>(large)),
     ];
-    let road = socket::Road::new().unwrap();
-    let child = start(&Setup { road: RoadKind::Socket, initializer: None }, &[road.worker_end()]);
+    let end = socket::ParentEnd::new().unwrap();
+    let child = start(&Setup { link: LinkKind::Socket, initializer: None }, &[end.worker_end()]);
     write("report", "ready", &report_of(&child));
     let tell = |name: &str, head: &[u8], body: &[u8]| {
         write("frame", &format!("order-{name}"), &[head, body].concat());
-        let _sent = road.send(head, body, None).unwrap();
+        let _sent = end.send(head, body, None).unwrap();
     };
     let mut buffer = vec![0; 1 << 17];
     let mut hear = |name: &str| {
-        let len = patiently(|| road.recv(&mut buffer).unwrap()).len;
+        let len = patiently(|| end.recv(&mut buffer).unwrap()).0;
         write("frame", &format!("answer-{name}"), &buffer[..len]);
         if name == "panicked" {
             write("report", "panic", &buffer[5..len]);
@@ -192,19 +192,19 @@ fn record_frames() {
 
 /// What is left of a worker that aborts, and of one that never began.
 fn record_ends() {
-    let road = socket::Road::new().unwrap();
-    let child = start(&Setup { road: RoadKind::Socket, initializer: None }, &[road.worker_end()]);
+    let end = socket::ParentEnd::new().unwrap();
+    let child = start(&Setup { link: LinkKind::Socket, initializer: None }, &[end.worker_end()]);
     report_of(&child);
     let span = items(&[&[1]]);
-    let _sent = road.send(&definition(LocalFunction::task::<Map<u32, u32>, Plain>(abort)), &[], None).unwrap();
-    let _sent = road.send(Head::run(&span, 1).as_bytes(), span.bytes().unwrap(), None).unwrap();
+    let _sent = end.send(&definition(LocalFunction::task::<Map<u32, u32>, Plain>(abort)), &[], None).unwrap();
+    let _sent = end.send(Head::run(&span, 1).as_bytes(), span.bytes().unwrap(), None).unwrap();
     write("report", "last-words", &report_of(&child));
     child.wait().unwrap();
 
     let definition = LocalFunction::initializer::<(&'static str,), anyhow::Result<()>>(refuse).definition().unwrap();
     let initializer = Some(Initializer { definition, args: Some(control::encode(&("no",))) });
-    let road = socket::Road::new().unwrap();
-    let child = start(&Setup { road: RoadKind::Socket, initializer }, &[road.worker_end()]);
+    let end = socket::ParentEnd::new().unwrap();
+    let child = start(&Setup { link: LinkKind::Socket, initializer }, &[end.worker_end()]);
     write("report", "initializer-failed", &report_of(&child));
     child.wait().unwrap();
 }
@@ -218,19 +218,19 @@ fn record_rings() {
         ("attached", LocalFunction::task::<Map<u32, Vec<u32>>, Plain>(large)),
     ];
     for (name, function) in tasks {
-        let (mut road, memory) = ring::parent::Road::new().unwrap();
+        let (mut end, memory) = ring::parent::ParentEnd::new().unwrap();
         let bell = Bell::new().unwrap();
-        let child = start(&Setup { road: RoadKind::Ring, initializer: None }, &[memory.as_fd(), bell.as_fd()]);
+        let child = start(&Setup { link: LinkKind::Ring, initializer: None }, &[memory.as_fd(), bell.as_fd()]);
         report_of(&child);
-        road.send_note(Note { frame: definition(function), attached: None }, None);
+        end.send_note(Note { frame: definition(function), attached: None }, None);
         let span = items(&[&[1], &[2], &[3]]);
-        assert_eq!(road.send_items(&span), span.len());
-        let answers = patiently(|| hostile::answers_in(&road, 3 + 2));
+        assert_eq!(end.send_items(&span), span.len());
+        let answers = patiently(|| hostile::answers_in(&end, 3 + 2));
         write("arrivals", name, &[&[2, 2][..], &answers].concat());
         if name == "attached" {
             write("report", "attachment", &report_of(&child));
         }
-        road.send_note(Note { frame: Head::stop().as_bytes().to_vec(), attached: None }, None);
+        end.send_note(Note { frame: Head::stop().as_bytes().to_vec(), attached: None }, None);
         assert!(child.wait().unwrap().success());
     }
 }

@@ -296,13 +296,7 @@ impl Schedule {
         self.backlog.put_back(returned);
     }
 
-    /// The road to the worker has room again.
-    pub(crate) fn road_has_room(&mut self, worker: WorkerId, now: Instant) {
-        self.note_room(worker);
-        self.go_on(now);
-    }
-
-    /// As [`road_has_room`](Self::road_has_room), but decides nothing yet.
+    /// The link to the worker may have room again. Decides nothing yet.
     pub(crate) fn note_room(&mut self, worker: WorkerId) {
         if let Some(member) = self.roster.get_mut(worker) {
             member.road_full = false;

@@ -13,20 +13,20 @@ use crate::work::function::Definition;
 /// An error text in a report is cut at this length, so that the report fits.
 pub(crate) const REPORT_TEXT_MAX: usize = 4 * 1024;
 
-/// Which road leads to the worker.
+/// The kind of the link to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum RoadKind {
+pub(crate) enum LinkKind {
     /// Two descriptors: the memory and the bell.
     Ring,
     /// One descriptor: the socket.
     Socket,
 }
 
-/// The payload of a worker's birth. Its descriptors: those of the road, then the arguments of the initializer if
+/// The payload of a worker's birth. Its descriptors: those of the link, then the arguments of the initializer if
 /// attached.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
-    pub(crate) road: RoadKind,
+    pub(crate) link: LinkKind,
     pub(crate) initializer: Option<Initializer>,
 }
 
@@ -45,8 +45,8 @@ pub(crate) enum Report {
     Ready,
     /// Its initializer failed; it is about to leave.
     InitializerFailed { message: String },
-    /// It cannot use the rings; it is about to leave.
-    NoRings { message: String },
+    /// It cannot use its link; it is about to leave.
+    LinkRefused { message: String },
     /// Beside this message lie the bytes of an answer, by this number.
     Attachment { number: u32 },
     /// It is about to abort because of this panic.

@@ -1,49 +1,67 @@
-//! The road over a socket: one datagram for each frame, blobs by SCM_RIGHTS.
+//! The link over a socket: one datagram per frame, blobs by SCM_RIGHTS.
 //!
 //! A pair of AF_UNIX SOCK_SEQPACKET sockets, apart from the control socket. The parent keeps **both** ends:
 //!
-//! - What the worker has not read, the parent can read from the worker's own end. The kernel hands each datagram to
-//!   exactly one reader, so each order is either read or recalled, and after a death it is known exactly which had
-//!   never arrived. (While the worker lives, it may read one between two that are recalled.)
+//! - The parent can read what the worker has not read from the worker's own end. The kernel hands each datagram to
+//!   exactly one reader, so each order is either read or recalled, and after a death the parent knows exactly which
+//!   orders never arrived. (While the worker lives, it may read one order between two that are recalled.)
 //! - The worker's end stays open when the worker dies, so there is no ECONNRESET, which this kind of socket reports
 //!   *before* the data that is already queued.
 //!
-//! The end of the road does not tell of the worker's death, then; the pidfd does. The worker, whose only copies of
-//! the parent's end are in the parent, sees the end of the road when the parent is gone.
+//! So end-of-file on the link does not report the worker's death; the pidfd does. The worker sees end-of-file when the
+//! parent is gone, because the only copies of the parent's end are in the parent.
 
 use std::io;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
+use std::os::fd::RawFd;
 
+use nix::errno::Errno;
 use start_methods::PrivateFd;
+use start_methods::Received;
 use start_methods::Socket;
 
-use crate::transport::Attached;
-use crate::transport::Attachment;
-use crate::transport::Note;
-use crate::transport::Received;
-use crate::transport::Sent;
+use crate::transport::arrival::Arrival;
+use crate::transport::arrival::LinkError;
+use crate::transport::frame;
+use crate::transport::frame::AnswerKind;
+use crate::transport::frame::Body;
 use crate::transport::frame::FRAME_MAX;
+use crate::transport::frame::Head;
+use crate::transport::frame::ITEM_HEAD;
+use crate::transport::frame::NotAFrame;
+use crate::transport::frame::Order;
+use crate::transport::note::Attached;
+use crate::transport::note::Attachment;
+use crate::transport::note::Note;
+use crate::transport::note::Sent;
+use crate::transport::record::Next;
+use crate::transport::record::Record;
+use crate::values::blob::Blob;
+use crate::work::function::Verdict;
 
 /// The parent's side.
 #[derive(Debug)]
-pub(crate) struct Road {
+pub(crate) struct ParentEnd {
     ours: Socket,
     theirs: Socket,
+    /// How many answers have been received.
+    answers: u32,
 }
 
-/// The worker's side.
-#[derive(Debug)]
-pub(crate) struct WorkerRoad(Socket);
+/// The descriptor that came with an answer.
+pub(crate) type Found = Option<PrivateFd>;
 
-impl Road {
+impl ParentEnd {
     pub(crate) fn new() -> io::Result<Self> {
         let (ours, theirs) = Socket::pair()?;
-        Ok(Self { ours, theirs })
+        Ok(Self { ours, theirs, answers: 0 })
     }
 
-    /// What the worker must be given at its birth.
+    /// What the worker must be given when it is started.
     pub(crate) fn worker_end(&self) -> BorrowedFd<'_> {
         self.theirs.as_fd()
     }
@@ -61,37 +79,79 @@ impl Road {
         }
     }
 
-    /// The next answer, if one is there.
+    /// The next answer, if there is one, with the descriptor that was attached. An answer whose descriptor found no room
+    /// in this process's table is [`Arrival::Attached`] without a descriptor.
+    pub(crate) fn next_answer<'a>(
+        &mut self,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<Option<(Arrival<'a>, Found)>, LinkError> {
+        let (len, attached) = match self.recv(buffer) {
+            Ok(Some(received)) => received,
+            Ok(None) => return Ok(None),
+            // Only results, and very long error texts, are attached: which of the two is lost with the message.
+            Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+                let number = self.count_answer();
+                let kind = AnswerKind::Verdict(Verdict::Value);
+                return Ok(Some((Arrival::Attached { kind, number }, None)));
+            }
+            Err(_) => return Err(LinkError::Closed),
+        };
+        // Written by a task, if it is no answer: the worker's own answers arrive all the same, and are counted.
+        let answer = frame::parse_answer(&buffer[..len])
+            .map_err(|NotAFrame(detail)| LinkError::Nonsense(format!("an answer {detail}")))?;
+        if answer.sequence != self.answers {
+            return Err(LinkError::Broken(format!("answer {} out of turn", answer.sequence)));
+        }
+        let number = self.count_answer();
+        match (answer.body, &attached) {
+            (Body::Inline(_), Some(_)) => Err(LinkError::Broken("an attachment that was not announced".to_owned())),
+            (Body::Inline(bytes), None) => Ok(Some((Arrival::Answer { kind: answer.kind, bytes }, None))),
+            (Body::Attached, _) => Ok(Some((Arrival::Attached { kind: answer.kind, number }, attached))),
+        }
+    }
+
+    /// The next datagram from the worker, if there is one: its length, and what was attached.
     ///
     /// # Errors
     ///
-    /// `ConnectionAborted`: a task has shut the socket down. Others: what came is no frame.
-    pub(crate) fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Received>> {
+    /// `ConnectionAborted`: a task has shut the socket down, since both ends are open here and this is no death.
+    /// `InvalidData`: more than one descriptor was attached.
+    pub(crate) fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<Option<(usize, Found)>> {
         let mut fds = Vec::new();
         match self.ours.try_recv_into(buffer, FRAME_MAX, &mut fds)? {
-            start_methods::Received::Message(len) => Ok(Some(Received { len, attached: only(fds)? })),
-            start_methods::Received::Empty => Ok(None),
-            // Both ends are open here, so this is no death.
-            start_methods::Received::Closed => Err(io::ErrorKind::ConnectionAborted.into()),
+            Received::Message(len) => Ok(Some((len, only(fds)?))),
+            Received::Empty => Ok(None),
+            Received::Closed => Err(io::ErrorKind::ConnectionAborted.into()),
         }
+    }
+
+    fn count_answer(&mut self) -> u32 {
+        let number = self.answers;
+        self.answers = number.wrapping_add(1);
+        number
     }
 
     /// Takes back every order that the worker has not read, oldest first.
     pub(crate) fn recall(&self) -> io::Result<Vec<Note>> {
         let mut unread = Vec::new();
         let mut buffer = Vec::new();
-        while let Some(Received { attached, .. }) = try_recv(&self.theirs, &mut buffer)? {
-            unread.push(Note { frame: buffer.clone(), attached: attached.map(Attached::Fd) });
+        loop {
+            let mut fds = Vec::new();
+            match self.theirs.try_recv_into(&mut buffer, FRAME_MAX, &mut fds)? {
+                Received::Message(_) => {
+                    unread.push(Note { frame: buffer.clone(), attached: only(fds)?.map(Attached::Fd) });
+                }
+                Received::Empty | Received::Closed => return Ok(unread),
+            }
         }
-        Ok(unread)
     }
-}
 
-fn try_recv(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<Option<Received>> {
-    let mut fds = Vec::new();
-    match socket.try_recv_into(buffer, FRAME_MAX, &mut fds)? {
-        start_methods::Received::Message(len) => Ok(Some(Received { len, attached: only(fds)? })),
-        start_methods::Received::Empty | start_methods::Received::Closed => Ok(None),
+    /// Whether the process still has the worker's end open.
+    pub(crate) fn is_held_by(&self, pid: u32) -> bool {
+        let file = |fd: RawFd| std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
+        let ours = file(self.theirs.as_fd().as_raw_fd());
+        std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .is_ok_and(|mut fds| fds.any(|fd| fd.is_ok_and(|fd| std::fs::read_link(fd.path()).ok() == ours)))
     }
 }
 
@@ -103,22 +163,179 @@ fn only(mut fds: Vec<PrivateFd>) -> io::Result<Option<PrivateFd>> {
     }
 }
 
-impl WorkerRoad {
-    pub(crate) fn from_fd(fd: PrivateFd) -> Self {
-        Self(Socket::from_fd(fd))
-    }
+/// An answer that is written and not sent.
+#[derive(Debug)]
+struct Staged {
+    kind: AnswerKind,
+    blob: Option<Blob>,
+}
 
-    /// Waits for the next order; `None` when the parent is gone.
-    pub(crate) fn recv(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
-        let mut fds = Vec::new();
-        match self.0.recv(buffer, &mut fds)? {
-            start_methods::Received::Message(len) => Ok(Some(Received { len, attached: only(fds)? })),
-            start_methods::Received::Empty | start_methods::Received::Closed => Ok(None),
+/// The worker's side. A frame that brings several items is taken apart into records, so that a worker need not know by
+/// which kind of link it is reached.
+#[derive(Debug)]
+pub(crate) struct WorkerEnd {
+    socket: Socket,
+    /// The frame that is being processed, in a buffer that holds any frame.
+    frame: Vec<u8>,
+    len: usize,
+    /// The choice of function that stands in the head of a frame of items, as an order of its own.
+    select: Option<Head>,
+    /// Where the next records of the frame lie.
+    pending: Pending,
+    attached: Option<PrivateFd>,
+    /// How many answers have been sent.
+    sequence: u32,
+    answer: Vec<u8>,
+    staged: Option<Staged>,
+}
+
+/// What is left of a frame.
+#[derive(Clone, Debug)]
+enum Pending {
+    Nothing,
+    /// The frame is one order.
+    Order,
+    /// The choice of function, and then the items in this range, or one item that is attached.
+    Select(Items),
+    Items(Items),
+}
+
+#[derive(Clone, Debug)]
+enum Items {
+    Inline(Range<usize>),
+    Attached,
+}
+
+impl WorkerEnd {
+    pub(crate) fn from_fd(fd: PrivateFd) -> Self {
+        Self {
+            socket: Socket::from_fd(fd),
+            frame: vec![0; FRAME_MAX],
+            len: 0,
+            select: None,
+            pending: Pending::Nothing,
+            attached: None,
+            sequence: 0,
+            answer: Vec::new(),
+            staged: None,
         }
     }
 
-    /// Waits until the parent's side has taken the answer.
-    pub(crate) fn send(&self, head: &[u8], body: &[u8], attached: Attachment<'_>) -> io::Result<()> {
-        self.0.send(&[IoSlice::new(head), IoSlice::new(body)], attached.as_slice())
+    /// Waits for the next frame; false if the parent is gone.
+    ///
+    /// # Errors
+    ///
+    /// What came is no frame: a bug in the parent.
+    pub(crate) fn begin(&mut self) -> io::Result<bool> {
+        let mut fds = Vec::new();
+        let len = match self.socket.recv(&mut self.frame, &mut fds)? {
+            Received::Message(len) => len,
+            Received::Empty | Received::Closed => return Ok(false),
+        };
+        self.len = len;
+        self.attached = only(fds)?;
+        self.select = None;
+        self.pending = match frame::parse_order(&self.frame[..len]).map_err(|NotAFrame(detail)| broken(detail))? {
+            Order::Run { target, body, .. } => {
+                self.select = Some(Head::select(target));
+                Pending::Select(match body {
+                    Body::Inline(items) => Items::Inline(len - items.len()..len),
+                    Body::Attached => Items::Attached,
+                })
+            }
+            Order::Select { .. } => return Err(broken("a choice, where each frame makes its own")),
+            _ => Pending::Order,
+        };
+        Ok(true)
     }
+
+    /// The record that has begun.
+    ///
+    /// # Errors
+    ///
+    /// It is not one: a bug in the parent.
+    pub(crate) fn record(&mut self) -> io::Result<Record> {
+        match std::mem::replace(&mut self.pending, Pending::Nothing) {
+            Pending::Nothing => Err(broken("a record where there is none")),
+            Pending::Order => {
+                let attachment = self.attached.is_some().then_some(self.sequence);
+                Ok(Record { is_order: true, attachment, range: 0..self.len })
+            }
+            Pending::Select(items) => {
+                self.pending = Pending::Items(items);
+                let len = self.select.as_ref().map_or(0, Head::len);
+                Ok(Record { is_order: true, attachment: None, range: 0..len })
+            }
+            Pending::Items(Items::Attached) => {
+                self.select = None;
+                Ok(Record { is_order: false, attachment: Some(self.sequence), range: 0..0 })
+            }
+            Pending::Items(Items::Inline(range)) => {
+                self.select = None;
+                let (item, rest) = self.split(range)?;
+                if !rest.is_empty() {
+                    self.pending = Pending::Items(Items::Inline(rest));
+                }
+                Ok(Record { is_order: false, attachment: None, range: item })
+            }
+        }
+    }
+
+    /// The first item in this range of the frame, and the range behind it.
+    fn split(&self, range: Range<usize>) -> io::Result<(Range<usize>, Range<usize>)> {
+        let items = &self.frame[range.clone()];
+        let (head, rest) =
+            items.split_first_chunk::<ITEM_HEAD>().ok_or_else(|| broken("an item without its length"))?;
+        let len = u32::from_le_bytes(*head) as usize;
+        if len > rest.len() {
+            return Err(broken("an item is longer than the frame"));
+        }
+        let start = range.start + ITEM_HEAD;
+        Ok((start..start + len, start + len..range.end))
+    }
+
+    /// The bytes of the record.
+    pub(crate) fn bytes(&self, record: &Record) -> &[u8] {
+        match &self.select {
+            Some(select) if record.is_order => &select.as_bytes()[record.range.clone()],
+            _ => &self.frame[record.range.clone()],
+        }
+    }
+
+    /// The descriptor that came with the frame; `None` if there is none.
+    pub(crate) fn take_attachment(&mut self) -> Option<PrivateFd> {
+        self.attached.take()
+    }
+
+    /// Writes the answer to the item that has begun. [`finish`](Self::finish) sends it.
+    pub(crate) fn answer(&mut self, kind: AnswerKind, bytes: &[u8]) {
+        self.answer.clear();
+        self.answer.extend_from_slice(bytes);
+        self.staged = Some(Staged { kind, blob: None });
+    }
+
+    /// As [`answer`](Self::answer), with bytes that are in a file.
+    pub(crate) fn answer_attached(&mut self, kind: AnswerKind, blob: Blob) {
+        self.answer.clear();
+        self.staged = Some(Staged { kind, blob: Some(blob) });
+    }
+
+    /// The record is done: sends its answer, if it is an item, and waits until the parent's side has taken it. Says what
+    /// follows.
+    pub(crate) fn finish(&mut self) -> io::Result<Next> {
+        if let Some(Staged { kind, blob }) = self.staged.take() {
+            let head = Head::answer(kind, self.sequence, blob.is_some());
+            self.sequence = self.sequence.wrapping_add(1);
+            let attached = blob.as_ref().map(AsFd::as_fd);
+            self.socket.send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&self.answer)], attached.as_slice())?;
+        }
+        Ok(match self.pending {
+            Pending::Nothing => Next::Wait,
+            _ => Next::HasBegun,
+        })
+    }
+}
+
+fn broken(detail: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, detail)
 }

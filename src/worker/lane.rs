@@ -13,9 +13,9 @@ use super::functions::Ready;
 use super::functions::say_panic;
 use crate::sys::failpoint::failpoint;
 use crate::transport::frame::AnswerKind;
-use crate::transport::ring::worker::Next;
-use crate::transport::ring::worker::Record;
-use crate::transport::ring::worker::WorkerRoad;
+use crate::transport::record::Next;
+use crate::transport::record::Record;
+use crate::transport::worker_link::WorkerLink;
 use crate::values::output::Output;
 use crate::work::function;
 use crate::work::function::Verdict;
@@ -35,7 +35,7 @@ pub(super) enum End {
 
 /// The items from one that has begun to the next record that is no plain item.
 pub(super) struct Lane<'a> {
-    rings: &'a mut WorkerRoad,
+    link: &'a mut WorkerLink,
     functions: &'a Functions,
     out: &'a mut Output,
     ready: &'a Ready,
@@ -50,13 +50,13 @@ pub(super) struct Lane<'a> {
 impl<'a> Lane<'a> {
     /// From this item on, which has begun.
     pub(super) fn new(
-        rings: &'a mut WorkerRoad,
+        link: &'a mut WorkerLink,
         functions: &'a Functions,
         out: &'a mut Output,
         ready: &'a Ready,
         item: &'a Record,
     ) -> Self {
-        Self { rings, functions, out, ready, begun: Some(item), is_running: false, limit: None, end: None }
+        Self { link, functions, out, ready, begun: Some(item), is_running: false, limit: None, end: None }
     }
 
     /// Runs the items.
@@ -101,9 +101,9 @@ impl<'a> Lane<'a> {
         if !self.out.fits_a_frame() {
             return Ok(End::Large(kind));
         }
-        self.rings.answer(kind, false, self.out.bytes())?;
+        self.link.answer(kind, self.out.bytes())?;
         failpoint!("after_answer");
-        let next = self.rings.finish();
+        let next = self.link.finish()?;
         failpoint!("after_write");
         Ok(End::Done(next))
     }
@@ -121,7 +121,7 @@ impl<'a> Lane<'a> {
         }
         let record = match self.begun.take() {
             Some(record) => record.clone(),
-            None => self.rings.record()?,
+            None => self.link.record()?,
         };
         match record.is_plain() {
             true => Ok(Ok(record)),
@@ -146,11 +146,11 @@ impl function::Lane for Lane<'_> {
         failpoint!("after_receive");
         self.out.clear();
         if let Some(timeout) = self.ready.timeout {
-            self.rings.show_beginning();
+            self.link.show_beginning();
             self.limit = Some(deadline::begin(Some(timeout)));
         }
         self.is_running = true;
         failpoint!("before_run");
-        Some((self.rings.bytes(&record), self.out))
+        Some((self.link.bytes(&record), self.out))
     }
 }

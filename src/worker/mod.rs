@@ -11,8 +11,6 @@ mod lane;
 pub(crate) mod panics;
 
 use std::io;
-use std::io::IoSlice;
-use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::rc::Rc;
@@ -20,7 +18,6 @@ use std::sync::Arc;
 
 use start_methods::Birth;
 use start_methods::PrivateFd;
-use start_methods::Received;
 use start_methods::Socket;
 
 use self::functions::Callee;
@@ -28,24 +25,19 @@ use self::functions::Functions;
 use self::functions::blob_of;
 use self::functions::read_attached;
 use crate::sys::failpoint::failpoint;
-use crate::transport::Attachment;
-use crate::transport::control;
 use crate::transport::control::Initializer;
 use crate::transport::control::REPORT_TEXT_MAX;
 use crate::transport::control::Report;
-use crate::transport::control::RoadKind;
 use crate::transport::control::Setup;
 use crate::transport::frame;
 use crate::transport::frame::AnswerKind;
-use crate::transport::frame::Body;
-use crate::transport::frame::FRAME_MAX;
-use crate::transport::frame::Head;
-use crate::transport::frame::ItemReader;
 use crate::transport::frame::Order;
 use crate::transport::panic_record::cut_text;
-use crate::transport::ring;
-use crate::transport::ring::worker::Next;
-use crate::transport::socket;
+use crate::transport::record::Next;
+use crate::transport::record::Record;
+use crate::transport::worker_link::Beside;
+use crate::transport::worker_link::WorkerLink;
+use crate::transport::worker_link::report;
 use crate::values::blob::BlobCache;
 use crate::values::codec;
 use crate::values::output::Output;
@@ -57,7 +49,7 @@ use crate::worker::panics::LastWords;
 /// The exit code of a worker whose initializer failed.
 const EXIT_INITIALIZER_FAILED: u8 = 113;
 /// The exit code of a worker that cannot use the memory it was given.
-const EXIT_NO_RINGS: u8 = 115;
+const EXIT_LINK_REFUSED: u8 = 115;
 /// The exit code of a worker whose parent broke the protocol: a bug of ours.
 const EXIT_PROTOCOL: u8 = 114;
 
@@ -76,41 +68,27 @@ fn run(birth: Birth) -> io::Result<u8> {
     let setup: Setup = codec::parse_serialized(&birth.payload).map_err(broken)?;
     let control = Rc::new(birth.control);
     let mut fds = birth.fds.into_iter();
-    let mut fd = || fds.next().ok_or_else(|| broken("born without a road"));
-    let mut road = match setup.road {
-        RoadKind::Socket => Road::Socket(socket::WorkerRoad::from_fd(fd()?)),
-        RoadKind::Ring => match ring::worker::WorkerRoad::new(fd()?, fd()?) {
-            Ok(rings) => Road::Ring(Box::new(rings)),
-            Err(error) => {
-                report(&control, &Report::NoRings { message: error.to_string() }, None)?;
-                return Ok(EXIT_NO_RINGS);
-            }
-        },
+    let mut link = match WorkerLink::connect(setup.link, &mut fds, Rc::clone(&control)) {
+        Ok(link) => link,
+        Err(error) => {
+            report(&control, &Report::LinkRefused { message: error.to_string() }, None)?;
+            return Ok(EXIT_LINK_REFUSED);
+        }
     };
     panics::install_hook();
-    if let (Road::Ring(rings), Some(_)) = (&mut road, &setup.initializer) {
-        rings.stay();
-    }
-    if let Some(initializer) = setup.initializer
-        && let Err(message) = initialize(initializer, fds.next())
-    {
-        let message = cut_text(message, REPORT_TEXT_MAX);
-        report(&control, &Report::InitializerFailed { message }, None)?;
-        return Ok(EXIT_INITIALIZER_FAILED);
+    if let Some(initializer) = setup.initializer {
+        link.stay();
+        if let Err(message) = initialize(initializer, fds.next()) {
+            let message = cut_text(message, REPORT_TEXT_MAX);
+            report(&control, &Report::InitializerFailed { message }, None)?;
+            return Ok(EXIT_INITIALIZER_FAILED);
+        }
     }
     failpoint!("before_ready");
     report(&control, &Report::Ready, None)?;
     failpoint!("after_ready");
-    panics::set_last_words(last_words(Rc::clone(&control)));
-    match road {
-        Road::Ring(rings) => RingWorker::new(*rings, &control).serve(),
-        Road::Socket(road) => SocketWorker::new(road).serve(),
-    }
-}
-
-enum Road {
-    Ring(Box<ring::worker::WorkerRoad>),
-    Socket(socket::WorkerRoad),
+    panics::set_last_words(last_words(control));
+    Worker::new(link).serve()
 }
 
 fn broken(detail: impl Into<String>) -> io::Error {
@@ -123,10 +101,6 @@ fn last_words(control: Rc<Socket>) -> LastWords {
         // The process is about to abort: if the report does not get through, there is nobody else to tell.
         drop(report(&control, &Report::LastWords(record.clone()), None));
     })
-}
-
-fn report(control: &Socket, report: &Report, attached: Attachment<'_>) -> io::Result<()> {
-    control.send(&[IoSlice::new(&control::encode(report))], attached.as_slice())
 }
 
 fn initialize(initializer: Initializer, attached: Option<PrivateFd>) -> Result<(), String> {
@@ -157,60 +131,60 @@ fn text_of(mut text: Output) -> String {
     start.map_or_else(|error| no_room(&error), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What a worker that is reached through shared memory does after a record.
+/// What a worker does after a record.
 enum Step {
-    /// The next, which has begun.
-    Begun(ring::worker::Record),
+    /// Process this one, which has begun.
+    Begun(Record),
     Done(Next),
-    /// It was told to, or the parent is gone.
+    /// It was told to leave, or the parent is gone.
     Leave,
 }
 
-/// A worker that is reached through shared memory.
-struct RingWorker<'a> {
-    rings: ring::worker::WorkerRoad,
-    control: &'a Socket,
+/// A worker that is ready.
+struct Worker {
+    link: WorkerLink,
     functions: Functions,
-    /// What items are given to, and by which numbers that was chosen.
+    /// What the next items are given to, and the number of its context.
     callee: Option<(Callee, u64)>,
-    attachments_sent: u32,
     out: Output,
 }
 
-impl<'a> RingWorker<'a> {
-    fn new(rings: ring::worker::WorkerRoad, control: &'a Socket) -> Self {
+impl Worker {
+    fn new(link: WorkerLink) -> Self {
         let functions = Functions::new();
         let out = Output::with_cache(Arc::clone(&functions.cache));
-        Self { rings, control, functions, callee: None, attachments_sent: 0, out }
+        Self { link, functions, callee: None, out }
     }
 
     fn serve(mut self) -> io::Result<u8> {
-        loop {
-            self.rings.begin();
-            let mut record = self.rings.record()?;
+        while self.link.begin()? {
+            let mut record = self.link.record()?;
             loop {
                 record = match self.step(&record)? {
                     Step::Begun(record) => record,
-                    Step::Done(Next::HasBegun) => self.rings.record()?,
+                    Step::Done(Next::HasBegun) => self.link.record()?,
                     Step::Done(Next::Wait) => break,
                     Step::Done(Next::Leave) => return Err(broken("its bell was closed")),
                     Step::Leave => return Ok(0),
                 };
             }
         }
+        failpoint!("before_exit");
+        // The parent is gone: no process will read another answer.
+        Ok(0)
     }
 
     /// Obeys an order, or runs an item and those behind it that are as plain.
-    fn step(&mut self, record: &ring::worker::Record) -> io::Result<Step> {
+    fn step(&mut self, record: &Record) -> io::Result<Step> {
         match &self.callee {
             Some((Callee::Ready(ready), _)) if record.is_plain() => {
-                let mut lane = lane::Lane::new(&mut self.rings, &self.functions, &mut self.out, ready, record);
+                let mut lane = lane::Lane::new(&mut self.link, &self.functions, &mut self.out, ready, record);
                 match lane.run()? {
                     lane::End::Begun(record) => Ok(Step::Begun(record)),
                     lane::End::Done(next) => Ok(Step::Done(next)),
                     lane::End::Large(kind) => {
                         self.answer(kind)?;
-                        Ok(self.finish())
+                        self.finish()
                     }
                 }
             }
@@ -218,22 +192,22 @@ impl<'a> RingWorker<'a> {
         }
     }
 
-    fn step_apart(&mut self, record: &ring::worker::Record) -> io::Result<Step> {
+    fn step_apart(&mut self, record: &Record) -> io::Result<Step> {
         let attached = match record.attachment {
-            Some(number) => match self.receive(number)? {
-                Some(fd) => Some(fd),
-                // The parent is gone, and nobody will read another answer.
-                None => return Ok(Step::Leave),
+            Some(number) => match self.link.attachment(number)? {
+                Beside::Fd(fd) => Some(fd),
+                Beside::Missing => None,
+                Beside::ParentGone => return Ok(Step::Leave),
             },
             None => None,
         };
         if !record.is_order {
             failpoint!("after_receive");
             self.run(record, attached)?;
-            return Ok(self.finish());
+            return self.finish();
         }
         let stop = self.obey(record, attached)?;
-        let next = self.rings.finish();
+        let next = self.link.finish()?;
         if stop {
             failpoint!("before_exit");
             return Ok(Step::Leave);
@@ -242,16 +216,16 @@ impl<'a> RingWorker<'a> {
     }
 
     /// The item that has been answered is done.
-    fn finish(&mut self) -> Step {
+    fn finish(&mut self) -> io::Result<Step> {
         failpoint!("after_answer");
-        let next = self.rings.finish();
+        let next = self.link.finish()?;
         failpoint!("after_write");
-        Step::Done(next)
+        Ok(Step::Done(next))
     }
 
-    /// Does what the parent says; true if that is to leave.
-    fn obey(&mut self, record: &ring::worker::Record, attached: Option<PrivateFd>) -> io::Result<bool> {
-        match frame::parse_order(self.rings.bytes(record)).map_err(|error| broken(error.0))? {
+    /// Obeys an order; true if it is to leave.
+    fn obey(&mut self, record: &Record, attached: Option<PrivateFd>) -> io::Result<bool> {
+        match frame::parse_order(self.link.bytes(record)).map_err(|error| broken(error.0))? {
             Order::Define { function, definition } => self.functions.define(function, definition)?,
             Order::Context { function, context, body } => self.functions.open(function, context, body, attached),
             Order::Forget { context } => {
@@ -267,13 +241,13 @@ impl<'a> RingWorker<'a> {
         Ok(false)
     }
 
-    fn run(&mut self, record: &ring::worker::Record, attached: Option<PrivateFd>) -> io::Result<()> {
+    fn run(&mut self, record: &Record, attached: Option<PrivateFd>) -> io::Result<()> {
         let Some((callee, _)) = &self.callee else { return Err(broken("an item without a function")) };
         if callee.is_timed() {
-            self.rings.show_beginning();
+            self.link.show_beginning();
         }
         let kind = match record.attachment {
-            None => callee.run(Ok(self.rings.bytes(record)), &mut self.out),
+            None => callee.run(Ok(self.link.bytes(record)), &mut self.out),
             Some(_) => {
                 let bytes = read_attached(attached, &self.functions.cache);
                 callee.run(bytes.as_deref().map_err(String::as_str), &mut self.out)
@@ -286,107 +260,11 @@ impl<'a> RingWorker<'a> {
     /// Answers with what is in the buffer.
     fn answer(&mut self, kind: AnswerKind) -> io::Result<()> {
         if self.out.fits_a_frame() {
-            return self.rings.answer(kind, false, self.out.bytes());
+            return self.link.answer(kind, self.out.bytes());
         }
         match blob_of(&mut self.out) {
-            Ok(blob) => {
-                let number = self.attachments_sent;
-                self.attachments_sent = number.wrapping_add(1);
-                failpoint!("before_attachment");
-                report(self.control, &Report::Attachment { number }, Some(blob.as_fd()))?;
-                failpoint!("after_attachment");
-                self.rings.answer(kind, true, &number.to_le_bytes())
-            }
-            Err((kind, text)) => self.rings.answer(kind, false, text.as_bytes()),
+            Ok(blob) => self.link.answer_attached(kind, blob),
+            Err((kind, text)) => self.link.answer(kind, text.as_bytes()),
         }
-    }
-
-    /// What travels beside the rings by this number; `None` if the parent is gone. What comes before it was taken back.
-    fn receive(&self, number: u32) -> io::Result<Option<PrivateFd>> {
-        loop {
-            let (mut buffer, mut fds) = ([0; 4], Vec::new());
-            match self.control.recv(&mut buffer, &mut fds)? {
-                Received::Message(4) if u32::from_le_bytes(buffer) == number => {
-                    return fds.pop().map(Some).ok_or_else(|| broken("an attachment without a descriptor"));
-                }
-                Received::Message(_) | Received::Empty => {}
-                Received::Closed => return Ok(None),
-            }
-        }
-    }
-}
-
-/// A worker that is reached through a socket.
-struct SocketWorker {
-    road: socket::WorkerRoad,
-    functions: Functions,
-    /// How many answers it has given.
-    sequence: u32,
-    out: Output,
-}
-
-impl SocketWorker {
-    fn new(road: socket::WorkerRoad) -> Self {
-        let functions = Functions::new();
-        let out = Output::with_cache(Arc::clone(&functions.cache));
-        Self { road, functions, sequence: 0, out }
-    }
-
-    fn serve(mut self) -> io::Result<u8> {
-        let mut buffer = vec![0; FRAME_MAX];
-        while let Some(received) = self.road.recv(&mut buffer)? {
-            match frame::parse_order(&buffer[..received.len]).map_err(|error| broken(error.0))? {
-                Order::Define { function, definition } => self.functions.define(function, definition)?,
-                Order::Context { function, context, body } => {
-                    self.functions.open(function, context, body, received.attached);
-                }
-                Order::Forget { context } => self.functions.forget(context),
-                Order::Select { .. } => return Err(broken("a choice, where each frame makes its own")),
-                Order::Run { target, body, .. } => {
-                    failpoint!("after_receive");
-                    let callee = self.functions.select(target)?;
-                    self.run(&callee, body, received.attached)?;
-                }
-                Order::Stop => break,
-            }
-        }
-        failpoint!("before_exit");
-        // Told to go; or the parent is gone, and nobody will read another answer.
-        Ok(0)
-    }
-
-    fn run(&mut self, callee: &Callee, body: Body<'_>, attached: Option<PrivateFd>) -> io::Result<()> {
-        match body {
-            Body::Inline(items) => {
-                for item in ItemReader(items) {
-                    let kind = callee.run(Ok(item.map_err(|error| broken(error.0))?), &mut self.out);
-                    self.answer(kind)?;
-                }
-                Ok(())
-            }
-            Body::Attached => {
-                let bytes = read_attached(attached, &self.functions.cache);
-                let kind = callee.run(bytes.as_deref().map_err(String::as_str), &mut self.out);
-                self.answer(kind)
-            }
-        }
-    }
-
-    fn answer(&mut self, kind: AnswerKind) -> io::Result<()> {
-        self.functions.stay_alone();
-        let sequence = self.sequence;
-        self.sequence = sequence.wrapping_add(1);
-        let head = |kind, attached| Head::answer(kind, sequence, attached);
-        failpoint!("after_answer");
-        let sent = if self.out.fits_a_frame() {
-            self.road.send(head(kind, false).as_bytes(), self.out.bytes(), None)
-        } else {
-            match blob_of(&mut self.out) {
-                Ok(blob) => self.road.send(head(kind, true).as_bytes(), &[], Some(blob.as_fd())),
-                Err((kind, text)) => self.road.send(head(kind, false).as_bytes(), text.as_bytes(), None),
-            }
-        };
-        failpoint!("after_write");
-        sent
     }
 }

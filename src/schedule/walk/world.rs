@@ -207,7 +207,8 @@ impl World {
     fn room(&mut self, worker: usize) {
         let Some(id) = self.nth_worker(worker, |worker| worker.full) else { return };
         self.workers.get_mut(&id).unwrap().full = false;
-        self.schedule.road_has_room(id, self.now);
+        self.schedule.note_room(id);
+        self.schedule.after_settled(self.now);
     }
 
     /// The worker begins the next item of what it has read.

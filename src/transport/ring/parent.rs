@@ -4,7 +4,6 @@
 //! each record is. What the worker writes is looked at once, in a private copy, and compared with that; what cannot be
 //! is [`Broken`], and the worker is done for.
 
-mod arrivals;
 mod progress;
 
 use std::cell;
@@ -16,8 +15,7 @@ use std::sync::atomic::Ordering;
 
 use start_methods::PrivateFd;
 
-pub(crate) use self::arrivals::Arrivals;
-pub(crate) use self::arrivals::Run;
+use super::arrivals::Arrivals;
 use super::ledger::Count;
 use super::ledger::IN_FLIGHT_LIMIT;
 use super::ledger::ParentLedger;
@@ -28,10 +26,12 @@ use super::memory::Memory;
 use super::memory::RING_LEN;
 use super::memory::Ring;
 use super::record;
+use super::record::Broken;
 use super::record::DownHead;
 use crate::sys::processor::Place;
-use crate::transport::Note;
+use crate::transport::arrival::Arrival;
 use crate::transport::frame::Head;
+use crate::transport::note::Note;
 use crate::work::batch::Span;
 use crate::work::batch::Target;
 
@@ -39,10 +39,6 @@ use crate::work::batch::Target;
 const RINGS_MORE_MAX: u64 = 16;
 
 const _: () = assert!(RING_LEN / record::HEAD < IN_FLIGHT_LIMIT, "what fits a ring can be counted");
-
-/// What the worker left in the shared memory is no worker's doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Broken(pub(crate) &'static str);
 
 /// Something on its way to the worker.
 #[derive(Debug)]
@@ -71,7 +67,7 @@ struct Entry {
 
 /// The rings, as the parent holds them.
 #[derive(Debug)]
-pub(crate) struct Road {
+pub(crate) struct ParentEnd {
     memory: Arc<Memory>,
     /// What has been sent, by our own count.
     sent: Count,
@@ -90,7 +86,7 @@ pub(crate) struct Road {
     records: u64,
     obeyed: u64,
     rings: u64,
-    busy: Busy,
+    busy: ServiceTime,
     spin_ns: u64,
     /// Where this side is, as the worker was told.
     place: Place,
@@ -104,12 +100,12 @@ pub(crate) struct Road {
 
 /// Sees whether a worker has answered.
 #[derive(Debug)]
-pub(crate) struct Lookout {
+pub(crate) struct AnswerProbe {
     memory: Arc<Memory>,
     seen: Count,
 }
 
-impl Lookout {
+impl AnswerProbe {
     pub(crate) fn has_news(&self) -> bool {
         ParentLedger(self.memory.cell(Cell::Ledger)).look().done() != self.seen
     }
@@ -117,20 +113,20 @@ impl Lookout {
 
 /// What the worker says of its own speed. A hint, and no more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Busy {
+pub(crate) struct ServiceTime {
     pub(crate) ns: u64,
     pub(crate) records: u64,
 }
 
 /// What the worker had not begun.
 #[derive(Debug, Default)]
-pub(crate) struct Unbegun {
+pub(crate) struct Recalled {
     /// So many of the last items that were sent.
     pub(crate) items: u64,
     pub(crate) notes: Vec<Note>,
 }
 
-impl Road {
+impl ParentEnd {
     /// New rings, with the descriptor for the worker.
     ///
     /// # Errors
@@ -138,7 +134,7 @@ impl Road {
     /// The kernel refuses what it takes.
     pub(crate) fn new() -> io::Result<(Self, PrivateFd)> {
         let (memory, fd) = Memory::new()?;
-        let road = Self {
+        let end = Self {
             memory: Arc::new(memory),
             sent: Count::default(),
             seen: Count::default(),
@@ -151,14 +147,14 @@ impl Road {
             records: 0,
             obeyed: 0,
             rings: 0,
-            busy: Busy::default(),
+            busy: ServiceTime::default(),
             spin_ns: 0,
             place: Place::default(),
             broken: None,
             is_given_up: false,
             waited_for: cell::Cell::new(None),
         };
-        Ok((road, fd))
+        Ok((end, fd))
     }
 
     fn ledger(&self) -> ParentLedger<'_, AtomicU64> {
@@ -274,7 +270,7 @@ impl Road {
     }
 
     /// Takes back everything that the worker has not begun.
-    pub(crate) fn recall(&mut self) -> Result<Unbegun, Broken> {
+    pub(crate) fn recall(&mut self) -> Result<Recalled, Broken> {
         let view = self.ledger().hold();
         let checked = self.check(view);
         let records = match checked {
@@ -294,8 +290,8 @@ impl Road {
         checked.map(|()| unbegun)
     }
 
-    fn take_back(&mut self, records: u32) -> Unbegun {
-        let mut unbegun = Unbegun::default();
+    fn take_back(&mut self, records: u32) -> Recalled {
+        let mut unbegun = Recalled::default();
         let mut left = records;
         while left > 0 {
             let Some(mut entry) = self.flights.pop_back() else { unreachable!("every record in flight has an entry") };
@@ -392,13 +388,13 @@ impl Road {
     }
 
     /// The next answers of what was received, with the items that they are for; `None` when there are no more.
-    pub(crate) fn next_run<'a>(&mut self, arrivals: &'a mut Arrivals) -> Result<Option<Run<'a>>, Broken> {
+    pub(crate) fn next_run<'a>(&mut self, arrivals: &'a mut Arrivals) -> Result<Option<Arrival<'a>>, Broken> {
         let run = self.take_run(arrivals);
         self.is_given_up |= run.is_err();
         run
     }
 
-    fn take_run<'a>(&mut self, arrivals: &'a mut Arrivals) -> Result<Option<Run<'a>>, Broken> {
+    fn take_run<'a>(&mut self, arrivals: &'a mut Arrivals) -> Result<Option<Arrival<'a>>, Broken> {
         while arrivals.records > 0 {
             let entry = self.flights.front_mut().expect("every record in flight has an entry");
             let end = entry.end;
@@ -495,18 +491,18 @@ impl Road {
     }
 
     /// For a look at the rings without whatever guards them.
-    pub(crate) fn lookout(&self) -> Lookout {
-        Lookout { memory: Arc::clone(&self.memory), seen: self.seen }
+    pub(crate) fn probe(&self) -> AnswerProbe {
+        AnswerProbe { memory: Arc::clone(&self.memory), seen: self.seen }
     }
 
     /// What the worker says of its speed since the last call.
-    pub(crate) fn busy(&mut self) -> Busy {
-        let now = Busy {
+    pub(crate) fn busy(&mut self) -> ServiceTime {
+        let now = ServiceTime {
             ns: self.memory.cell(Cell::BusyNs).load(Ordering::Relaxed),
             records: self.memory.cell(Cell::BusyRecords).load(Ordering::Relaxed),
         };
         let before = std::mem::replace(&mut self.busy, now);
-        Busy { ns: now.ns.wrapping_sub(before.ns), records: now.records.wrapping_sub(before.records) }
+        ServiceTime { ns: now.ns.wrapping_sub(before.ns), records: now.records.wrapping_sub(before.records) }
     }
 }
 

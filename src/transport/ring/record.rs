@@ -9,6 +9,7 @@
 //!                                      answer
 //! ```
 
+use crate::transport::arrival::LinkError;
 use crate::transport::frame::AnswerKind;
 use crate::work::function::Verdict;
 
@@ -84,6 +85,16 @@ impl UpHead {
 pub(crate) fn split_head(bytes: &[u8]) -> Option<([u8; HEAD], &[u8])> {
     let (head, rest) = bytes.split_first_chunk()?;
     Some((*head, rest))
+}
+
+/// What the worker left in the shared memory is no worker's doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) &'static str);
+
+impl From<Broken> for LinkError {
+    fn from(Broken(detail): Broken) -> Self {
+        LinkError::Broken(detail.to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -17,18 +17,18 @@ use nix::sys::eventfd::EfdFlags;
 use nix::sys::eventfd::EventFd;
 use start_methods::PrivateFd;
 
-use super::parent::Arrivals;
-use super::parent::Road;
-use super::parent::Run;
-use crate::transport::Note;
+use super::arrivals::Arrivals;
+use super::parent::ParentEnd;
+use crate::transport::arrival::Arrival;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Head;
 use crate::transport::frame::ItemReader;
 use crate::transport::frame::Order;
 use crate::transport::frame::close_item;
 use crate::transport::frame::parse_order;
-use crate::transport::ring::worker::Next;
-use crate::transport::ring::worker::WorkerRoad;
+use crate::transport::note::Note;
+use crate::transport::record::Next;
+use crate::transport::ring::worker::WorkerEnd;
 use crate::work::batch::Batch;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
@@ -65,7 +65,7 @@ const DOWN: u64 = 0;
 const UP: u64 = 1 << 40;
 
 /// Runs what comes, which must be in order, until it is told to stop; gives how many records there were.
-fn work(mut rings: WorkerRoad) -> u64 {
+fn work(mut rings: WorkerEnd) -> u64 {
     let (mut expected, mut out) = (0, Vec::new());
     loop {
         rings.begin();
@@ -111,7 +111,7 @@ fn span(numbers: std::ops::Range<u64>) -> Span {
 }
 
 struct Parent {
-    road: Road,
+    end: ParentEnd,
     bell: File,
     arrivals: Arrivals,
     /// Sent and not taken back; and answered.
@@ -122,10 +122,10 @@ struct Parent {
 
 impl Parent {
     fn hear(&mut self) {
-        self.road.receive(&mut self.arrivals).unwrap();
-        while let Some(run) = self.road.next_run(&mut self.arrivals).unwrap() {
+        self.end.receive(&mut self.arrivals).unwrap();
+        while let Some(run) = self.end.next_run(&mut self.arrivals).unwrap() {
             match run {
-                Run::Values { items, bytes } => {
+                Arrival::Values { items, bytes } => {
                     assert_eq!(ItemReader(bytes).count(), items as usize);
                     for value in ItemReader(bytes) {
                         assert_ne!(self.answered % 100, 3);
@@ -133,7 +133,7 @@ impl Parent {
                         self.answered += 1;
                     }
                 }
-                Run::Answer { kind: AnswerKind::Panicked, bytes } => {
+                Arrival::Answer { kind: AnswerKind::Panicked, bytes } => {
                     assert_eq!(number_of(bytes, UP), self.answered, "answers come in order");
                     assert_eq!(self.answered % 100, 3);
                     self.answered += 1;
@@ -141,12 +141,12 @@ impl Parent {
                 other => panic!("nobody sent {other:?}"),
             }
         }
-        self.road.taken(&self.arrivals);
+        self.end.taken(&self.arrivals);
     }
 
     /// Until the worker rings, if there is nothing to hear.
     fn sleep(&mut self) {
-        if self.road.is_idle() || !self.road.ask_to_ring() {
+        if self.end.is_idle() || !self.end.ask_to_ring() {
             return;
         }
         let mut fds = [PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
@@ -160,7 +160,7 @@ impl Parent {
         self.bell.read_exact(&mut [0; 8]).unwrap();
         self.sleeps += 1;
         self.hear();
-        self.road.rung().unwrap();
+        self.end.rung().unwrap();
     }
 }
 
@@ -168,13 +168,13 @@ impl Parent {
 fn every_record_arrives_once_and_nobody_oversleeps() {
     let wanted = std::env::var("PROCPOOL_STRESS_RECORDS").ok().and_then(|records| records.parse().ok());
     let records: u64 = wanted.unwrap_or(RECORDS);
-    let (mut road, memory) = Road::new().unwrap();
+    let (mut end, memory) = ParentEnd::new().unwrap();
     let bell = OwnedFd::from(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap());
     let ours = File::from(bell.try_clone().unwrap());
-    let theirs = WorkerRoad::new(memory, PrivateFd::adopt(bell).unwrap()).unwrap();
-    road.allow_spinning(5_000);
+    let theirs = WorkerEnd::new(memory, PrivateFd::adopt(bell).unwrap()).unwrap();
+    end.allow_spinning(5_000);
     let worker = thread::spawn(move || work(theirs));
-    let mut parent = Parent { road, bell: ours, arrivals: Arrivals::default(), sent: 0, answered: 0, sleeps: 0 };
+    let mut parent = Parent { end, bell: ours, arrivals: Arrivals::default(), sent: 0, answered: 0, sleeps: 0 };
     let (mut dice, mut recalled) = (1u64, 0);
     while parent.answered < records {
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -183,10 +183,10 @@ fn every_record_arrives_once_and_nobody_oversleeps() {
             0..8 if parent.sent < records => {
                 let items = (throw >> 4) % 100 + 1;
                 let span = span(parent.sent..records.min(parent.sent + items));
-                parent.sent += u64::from(parent.road.send_items(&span));
+                parent.sent += u64::from(parent.end.send_items(&span));
             }
             8 => {
-                let unbegun = parent.road.recall().unwrap();
+                let unbegun = parent.end.recall().unwrap();
                 parent.sent -= unbegun.items;
                 recalled += unbegun.items;
             }
@@ -196,10 +196,10 @@ fn every_record_arrives_once_and_nobody_oversleeps() {
         }
     }
     let stop = Note { frame: Head::stop().as_bytes().to_vec(), attached: None };
-    while !parent.road.has_room_for(&stop) {
+    while !parent.end.has_room_for(&stop) {
         parent.sleep();
     }
-    parent.road.send_note(stop, None);
+    parent.end.send_note(stop, None);
     assert_eq!(worker.join().unwrap(), records);
     assert!(recalled > 0 && parent.sleeps > 0, "{recalled} taken back, {} times asleep", parent.sleeps);
 }

@@ -7,7 +7,6 @@
 //! ```
 
 use std::io;
-use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -32,6 +31,8 @@ use crate::sys::processor::Place;
 use crate::sys::spin;
 use crate::sys::spin::AdaptiveSpin;
 use crate::transport::frame::AnswerKind;
+use crate::transport::record::Next;
+use crate::transport::record::Record;
 
 /// What is copied out of the down ring at one go, unless a record is longer.
 const READ_AHEAD: usize = 4096;
@@ -44,27 +45,9 @@ const SHORT_SLEEPS: u32 = 3;
 const LATELY: Duration = Duration::from_millis(20);
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
-/// One record of the parent's.
-#[derive(Clone, Debug)]
-pub(crate) struct Record {
-    pub(crate) is_order: bool,
-    /// The number of what travels beside it.
-    pub(crate) attachment: Option<u32>,
-    /// Its bytes, in [`WorkerRoad::bytes`].
-    range: Range<usize>,
-}
-
-impl Record {
-    /// An item whose bytes are all here.
-    #[inline]
-    pub(crate) fn is_plain(&self) -> bool {
-        !self.is_order && self.attachment.is_none()
-    }
-}
-
 /// The rings, as the worker holds them.
 #[derive(Debug)]
-pub(crate) struct WorkerRoad {
+pub(crate) struct WorkerEnd {
     memory: Memory,
     /// Wakes the parent.
     bell: PrivateFd,
@@ -76,7 +59,7 @@ pub(crate) struct WorkerRoad {
     /// Where the next answer goes, and up to where there is room.
     write: u64,
     taken: u64,
-    clock: Clock,
+    clock: ServiceClock,
     spin: AdaptiveSpin,
     /// Where this worker is, as the parent was told, and how often in a row it has slept for a short time only.
     place: Place,
@@ -90,20 +73,9 @@ pub(crate) struct WorkerRoad {
     is_mute: bool,
 }
 
-/// What a worker does when a record is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// The next record, which has begun.
-    HasBegun,
-    /// Wait for one.
-    Wait,
-    /// Nothing more: the parent cannot be woken, but by this worker's end.
-    Leave,
-}
-
 /// How long the records take.
 #[derive(Clone, Copy, Debug)]
-struct Clock {
+struct ServiceClock {
     /// The last look at it, and the records since then.
     since: Instant,
     records: u32,
@@ -114,7 +86,7 @@ struct Clock {
     busy_records: u64,
 }
 
-impl WorkerRoad {
+impl WorkerEnd {
     /// The worker's end, from what came at its birth.
     ///
     /// # Errors
@@ -132,7 +104,7 @@ impl WorkerRoad {
             recalls: 0,
             write: 0,
             taken: 0,
-            clock: Clock { since: Instant::now(), records: 0, every: 1, busy_ns: 0, busy_records: 0 },
+            clock: ServiceClock { since: Instant::now(), records: 0, every: 1, busy_ns: 0, busy_records: 0 },
             spin: AdaptiveSpin::short(),
             place: Place::default(),
             short_sleeps: 0,
@@ -371,7 +343,7 @@ impl WorkerRoad {
         self.memory.cell(Cell::BusyRecords).store(self.clock.busy_records, Ordering::Relaxed);
         let each = ns / u64::from(self.clock.records.max(1));
         let every = u32::try_from(CHECKPOINT_NS / each.max(1)).unwrap_or(u32::MAX);
-        self.clock = Clock { since: now, records: 0, every: every.clamp(1, CHECKPOINT_RECORDS), ..self.clock };
+        self.clock = ServiceClock { since: now, records: 0, every: every.clamp(1, CHECKPOINT_RECORDS), ..self.clock };
     }
 }
 

@@ -1,7 +1,7 @@
 //! The parent's end of the rings against every worker there can be.
 //!
 //! Steps are drawn at random: the parent's calls, in any order that the engine could make them in; honest steps of the
-//! real [`WorkerRoad`]; and writes that no worker of ours makes, anywhere in the shared memory. With honest steps only,
+//! real [`WorkerEnd`]; and writes that no worker of ours makes, anywhere in the shared memory. With honest steps only,
 //! a model knows every answer. With others, all that is asked is that the parent gives well-formed runs or [`Broken`],
 //! and never loses count.
 
@@ -35,7 +35,7 @@ use super::*;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::ItemReader;
 use crate::transport::frame::close_item;
-use crate::transport::ring::worker::WorkerRoad;
+use crate::transport::ring::worker::WorkerEnd;
 use crate::work::batch::Batch;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
@@ -64,8 +64,8 @@ enum Reply {
 
 /// Both ends, and what is known of them.
 struct Trial {
-    road: Road,
-    worker: WorkerRoad,
+    end: ParentEnd,
+    worker: WorkerEnd,
     bell: File,
     arrivals: Arrivals,
     /// Somebody has written to the memory who should not.
@@ -99,12 +99,12 @@ struct Trial {
 
 impl Trial {
     fn new() -> Self {
-        let (road, memory) = Road::new().unwrap();
+        let (end, memory) = ParentEnd::new().unwrap();
         let bell = OwnedFd::from(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap());
         let ours = File::from(bell.try_clone().unwrap());
-        let worker = WorkerRoad::new(memory, PrivateFd::adopt(bell).unwrap()).unwrap();
+        let worker = WorkerEnd::new(memory, PrivateFd::adopt(bell).unwrap()).unwrap();
         Self {
-            road,
+            end,
             worker,
             bell: ours,
             arrivals: Arrivals::default(),
@@ -135,8 +135,8 @@ impl Trial {
     }
 
     fn take(&mut self, step: Step) {
-        let rings = self.road.memory.rings();
-        let (slept, sent_before) = (self.sleeps, self.road.sent);
+        let rings = self.end.memory.rings();
+        let (slept, sent_before) = (self.sleeps, self.end.sent);
         match step {
             Step::SendItems { lens, function } => self.send_items(&lens, function),
             Step::SendAttached { function } => self.send_attached(function),
@@ -149,7 +149,7 @@ impl Trial {
                 while self.next_run() {}
             }
             Step::AskToRing => {
-                let is_quiet = self.road.ask_to_ring();
+                let is_quiet = self.end.ask_to_ring();
                 if !self.is_tampered && !self.is_hearing {
                     assert_eq!(is_quiet, self.finished == 0);
                 }
@@ -160,7 +160,7 @@ impl Trial {
             Step::Begin if !self.is_tampered => self.begin(),
             Step::Finish { kind, len } if !self.is_tampered => self.finish(kind, len),
             Step::FallAsleep if !self.is_tampered => {
-                let ledger = WorkerLedger(self.road.memory.cell(Cell::Ledger));
+                let ledger = WorkerLedger(self.end.memory.cell(Cell::Ledger));
                 if !self.is_begun && ledger.sleep() {
                     self.sleeps = true;
                 }
@@ -171,9 +171,9 @@ impl Trial {
                 self.commit(misdeed);
             }
         }
-        let has_more = self.road.sent.since(sent_before).wrapping_sub(1) < 1 << 20;
+        let has_more = self.end.sent.since(sent_before).wrapping_sub(1) < 1 << 20;
         if !self.is_tampered && slept && has_more {
-            assert_ne!(self.road.memory.rings(), rings, "who sleeps is woken for what is sent");
+            assert_ne!(self.end.memory.rings(), rings, "who sleeps is woken for what is sent");
             self.sleeps = false;
         }
         self.check_counts();
@@ -181,9 +181,9 @@ impl Trial {
 
     /// What must be true whatever the worker does.
     fn check_counts(&self) {
-        let road = &self.road;
+        let end = &self.end;
         let (mut items, mut records) = (0, 0);
-        for entry in &road.flights {
+        for entry in &end.flights {
             let (more_items, more_records) = match &entry.flight {
                 Contents::Items(span) => (span.len(), span.len()),
                 Contents::AttachedItem => (1, 1),
@@ -192,11 +192,11 @@ impl Trial {
             items += u64::from(more_items);
             records += more_records;
         }
-        assert_eq!(records, road.sent.since(road.seen), "every record in flight has an entry");
+        assert_eq!(records, end.sent.since(end.seen), "every record in flight has an entry");
         assert_eq!(self.sent_items, items + self.heard_items + self.unbegun_items, "every item is somewhere, once");
-        assert!(road.down_write - road.down_read <= RING_LEN as u64);
-        let ends: Vec<u64> = road.flights.iter().map(|entry| entry.end).collect();
-        assert!(ends.is_sorted() && ends.last().is_none_or(|&end| end == road.down_write));
+        assert!(end.down_write - end.down_read <= RING_LEN as u64);
+        let ends: Vec<u64> = end.flights.iter().map(|entry| entry.end).collect();
+        assert!(ends.is_sorted() && ends.last().is_none_or(|&last| last == end.down_write));
     }
 
     // ---- the parent ----------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ impl Trial {
 
     fn send_items(&mut self, lens: &[usize], function: u32) {
         let (span, items) = self.span(lens, function);
-        let taken = self.road.send_items(&span);
+        let taken = self.end.send_items(&span);
         self.sent_items += u64::from(taken);
         let sent = items.into_iter().take(taken as usize);
         self.waiting.extend(sent.map(|bytes| Known::Item { function, bytes }));
@@ -228,9 +228,9 @@ impl Trial {
 
     fn send_attached(&mut self, function: u32) {
         let (span, _) = self.span(&[0], function);
-        if self.road.has_room_beside(&span) {
+        if self.end.has_room_beside(&span) {
             let number = self.serial();
-            self.road.send_attached_item(&span, number);
+            self.end.send_attached_item(&span, number);
             self.sent_items += 1;
             self.waiting.push_back(Known::AttachedItem { function, number });
         }
@@ -241,15 +241,15 @@ impl Trial {
         // The frame of a definition: any bytes may stand in it.
         let frame: Vec<u8> = [1, 0, 0, 0, 0].into_iter().chain(serial.into_iter().cycle().take(len)).collect();
         let note = Note { frame: frame.clone(), attached: None };
-        if self.road.has_room_for(&note) {
+        if self.end.has_room_for(&note) {
             let number = is_attached.then(|| self.serial());
-            self.road.send_note(note, number);
+            self.end.send_note(note, number);
             self.waiting.push_back(Known::Note { frame, number });
         }
     }
 
     fn recall(&mut self) {
-        let unbegun = self.road.recall();
+        let unbegun = self.end.recall();
         if self.is_tampered {
             self.unbegun_items += unbegun.map_or(0, |unbegun| unbegun.items);
             return;
@@ -272,7 +272,7 @@ impl Trial {
     fn receive(&mut self) {
         // As the engine does: never before what came last was looked at to its end.
         while self.is_hearing && self.next_run() {}
-        let received = self.road.receive(&mut self.arrivals);
+        let received = self.end.receive(&mut self.arrivals);
         self.is_hearing = received.is_ok();
         if !self.is_tampered {
             received.unwrap();
@@ -288,7 +288,7 @@ impl Trial {
             return false;
         }
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        let run = self.road.next_run(&mut arrivals);
+        let run = self.end.next_run(&mut arrivals);
         let found = match run {
             Ok(Some(run)) => {
                 let replies = replies(run);
@@ -303,7 +303,7 @@ impl Trial {
                 true
             }
             Ok(None) => {
-                self.road.taken(&arrivals);
+                self.end.taken(&arrivals);
                 self.is_hearing = false;
                 if !self.is_tampered {
                     assert_eq!(self.received, 0, "all that was received is heard");
@@ -323,18 +323,18 @@ impl Trial {
 
     fn rung(&mut self) {
         if self.is_tampered {
-            drop(self.road.rung());
+            drop(self.end.rung());
         } else if std::mem::take(&mut self.has_rung) {
             self.receive();
             while self.next_run() {}
-            self.road.rung().unwrap();
+            self.end.rung().unwrap();
         }
     }
 
     fn look_in_passing(&mut self) {
-        let (has_news, lookout) = (self.road.has_news(), self.road.lookout());
-        let _busy = self.road.busy();
-        self.road.allow_spinning(u64::from(self.serial));
+        let (has_news, lookout) = (self.end.has_news(), self.end.probe());
+        let _busy = self.end.busy();
+        self.end.allow_spinning(u64::from(self.serial));
         if !self.is_tampered && !self.is_hearing {
             assert_eq!((has_news, lookout.has_news()), (self.finished > 0, self.finished > 0));
         }
@@ -343,7 +343,7 @@ impl Trial {
     // ---- any other -----------------------------------------------------------------------------------------------
 
     fn commit(&mut self, misdeed: Misdeed) {
-        let memory = &self.road.memory;
+        let memory = &self.end.memory;
         let store = |cell: Cell, value: u64| memory.cell(cell).store(value, Ordering::Relaxed);
         match misdeed {
             Misdeed::Word(word) => store(Cell::Ledger, word),
@@ -352,22 +352,22 @@ impl Trial {
                     true => count.minus(by.unsigned_abs()),
                     false => count.plus(by.unsigned_abs()),
                 };
-                store(Cell::Ledger, word(moved(self.road.sent, sent), moved(self.road.seen, done), flags));
+                store(Cell::Ledger, word(moved(self.end.sent, sent), moved(self.end.seen, done), flags));
             }
             Misdeed::Number { cell, value } => store(CELLS[cell % CELLS.len()], value),
-            Misdeed::Answered(more) => store(Cell::Answered, self.road.up_read.wrapping_add(more)),
+            Misdeed::Answered(more) => store(Cell::Answered, self.end.up_read.wrapping_add(more)),
             Misdeed::Bytes { is_up, position, bytes } => {
                 memory.put(if is_up { Ring::Up } else { Ring::Down }, position, &bytes);
             }
             Misdeed::Forged { heads, done } => {
-                let mut position = self.road.up_read;
+                let mut position = self.end.up_read;
                 for head in heads {
                     memory.put(Ring::Up, position, &head.to_le_bytes());
                     position += record::HEAD as u64 + u64::from(head & 0x3f);
                 }
                 store(Cell::Answered, position);
-                let done = done.min(self.road.sent.since(self.road.seen));
-                store(Cell::Ledger, word(self.road.sent, self.road.seen.plus(done), 0));
+                let done = done.min(self.end.sent.since(self.end.seen));
+                store(Cell::Ledger, word(self.end.sent, self.end.seen.plus(done), 0));
             }
             Misdeed::Noise(seed) => {
                 let mut noise = Noise(seed | 1);
@@ -393,9 +393,9 @@ fn word(sent: Count, done: Count, flags: u8) -> u64 {
 }
 
 /// The answers of one run, which must be as many as it says, and take up all of its bytes.
-fn replies(run: Run<'_>) -> Vec<Reply> {
+fn replies(run: Arrival<'_>) -> Vec<Reply> {
     match run {
-        Run::Values { items, bytes } => {
+        Arrival::Values { items, bytes } => {
             let kind = AnswerKind::Verdict(Verdict::Value);
             let values: Vec<_> =
                 ItemReader(bytes).map(|value| Reply::Here { kind, bytes: value.unwrap().to_vec() }).collect();
@@ -403,8 +403,8 @@ fn replies(run: Run<'_>) -> Vec<Reply> {
             assert!(items > 0);
             values
         }
-        Run::Answer { kind, bytes } => vec![Reply::Here { kind, bytes: bytes.to_vec() }],
-        Run::Attached { kind, number } => vec![Reply::Attached { kind, number }],
+        Arrival::Answer { kind, bytes } => vec![Reply::Here { kind, bytes: bytes.to_vec() }],
+        Arrival::Attached { kind, number } => vec![Reply::Attached { kind, number }],
     }
 }
 
@@ -423,11 +423,11 @@ pub(crate) fn take_apart(bytes: &[u8], records: u32, items_max: u32) {
 
 /// What stands in the ring of the answers, once so many records are done.
 #[cfg(test)]
-pub(crate) fn answers_in(road: &Road, records: u32) -> Option<Vec<u8>> {
-    let view = road.ledger().look();
-    let len = usize::try_from(road.memory.cell(Cell::Answered).load(Ordering::Acquire)).unwrap();
+pub(crate) fn answers_in(end: &ParentEnd, records: u32) -> Option<Vec<u8>> {
+    let view = end.ledger().look();
+    let len = usize::try_from(end.memory.cell(Cell::Answered).load(Ordering::Acquire)).unwrap();
     let mut bytes = Vec::new();
-    road.memory.copy_out(Ring::Up, 0, len, &mut bytes);
+    end.memory.copy_out(Ring::Up, 0, len, &mut bytes);
     (view.done().since(Count::default()) == records).then_some(bytes)
 }
 
@@ -463,10 +463,10 @@ fn a_ledger_is_news_if_only_its_rest_is_wrong() {
     for (sent, flags) in [(1, 0), (-1, 0), (0, 1 << 3)] {
         let mut trial = Trial::new();
         trial.send_items(&[1, 2, 3], 1);
-        assert!(trial.road.ask_to_ring() && !trial.road.has_news());
+        assert!(trial.end.ask_to_ring() && !trial.end.has_news());
         trial.commit(Misdeed::NearlyRight { sent, done: 0, flags });
-        assert!(trial.road.has_news() && !trial.road.ask_to_ring());
-        trial.road.receive(&mut Arrivals::default()).unwrap_err();
+        assert!(trial.end.has_news() && !trial.end.ask_to_ring());
+        trial.end.receive(&mut Arrivals::default()).unwrap_err();
     }
 }
 
@@ -474,12 +474,12 @@ fn a_ledger_is_news_if_only_its_rest_is_wrong() {
 #[test]
 fn a_worker_whose_flag_was_taken_down_is_woken_all_the_same() {
     let mut trial = Trial::new();
-    assert!(WorkerLedger(trial.road.memory.cell(Cell::Ledger)).sleep());
+    assert!(WorkerLedger(trial.end.memory.cell(Cell::Ledger)).sleep());
     trial.commit(Misdeed::Word(0));
     trial.send_items(&[1], 1);
-    let rings = trial.road.memory.rings();
-    assert!(trial.road.ask_to_ring());
-    assert_eq!(trial.road.memory.rings(), rings, "it has been shown its work a moment ago");
-    assert!(trial.road.ask_to_ring());
-    assert_ne!(trial.road.memory.rings(), rings);
+    let rings = trial.end.memory.rings();
+    assert!(trial.end.ask_to_ring());
+    assert_eq!(trial.end.memory.rings(), rings, "it has been shown its work a moment ago");
+    assert!(trial.end.ask_to_ring());
+    assert_ne!(trial.end.memory.rings(), rings);
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::Cell;
-use super::Road;
+use super::ParentEnd;
 use crate::sys::clock;
 use crate::work::progress::Progress;
 
-impl Road {
+impl ParentEnd {
     /// How far the worker has come with the next item.
     pub(crate) fn progress(&self) -> Progress {
         let view = self.ledger().look();

@@ -12,13 +12,13 @@ use super::Trial;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Order;
 use crate::transport::frame::parse_order;
-use crate::transport::ring::worker::Next;
+use crate::transport::record::Next;
 use crate::work::batch::Target;
 use crate::work::function::Verdict;
 
 impl Trial {
     pub(super) fn begin(&mut self) {
-        if self.is_begun || !WorkerLedger(self.road.memory.cell(Cell::Ledger)).has_work() {
+        if self.is_begun || !WorkerLedger(self.end.memory.cell(Cell::Ledger)).has_work() {
             assert!(self.is_begun || self.waiting.is_empty(), "what was sent can be begun");
             return;
         }

@@ -2,26 +2,16 @@
 
 use std::ops::Range;
 
-use super::Broken;
 use super::record;
+use super::record::Broken;
 use super::record::UpHead;
+use crate::transport::arrival::Arrival;
 use crate::transport::frame::AnswerKind;
 
 /// Where the next run lies: values one behind the other, or one answer of another kind.
 pub(super) enum RunAt {
     Values { items: u32, range: Range<usize> },
     Answer { kind: AnswerKind, range: Range<usize> },
-    Attached { kind: AnswerKind, number: u32 },
-}
-
-/// Answers of one kind that came one behind the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Run<'a> {
-    /// Values, each behind its length.
-    Values { items: u32, bytes: &'a [u8] },
-    /// One answer of another kind.
-    Answer { kind: AnswerKind, bytes: &'a [u8] },
-    /// One answer whose bytes are attached, by their number.
     Attached { kind: AnswerKind, number: u32 },
 }
 
@@ -36,11 +26,11 @@ pub(crate) struct Arrivals {
 }
 
 impl Arrivals {
-    pub(super) fn run(&self, run: RunAt) -> Run<'_> {
+    pub(super) fn run(&self, run: RunAt) -> Arrival<'_> {
         match run {
-            RunAt::Values { items, range } => Run::Values { items, bytes: &self.bytes[range] },
-            RunAt::Answer { kind, range } => Run::Answer { kind, bytes: &self.bytes[range] },
-            RunAt::Attached { kind, number } => Run::Attached { kind, number },
+            RunAt::Values { items, range } => Arrival::Values { items, bytes: &self.bytes[range] },
+            RunAt::Answer { kind, range } => Arrival::Answer { kind, bytes: &self.bytes[range] },
+            RunAt::Attached { kind, number } => Arrival::Attached { kind, number },
         }
     }
 

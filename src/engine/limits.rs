@@ -1,0 +1,126 @@
+//! Items that are stopped while they run: their time is up, or their call was cancelled.
+//!
+//! A process cannot be asked to stop what it is doing, so its worker is killed. That must cost no other item, and an
+//! answer that was given must count. So the worker is dismissed first, which takes back everything that it has not begun
+//! and lets it begin nothing more; then its answers are taken in once more; and only if the item still has no answer is
+//! the worker killed. From then on it is a death like any other, except for what the caller of the item is told.
+//!
+//! Also called: deadline, cancellation, watchdog.
+
+use std::time::Instant;
+
+use log::Level;
+use start_methods::StartError;
+
+use crate::engine::config::HELLO_TIMEOUT;
+use crate::engine::state::Engine;
+use crate::engine::worker_handle::Greeting;
+use crate::engine::worker_handle::KillReason;
+use crate::error::TaskError;
+use crate::schedule::WorkerId;
+use crate::schedule::load::ItemOf;
+use crate::schedule::time_limit::TimeVerdict;
+use crate::work::batch::JobId;
+use crate::work::jobs::Cancelled;
+
+impl Engine {
+    /// The caller wants no more of the job: what waits is not run, and what runs is stopped. Whether anything of it was
+    /// left.
+    pub(crate) fn revoke(&mut self, id: JobId) -> bool {
+        let Some(job) = self.jobs.get_mut(id) else { return false };
+        if job.is_finished() {
+            return false;
+        }
+        job.cancelled = Some(Cancelled::ByCaller);
+        self.schedule.cancel(id, Instant::now());
+        self.carry_out();
+        for worker in self.schedule.holders(id) {
+            match self.schedule.running(worker) {
+                Some(item) if item.job == id => self.stop_item(worker, item, TaskError::Cancelled),
+                _ => self.recall(worker),
+            }
+            self.carry_out();
+        }
+        true
+    }
+
+    /// Acts on every timer that is due.
+    pub(super) fn on_timers(&mut self) {
+        let now = Instant::now();
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if !is_due(self.next_timer()) {
+            return;
+        }
+        for worker in self.workers.ids() {
+            let Some(handle) = self.workers.get_mut(worker) else { continue };
+            if is_due(handle.kill_at) {
+                handle.kill_at = None;
+                self.workers.kill(worker, &mut self.effects);
+            }
+            let Some(handle) = self.workers.get(worker) else { continue };
+            if is_due(handle.status_due) {
+                self.on_status_timeout(worker);
+            } else if let Greeting::Awaited(hello_due) = handle.greeting
+                && hello_due <= now
+                && handle.trust.killed_for().is_none()
+            {
+                let error = StartError::HelloTimeout { pid: handle.pid(), timeout: HELLO_TIMEOUT };
+                self.workers.kill_for(worker, error.into(), &mut self.effects);
+            }
+        }
+        for worker in self.schedule.checks_due(now) {
+            self.check_deadline(worker, now);
+        }
+        self.schedule.tick(now);
+    }
+
+    /// When [`turn`](Self::turn) must be called at the latest, if nothing happens.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        [self.workers.next_timer(), self.schedule.next_timer()].into_iter().flatten().min()
+    }
+
+    /// The item of the worker may have run for long enough by now.
+    fn check_deadline(&mut self, worker: WorkerId, now: Instant) {
+        // Its answer may be there already, and then it counts.
+        self.receive_all(worker);
+        self.schedule.after_settled(now);
+        let Some(item) = self.schedule.running(worker) else { return };
+        let Some(handle) = self.workers.get(worker) else { return };
+        let pid = handle.pid();
+        let progress = handle.link.progress();
+        let Some(timeout) = self.schedule.timeout(worker) else { return };
+        let time_is_up = TaskError::TimedOut { pid, timeout };
+        match self.schedule.look(worker, progress, now) {
+            TimeVerdict::Wait => {}
+            TimeVerdict::TimeIsUp => self.stop_item(worker, item, time_is_up),
+            TimeVerdict::NeverBegins => {
+                self.effects.log(Level::Warn, format!("worker {pid} is replaced, for it begins nothing"));
+                self.schedule.dismiss(worker, now);
+                self.carry_out();
+                self.workers.kill(worker, &mut self.effects);
+            }
+            TimeVerdict::NeverReady => {
+                self.kill_for_item(worker, KillReason { item, error: time_is_up, has_begun: false });
+            }
+        }
+    }
+
+    /// Stops the item that the worker runs, unless it is answered at the last moment.
+    fn stop_item(&mut self, worker: WorkerId, item: ItemOf, error: TaskError) {
+        // In this order: after the recall the worker can begin nothing more, so what it runs after its answers were taken
+        // in is this item, or nothing.
+        self.schedule.dismiss(worker, Instant::now());
+        self.carry_out();
+        self.receive_all(worker);
+        if self.schedule.running(worker) == Some(item) {
+            self.kill_for_item(worker, KillReason { item, error, has_begun: true });
+        }
+    }
+
+    fn kill_for_item(&mut self, worker: WorkerId, reason: KillReason) {
+        if let Some(handle) = self.workers.get_mut(worker) {
+            handle.kill_reason = Some(reason);
+        }
+        self.workers.kill(worker, &mut self.effects);
+    }
+}

@@ -1,0 +1,138 @@
+//! What workers send on their control sockets: their hello, whether they are ready, descriptors, last words.
+
+use log::Level;
+use nix::errno::Errno;
+use start_methods::PrivateFd;
+use start_methods::Received;
+use start_methods::StartError;
+
+use std::time::Instant;
+
+use crate::engine::state::Engine;
+use crate::engine::worker_handle::Greeting;
+use crate::error::Panic;
+use crate::error::PoolError;
+use crate::schedule::WorkerId;
+use crate::transport::control;
+use crate::transport::control::Report;
+use crate::transport::frame::FRAME_MAX;
+use crate::transport::panic_record::PanicRecord;
+
+/// Messages taken from one control socket before other workers are served.
+const REPORTS_MAX: usize = 64;
+/// How many messages that make no sense are tolerated before their sender is killed.
+const NONSENSE_MAX: u32 = 64;
+
+impl Engine {
+    /// The control socket has a hello, a report, or its end.
+    pub(super) fn on_control(&mut self, worker: WorkerId) {
+        let Some(handle) = self.workers.get_mut(worker) else { return };
+        if let Greeting::Awaited(_) = handle.greeting {
+            // In this order: what the worker sent before it closed the socket is there when the socket is closed.
+            let is_closed = handle.child.is_silenced();
+            match handle.child.try_hello() {
+                Ok(Some(())) => handle.greeting = Greeting::Hello,
+                Ok(None) if !is_closed => return,
+                Ok(None) | Err(StartError::DiedBeforeHello { .. }) => {
+                    // Its pidfd tells how it ended. If it does not end, it has become another program.
+                    self.workers.stop_reading_control(worker);
+                    self.workers.kill_soon(worker);
+                    return;
+                }
+                Err(error) => return self.workers.kill_for(worker, error.into(), &mut self.effects),
+            }
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..REPORTS_MAX {
+            if !self.on_message(worker, &mut buffer) {
+                break;
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// The next message on the control socket; false if there is none.
+    fn on_message(&mut self, worker: WorkerId, buffer: &mut Vec<u8>) -> bool {
+        let Some(handle) = self.workers.get_mut(worker) else { return false };
+        let mut fds = Vec::new();
+        match handle.child.control().try_recv_into(buffer, FRAME_MAX, &mut fds) {
+            Ok(Received::Message(_)) => self.on_report(worker, buffer, fds.pop()),
+            Ok(Received::Empty) => return false,
+            Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => handle.link.attached(0, None),
+            Ok(Received::Closed) | Err(_) => {
+                self.on_control_closed(worker);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The worker is about to end, or a task has shut what is not its own, or executed another program.
+    fn on_control_closed(&mut self, worker: WorkerId) {
+        self.dismiss(worker);
+        // One that has nothing left to run has been given its last moment already, wherever it is.
+        if self
+            .workers
+            .get(worker)
+            .is_some_and(|handle| handle.kill_at.is_none() && !handle.link.is_held_by(handle.pid()))
+        {
+            self.workers.kill_soon(worker);
+        }
+    }
+
+    fn on_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>) {
+        let Some(handle) = self.workers.get_mut(worker) else { return };
+        match (control::parse_report(bytes), handle.greeting) {
+            (Ok(Report::Attachment { number }), Greeting::Ready) => {
+                handle.link.attached(number, fd);
+                // Each belongs to an answer, and each answer to an item that the worker holds.
+                if handle.link.attachments() as u64 > self.schedule.items_held(worker) {
+                    self.distrust(worker, "it sends what nobody asked for");
+                }
+            }
+            (Ok(Report::LastWords(record)), _) => {
+                let panic = panic_of(record, handle.pid());
+                handle.last_words.get_or_insert_with(|| Box::new(panic));
+            }
+            (Ok(Report::Ready), Greeting::Hello) => {
+                handle.greeting = Greeting::Ready;
+                self.schedule.ready(worker, Instant::now());
+            }
+            (Ok(Report::InitializerFailed { message }), Greeting::Hello) => {
+                self.workers.kill_for(worker, PoolError::Initializer { message }, &mut self.effects);
+            }
+            (Ok(Report::LinkRefused { message }), Greeting::Hello) => {
+                self.effects.link_refused = true;
+                self.workers.kill_for(worker, PoolError::NoSharedMemory { message }, &mut self.effects);
+            }
+            (Ok(report), _) => self.on_nonsense(worker, format!("{report:?} out of turn")),
+            (Err(error), _) => self.on_nonsense(worker, format!("a report: {error}")),
+        }
+    }
+
+    /// The worker sent what no worker of this build sends. One that is ready is not killed for that: a task writes where
+    /// it should not, and the items behind it are not to blame. One that is not ready yet has nothing to lose.
+    pub(super) fn on_nonsense(&mut self, worker: WorkerId, message: String) {
+        let Some(handle) = self.workers.get_mut(worker) else { return };
+        handle.nonsense += 1;
+        if handle.greeting != Greeting::Ready || handle.nonsense > NONSENSE_MAX {
+            return self.workers.kill_for(worker, PoolError::Protocol { message }, &mut self.effects);
+        }
+        if handle.trust.is_full() {
+            let hangs_by_descriptors = handle.link.hangs_by_descriptors();
+            let text = format!("worker {} is replaced, for it broke the protocol: {message}", handle.pid());
+            self.effects.log(Level::Warn, text);
+            self.dismiss(worker);
+            // A task that writes into every descriptor may have closed one, too.
+            if hangs_by_descriptors {
+                self.workers.kill_soon(worker);
+            }
+        }
+    }
+}
+
+/// A panic of the worker `pid`, for the caller.
+pub(super) fn panic_of(record: PanicRecord, pid: u32) -> Panic {
+    let PanicRecord { message, location, thread, backtrace } = record;
+    Panic { message, location, thread, backtrace, pid }
+}

@@ -1,0 +1,135 @@
+//! What the API asks of the engine: jobs that begin, are fed, awaited and abandoned; the size and the close of the pool.
+
+use std::time::Instant;
+
+use crate::engine::state::Engine;
+use crate::engine::state::Phase;
+use crate::error::PoolError;
+use crate::error::TaskError;
+use crate::work::batch::JobId;
+use crate::work::batch::JobPolicy;
+use crate::work::batch::Span;
+use crate::work::jobs::Job;
+
+impl Engine {
+    /// A number that no other context of this pool has.
+    pub(crate) fn new_context_id(&mut self) -> u64 {
+        self.new_id()
+    }
+
+    /// Why the pool takes no more tasks, if it does not.
+    pub(crate) fn refusal(&self) -> Option<PoolError> {
+        match &self.phase {
+            Phase::Running => None,
+            Phase::Closed => Some(PoolError::Closed),
+            Phase::Ended(error) => Some(error.clone()),
+        }
+    }
+
+    /// Begins a job.
+    ///
+    /// # Errors
+    ///
+    /// The pool takes no more.
+    pub(crate) fn open(&mut self, policy: JobPolicy, job: Job) -> Result<JobId, PoolError> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        let id = JobId(self.new_id());
+        self.schedule.open(id, policy, job.feeding);
+        self.jobs.insert(id, job);
+        Ok(id)
+    }
+
+    /// Adds items to a job: encoded ones as a span, or one that could not be encoded as its error.
+    ///
+    /// # Errors
+    ///
+    /// The pool takes no more.
+    pub(crate) fn submit(&mut self, id: JobId, work: Result<Span, (u64, TaskError)>) -> Result<(), PoolError> {
+        let refusal = self.refusal();
+        let job = self.jobs.held(id);
+        match refusal {
+            // A call that was accepted before the close is served to its end.
+            Some(PoolError::Closed) if job.feeding => {}
+            Some(error) => return Err(error),
+            None => {}
+        }
+        match work {
+            Ok(span) if job.cancelled.is_some() => {
+                job.submitted += u64::from(span.len());
+                self.skip(&span);
+            }
+            Ok(span) => {
+                job.submitted += u64::from(span.len());
+                self.schedule.submit(span, Instant::now());
+            }
+            Err((index, error)) => {
+                job.submitted += 1;
+                self.settle_error(id, index, error);
+            }
+        }
+        self.carry_out();
+        Ok(())
+    }
+
+    /// The job gets no more items.
+    pub(crate) fn seal(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.sealed = true;
+        if std::mem::take(&mut job.feeding) {
+            self.schedule.fed(Instant::now());
+            self.carry_out();
+        }
+        self.progress(id);
+        self.notify_if_at_rest();
+    }
+
+    /// The job's results are not wanted any more. If `cancel`, what has not been handed out is not run either. What is
+    /// left of the job, if anything, may be large, and is to be dropped outside the lock.
+    pub(crate) fn abandon(&mut self, id: JobId, cancel: bool) -> Option<Job> {
+        let job = self.jobs.get_mut(id)?;
+        job.abandoned = true;
+        if job.is_finished() {
+            return self.jobs.remove(id);
+        }
+        self.seal(id);
+        if cancel {
+            self.cancel(id);
+        }
+        None
+    }
+
+    /// A callback or a waker has been attached to an unfinished job that had none.
+    pub(crate) fn attend(&mut self) {
+        self.jobs.attend();
+    }
+
+    /// How many items of the job may be submitted and not settled at once, if its input is drawn as it goes.
+    pub(crate) fn window(&self, id: JobId) -> u64 {
+        self.schedule.window(id)
+    }
+
+    /// Keeps so many workers from now on.
+    ///
+    /// # Errors
+    ///
+    /// The pool takes no more tasks.
+    pub(crate) fn resize(&mut self, processes: usize) -> Result<(), PoolError> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        self.schedule.resize(processes, Instant::now());
+        self.carry_out();
+        Ok(())
+    }
+
+    /// Takes no more jobs; what was accepted runs.
+    pub(crate) fn close(&mut self) {
+        if matches!(self.phase, Phase::Running) {
+            self.phase = Phase::Closed;
+            self.schedule.close(Instant::now());
+            self.carry_out();
+        }
+    }
+}

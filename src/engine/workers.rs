@@ -1,0 +1,309 @@
+//! One half of the engine: the workers, their place in the epoll set, and what is done to their processes.
+//!
+//! Knows nothing of jobs, and decides nothing: the other half keeps the jobs, the schedule decides, and
+//! [`Engine`](crate::engine::state::Engine) puts events in order.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use log::Level;
+use nix::sys::signal::Signal;
+
+use crate::engine::effects::Effects;
+use crate::engine::watch::Source;
+use crate::engine::watch::Watch;
+use crate::engine::worker_handle::WorkerHandle;
+use crate::error::PoolError;
+use crate::schedule::WorkerId;
+use crate::sys::processor::Place;
+use crate::transport::link::AnswerProbe;
+use crate::transport::link::Trigger;
+use crate::transport::link::Wakeup;
+use crate::transport::note::Sent;
+
+/// How long a worker may live on with its control socket closed.
+const SILENT_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Which workers wake the driver when it sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ringers {
+    None,
+    Some,
+    /// The driver must not sleep: there are answers already.
+    Late,
+}
+
+/// The live workers of a pool.
+pub(crate) struct Workers {
+    handles: BTreeMap<WorkerId, WorkerHandle>,
+    /// Gone when the pool is joined.
+    watch: Option<Arc<Watch>>,
+    /// The pool has ended: no answer counts any more.
+    answers_ignored: bool,
+}
+
+impl Workers {
+    pub(crate) fn new(watch: Arc<Watch>) -> Self {
+        Self { handles: BTreeMap::new(), watch: Some(watch), answers_ignored: false }
+    }
+
+    pub(crate) fn get(&self, worker: WorkerId) -> Option<&WorkerHandle> {
+        self.handles.get(&worker)
+    }
+
+    pub(crate) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut WorkerHandle> {
+        self.handles.get_mut(&worker)
+    }
+
+    pub(crate) fn ids(&self) -> Vec<WorkerId> {
+        self.handles.keys().copied().collect()
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.handles.values().map(WorkerHandle::pid).collect()
+    }
+
+    /// The epoll set in which drivers sleep.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        Arc::clone(self.watch.as_ref().expect("events come only while there is a watch"))
+    }
+
+    /// Whether anything can still happen.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// Gives the descriptors back. The workers are gone.
+    pub(crate) fn take_watch(&mut self) -> Option<Arc<Watch>> {
+        self.watch.take()
+    }
+
+    /// Wakes a driver that sleeps.
+    pub(crate) fn ring(&self) {
+        if let Some(watch) = &self.watch {
+            watch.ring();
+        }
+    }
+
+    /// Adds a worker and watches its descriptors.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused to watch one; the worker is given back, and none of its descriptors is watched.
+    pub(crate) fn add(&mut self, worker: WorkerId, handle: WorkerHandle) -> Result<(), (WorkerHandle, io::Error)> {
+        match self.watch_descriptors(worker, &handle) {
+            Ok(()) => {
+                self.handles.insert(worker, handle);
+                Ok(())
+            }
+            Err(error) => {
+                self.unwatch_descriptors(&handle);
+                Err((handle, error))
+            }
+        }
+    }
+
+    /// Removes a worker that is dead.
+    pub(crate) fn remove(&mut self, worker: WorkerId) -> Option<WorkerHandle> {
+        let handle = self.handles.remove(&worker)?;
+        // Before its descriptors are closed: a forked process may hold copies, and they would stay in the set.
+        self.unwatch_descriptors(&handle);
+        Some(handle)
+    }
+
+    fn watch_descriptors(&self, worker: WorkerId, handle: &WorkerHandle) -> io::Result<()> {
+        let watch = self.watch();
+        match handle.link.trigger() {
+            Trigger::Edge => watch.add_edge(handle.link.fd(), Source::Link(worker))?,
+            Trigger::Level => watch.add(handle.link.fd(), Source::Link(worker))?,
+        }
+        watch.add(handle.child.control().as_fd(), Source::Control(worker))?;
+        watch.add(handle.child.pidfd(), Source::End(worker))?;
+        match handle.child.status_fd() {
+            Some(fd) => watch.add(fd, Source::Status(worker)),
+            None => Ok(()),
+        }
+    }
+
+    fn unwatch_descriptors(&self, handle: &WorkerHandle) {
+        let Some(watch) = &self.watch else { return };
+        watch.remove(handle.link.fd());
+        watch.remove(handle.child.control().as_fd());
+        watch.remove(handle.child.pidfd());
+        if let Some(fd) = handle.child.status_fd() {
+            watch.remove(fd);
+        }
+    }
+
+    /// The link of the worker is full: watches it for room, if nothing else will tell.
+    pub(crate) fn wait_for_room(&mut self, worker: WorkerId, effects: &mut Effects) {
+        if self.handles.get_mut(&worker).is_some_and(|handle| handle.link.begins_to_wait_for_room()) {
+            self.watch_for_room(worker, true, effects);
+        }
+    }
+
+    /// The link of the worker has taken all that waited for room.
+    pub(crate) fn has_room_again(&mut self, worker: WorkerId, effects: &mut Effects) {
+        if let Some(handle) = self.handles.get_mut(&worker) {
+            handle.link.has_room_again();
+            self.watch_for_room(worker, false, effects);
+        }
+    }
+
+    fn watch_for_room(&self, worker: WorkerId, wants_room: bool, effects: &mut Effects) {
+        let Some(handle) = self.handles.get(&worker) else { return };
+        if let Err(error) = self.watch().set_wants_room(handle.link.fd(), Source::Link(worker), wants_room) {
+            effects.log(Level::Error, format!("epoll_ctl(EPOLL_CTL_MOD): {error}: a bug in procpool"));
+        }
+    }
+
+    /// Whether nothing that the worker sends counts. What it answered before it is killed for another reason counts.
+    pub(crate) fn is_ignored(&self, worker: WorkerId) -> bool {
+        self.answers_ignored || self.handles.get(&worker).is_none_or(|handle| !handle.trust.is_read())
+    }
+
+    fn read(&self) -> impl Iterator<Item = (WorkerId, &WorkerHandle)> {
+        let handles = self.handles.iter().filter(|(_, handle)| !self.answers_ignored && handle.trust.is_read());
+        handles.map(|(&worker, handle)| (worker, handle))
+    }
+
+    /// Adds the workers that have answered without telling the kernel.
+    pub(crate) fn with_news(&self, workers: &mut Vec<WorkerId>) {
+        workers.extend(self.read().filter(|(_, handle)| handle.link.has_news()).map(|(worker, _)| worker));
+    }
+
+    /// Asks every busy worker to wake the driver at its next answer.
+    pub(crate) fn ask_to_ring(&self) -> Ringers {
+        let mut ringers = Ringers::None;
+        for (_, handle) in self.read() {
+            match handle.link.ask_to_ring() {
+                Wakeup::NotNeeded => {}
+                Wakeup::Asked => ringers = Ringers::Some,
+                Wakeup::TooLate => return Ringers::Late,
+            }
+        }
+        ringers
+    }
+
+    /// Adds a probe for each worker that may answer soon.
+    pub(crate) fn probes(&self, here: Place, probes: &mut Vec<AnswerProbe>) {
+        probes.extend(self.read().filter_map(|(_, handle)| handle.link.probe(here)));
+    }
+
+    /// Tells every worker that a context is needed no longer. What the links said, for the caller to act on.
+    pub(crate) fn forget(&mut self, context: u64) -> Vec<(WorkerId, io::Result<Sent>)> {
+        self.handles.iter_mut().map(|(&worker, handle)| (worker, handle.forget(context))).collect()
+    }
+
+    /// Kills the worker and every process that descends from it.
+    pub(crate) fn kill(&self, worker: WorkerId, effects: &mut Effects) {
+        if let Some(handle) = self.handles.get(&worker)
+            && let Err(error) = handle.child.kill_tree()
+        {
+            effects.log(Level::Error, format!("worker {} cannot be killed: {error}", handle.pid()));
+        }
+    }
+
+    /// Kills what is left of a dead worker's process group.
+    pub(crate) fn kill_group(&self, worker: WorkerId, effects: &mut Effects) {
+        if let Some(handle) = self.handles.get(&worker)
+            && let Err(error) = handle.child.signal_group(Signal::SIGKILL)
+        {
+            let text = format!("the process group of worker {} cannot be killed: {error}", handle.pid());
+            effects.log(Level::Warn, text);
+        }
+    }
+
+    /// Kills the worker unless it leaves within [`SILENT_EXIT_TIMEOUT`].
+    pub(crate) fn kill_soon(&mut self, worker: WorkerId) {
+        if let Some(handle) = self.handles.get_mut(&worker) {
+            handle.kill_at.get_or_insert_with(|| Instant::now() + SILENT_EXIT_TIMEOUT);
+        }
+    }
+
+    /// Kills a worker that broke the protocol or cannot start.
+    pub(crate) fn kill_for(&mut self, worker: WorkerId, error: PoolError, effects: &mut Effects) {
+        if let Some(handle) = self.handles.get_mut(&worker) {
+            handle.trust.kill_for(error);
+        }
+        self.kill(worker, effects);
+    }
+
+    /// Kills a worker that left on its link what no worker of this build leaves there. Nothing on the link counts.
+    pub(crate) fn distrust(&mut self, worker: WorkerId, message: String, effects: &mut Effects) {
+        if let Some(handle) = self.handles.get_mut(&worker) {
+            handle.trust.distrust(PoolError::Protocol { message });
+            if let Some(watch) = &self.watch {
+                // What lies there is never read, so the descriptor could stay readable until the worker is reaped.
+                watch.remove(handle.link.fd());
+            }
+        }
+        self.kill(worker, effects);
+    }
+
+    /// Stops reading the control socket: nothing more that comes there is of interest, and at its end it would stay
+    /// readable.
+    pub(crate) fn stop_reading_control(&self, worker: WorkerId) {
+        if let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch) {
+            watch.remove(handle.child.control().as_fd());
+        }
+    }
+
+    /// Stops reading the link: a task has shut it down, and it would stay readable.
+    pub(crate) fn stop_reading_link(&self, worker: WorkerId) {
+        if let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch) {
+            watch.remove(handle.link.fd());
+        }
+    }
+
+    /// Stops reading the pidfd, which has reported the end.
+    pub(crate) fn stop_reading_pidfd(&self, worker: WorkerId) {
+        if let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch) {
+            watch.remove(handle.child.pidfd());
+        }
+    }
+
+    /// Stops reading the status descriptor, which has reported all that it will.
+    pub(crate) fn stop_reading_status(&self, worker: WorkerId) {
+        if let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch)
+            && let Some(status) = handle.child.status_fd()
+        {
+            watch.remove(status);
+        }
+    }
+
+    /// When something must be done about a worker, if nothing happens before.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.handles.values().filter_map(WorkerHandle::next_timer).min()
+    }
+
+    /// Asks every worker to leave, and has it killed at `kill_at`. Their answers are not read any more.
+    pub(crate) fn end(&mut self, kill_at: Option<Instant>, effects: &mut Effects) {
+        self.answers_ignored = true;
+        // A pool that was joined has neither workers nor a watch.
+        let Some(watch) = &self.watch else { return };
+        for handle in self.handles.values_mut() {
+            watch.remove(handle.link.fd());
+            // SIGCONT, so that a stopped worker can act on SIGTERM. To the process as well as to its group: a process
+            // that is being started has no group of its own yet.
+            for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+                if let Err(error) = handle.child.signal(signal).and_then(|()| handle.child.signal_group(signal)) {
+                    effects.log(Level::Warn, format!("worker {} could not be sent {signal}: {error}", handle.pid()));
+                }
+            }
+        }
+        self.kill_by(kill_at);
+        self.ring();
+    }
+
+    /// No worker may live longer than this.
+    pub(crate) fn kill_by(&mut self, kill_at: Option<Instant>) {
+        for handle in self.handles.values_mut() {
+            handle.kill_at = [handle.kill_at, kill_at].into_iter().flatten().min();
+        }
+    }
+}

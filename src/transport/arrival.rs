@@ -1,0 +1,25 @@
+//! What the parent's end of a link yields: answers, and reasons why there are none.
+
+use crate::transport::frame::AnswerKind;
+
+/// Answers to the next items of a worker, in the order of the items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival<'a> {
+    /// Values, each behind its length. Bytes that belong to no value may follow.
+    Values { items: u32, bytes: &'a [u8] },
+    /// One answer.
+    Answer { kind: AnswerKind, bytes: &'a [u8] },
+    /// One answer whose bytes are in a descriptor: the attachment with this number.
+    Attached { kind: AnswerKind, number: u32 },
+}
+
+/// Why a link yields no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LinkError {
+    /// No worker of this build writes what was found: nothing that this worker has sent and not yet been taken in counts.
+    Broken(String),
+    /// A task wrote something that is no answer. The answers of its worker are still complete.
+    Nonsense(String),
+    /// A task has shut the link down.
+    Closed,
+}

@@ -1,0 +1,561 @@
+//! The parent's end of the link to one worker, whatever kind of link it is.
+//!
+//! Everything in which the two kinds differ stands here and below: what an order waits for, how work is taken back, how
+//! the parent is woken, and where the bytes lie that do not fit a frame. The engine asks the same questions of both.
+
+use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::io;
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+
+use start_methods::PrivateFd;
+use start_methods::Socket;
+
+use crate::sys::bell::Bell;
+use crate::sys::processor::Place;
+use crate::transport::arrival::Arrival;
+use crate::transport::arrival::LinkError;
+use crate::transport::control;
+use crate::transport::frame;
+use crate::transport::frame::Head;
+use crate::transport::frame::Order;
+use crate::transport::note::Attached;
+use crate::transport::note::Note;
+use crate::transport::note::Sent;
+use crate::transport::ring;
+use crate::transport::socket;
+use crate::values::blob::Blob;
+use crate::work::batch::Items;
+use crate::work::batch::Span;
+use crate::work::function::FunctionId;
+use crate::work::function::LocalFunction;
+use crate::work::jobs::Context;
+use crate::work::jobs::ContextBody;
+use crate::work::progress::Progress;
+use crate::work::unbegun::FrameNumber;
+use crate::work::unbegun::Unbegun;
+
+/// Answers taken from one socket before other workers are served.
+const ANSWERS_MAX: usize = 512;
+
+/// Sees without a lock whether a worker has answered.
+pub(crate) use crate::transport::ring::parent::AnswerProbe;
+
+#[derive(Debug)]
+enum End {
+    Ring {
+        rings: Box<ring::parent::ParentEnd>,
+        /// By which the worker wakes the parent.
+        bell: Bell,
+        /// Numbers the descriptors that travel beside the rings, on the control socket.
+        attachments_sent: u32,
+    },
+    Socket(socket::ParentEnd),
+}
+
+/// How the descriptor of a link reports answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trigger {
+    /// It stays readable while there are answers.
+    Level,
+    /// It becomes readable anew each time that the worker rings, and is never read.
+    Edge,
+}
+
+/// Whether the worker is alive when work is taken back from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Alive,
+    Dead,
+}
+
+/// How many answers are taken in at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// So many that other workers are served too.
+    Fair,
+    /// All that are there.
+    All,
+}
+
+/// Whether the worker will wake a parent that sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wakeup {
+    /// It has nothing to do, or the kernel reports its answers.
+    NotNeeded,
+    /// It rings at its next answer.
+    Asked,
+    /// There are answers already.
+    TooLate,
+}
+
+/// The time that the worker spent on its last records, as it reports it itself. A hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceTime {
+    pub(crate) ns: u64,
+    pub(crate) records: u32,
+}
+
+/// Memory for the answers that are being taken in, used by all links in turn.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    arrivals: ring::arrivals::Arrivals,
+    frame: Vec<u8>,
+    left: usize,
+}
+
+/// The parent's end of the link to one worker.
+#[derive(Debug)]
+pub(crate) struct Link {
+    end: End,
+    functions: HashSet<FunctionId>,
+    contexts: HashSet<u64>,
+    /// Orders that wait for room, oldest first.
+    notes: VecDeque<Note>,
+    /// The worker was sent something new with the frame that it has not answered yet.
+    introducing: bool,
+    /// The descriptor of the link is watched for room.
+    waits_for_room: bool,
+    /// Descriptors that have come and belong to answers that have not been taken in.
+    attachments: VecDeque<(u32, PrivateFd)>,
+    /// One of them found no room in this process's descriptor table.
+    attachment_lost: bool,
+}
+
+impl Link {
+    pub(super) fn ring(rings: ring::parent::ParentEnd) -> io::Result<Self> {
+        Ok(Self::new(End::Ring { rings: Box::new(rings), bell: Bell::new()?, attachments_sent: 0 }))
+    }
+
+    pub(super) fn socket() -> io::Result<Self> {
+        Ok(Self::new(End::Socket(socket::ParentEnd::new()?)))
+    }
+
+    fn new(end: End) -> Self {
+        Self {
+            end,
+            functions: HashSet::new(),
+            contexts: HashSet::new(),
+            notes: VecDeque::new(),
+            introducing: false,
+            waits_for_room: false,
+            attachments: VecDeque::new(),
+            attachment_lost: false,
+        }
+    }
+
+    /// The descriptor that the worker is given of this link. (Rings have their memory besides.)
+    pub(super) fn worker_fd(&self) -> BorrowedFd<'_> {
+        match &self.end {
+            End::Ring { bell, .. } => bell.as_fd(),
+            End::Socket(socket) => socket.worker_end(),
+        }
+    }
+
+    /// The descriptor that reports answers, as [`trigger`](Self::trigger) says.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        match &self.end {
+            End::Ring { bell, .. } => bell.as_fd(),
+            End::Socket(socket) => socket.fd(),
+        }
+    }
+
+    pub(crate) fn trigger(&self) -> Trigger {
+        match &self.end {
+            End::Ring { .. } => Trigger::Edge,
+            End::Socket(_) => Trigger::Level,
+        }
+    }
+
+    /// Sends work, behind everything that the worker must know for it. `alone`: the worker holds nothing else.
+    ///
+    /// Over a socket, a frame that brings something new travels alone: nothing is sent before it or after it until it is
+    /// answered. Otherwise a recall could take the function away from under a frame that needs it, since the worker may
+    /// read on while the parent recalls.
+    pub(crate) fn send(
+        &mut self,
+        control: &Socket,
+        span: &Span,
+        number: FrameNumber,
+        context: Option<&Context>,
+        alone: bool,
+    ) -> io::Result<Sent> {
+        let function = span.batch.target.function;
+        let new =
+            !self.functions.contains(&function) || context.is_some_and(|context| !self.contexts.contains(&context.id));
+        if matches!(self.end, End::Socket(_)) && !alone && (new || self.introducing) {
+            return Ok(Sent::Later);
+        }
+        self.define(function);
+        if let Some(context) = context {
+            self.introduce(context);
+        }
+        self.introducing |= new;
+        if self.flush(control)? == Sent::Full {
+            return Ok(Sent::Full);
+        }
+        match (&mut self.end, &span.batch.items) {
+            (End::Ring { rings, .. }, Items::Inline { .. }) => match rings.send_items(span) {
+                items if items == span.len() => Ok(Sent::Taken),
+                items => Ok(Sent::Part(items)),
+            },
+            (End::Ring { rings, attachments_sent, .. }, Items::Blob(blob)) => {
+                send_beside(rings, control, attachments_sent, span, blob)
+            }
+            (End::Socket(socket), Items::Inline { .. }) => {
+                let head = Head::run(span, number.0);
+                socket.send(head.as_bytes(), span.bytes().expect("inline items have bytes"), None)
+            }
+            (End::Socket(socket), Items::Blob(blob)) => {
+                socket.send(Head::run(span, number.0).as_bytes(), &[], Some(blob.as_fd()))
+            }
+        }
+    }
+
+    /// Tells the worker to leave when it has done what it was given.
+    pub(crate) fn stop(&mut self, control: &Socket) -> io::Result<Sent> {
+        self.push_note(Head::stop().as_bytes().to_vec(), None);
+        self.flush(control)
+    }
+
+    /// Tells the worker that a context is needed no longer, if it has it.
+    pub(crate) fn forget(&mut self, control: &Socket, context: u64) -> io::Result<Sent> {
+        if self.contexts.remove(&context) {
+            self.push_note(Head::forget(context).as_bytes().to_vec(), None);
+        }
+        self.flush(control)
+    }
+
+    fn define(&mut self, function: FunctionId) {
+        if !self.functions.insert(function) {
+            return;
+        }
+        let definition = LocalFunction::of(function).definition().expect("a function with a number was located");
+        let mut frame = Head::define(function).as_bytes().to_vec();
+        frame.extend(control::encode(&definition));
+        self.push_note(frame, None);
+    }
+
+    fn introduce(&mut self, context: &Context) {
+        if !self.contexts.insert(context.id) {
+            return;
+        }
+        match &context.body {
+            ContextBody::Inline(bytes) => {
+                let mut frame = Head::context(context.function, context.id, false).as_bytes().to_vec();
+                frame.extend_from_slice(bytes);
+                self.push_note(frame, None);
+            }
+            ContextBody::Blob(blob) => {
+                let head = Head::context(context.function, context.id, true);
+                self.push_note(head.as_bytes().to_vec(), Some(Attached::Blob(blob.clone())));
+            }
+        }
+    }
+
+    fn push_note(&mut self, frame: Vec<u8>, attached: Option<Attached>) {
+        self.notes.push_back(Note { frame, attached });
+    }
+
+    /// Sends the orders that wait for room, as far as there is room.
+    pub(crate) fn flush(&mut self, control: &Socket) -> io::Result<Sent> {
+        while let Some(note) = self.notes.pop_front() {
+            let attached = note.attached.as_ref().map(AsFd::as_fd);
+            let refused = match &mut self.end {
+                End::Socket(socket) => match socket.send(&note.frame, &[], attached)? {
+                    Sent::Full => Some(note),
+                    _ => None,
+                },
+                End::Ring { rings, .. } if !rings.has_room_for(&note) => Some(note),
+                End::Ring { rings, attachments_sent, .. } => {
+                    let number = match attached {
+                        None => None,
+                        Some(fd) => match attach(control, attachments_sent, fd)? {
+                            Some(number) => Some(number),
+                            None => {
+                                self.notes.push_front(note);
+                                return stuck_unless_busy(rings);
+                            }
+                        },
+                    };
+                    rings.send_note(note, number);
+                    None
+                }
+            };
+            if let Some(note) = refused {
+                self.notes.push_front(note);
+                return Ok(Sent::Full);
+            }
+        }
+        Ok(Sent::Taken)
+    }
+
+    /// Whether orders wait for room.
+    pub(crate) fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
+    }
+
+    /// The link was found full. Whether its descriptor must be watched for room from now on: a ring has room again when
+    /// something in it is done, which the parent learns anyway.
+    pub(crate) fn begins_to_wait_for_room(&mut self) -> bool {
+        matches!(self.end, End::Socket(_)) && !std::mem::replace(&mut self.waits_for_room, true)
+    }
+
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.waits_for_room
+    }
+
+    pub(crate) fn has_room_again(&mut self) {
+        self.waits_for_room = false;
+    }
+
+    /// Takes back what the worker has not begun. Orders that are not work are kept, to be sent again behind what waits.
+    ///
+    /// Over a socket, nothing is taken back from under a frame that brings something new while the worker lives: it
+    /// might read the frame, and the function be taken away. The worker holds nothing else then.
+    ///
+    /// # Errors
+    ///
+    /// What the worker left behind is not a link of this build.
+    pub(crate) fn recall(&mut self, peer: Peer) -> Result<Unbegun, String> {
+        match &mut self.end {
+            End::Socket(_) if self.introducing && peer == Peer::Alive => Ok(Unbegun::Frames(Vec::new())),
+            End::Ring { rings, .. } => {
+                let recalled = rings.recall().map_err(|broken| broken.0.to_owned())?;
+                // In front: these were sent before the orders that still wait.
+                for note in recalled.notes.into_iter().rev() {
+                    self.notes.push_front(note);
+                }
+                Ok(Unbegun::Last(recalled.items))
+            }
+            End::Socket(socket) => {
+                let unread = socket.recall().map_err(|error| format!("its link broke: {error}"))?;
+                let mut numbers = Vec::new();
+                for note in unread {
+                    match work_number(&note.frame) {
+                        Some(number) => numbers.push(number),
+                        None => self.notes.push_back(note),
+                    }
+                }
+                Ok(Unbegun::Frames(numbers))
+            }
+        }
+    }
+
+    /// Begins to take in answers: [`next`](Self::next) yields them.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::Broken`]: no worker of this build leaves its link like this.
+    pub(crate) fn receive(&mut self, inbox: &mut Inbox, share: Share) -> Result<(), LinkError> {
+        match &mut self.end {
+            // All that a ring holds was copied out of it, and is bounded by its length.
+            End::Ring { rings, .. } => Ok(rings.receive(&mut inbox.arrivals)?),
+            End::Socket(_) => {
+                inbox.left = match share {
+                    Share::Fair => ANSWERS_MAX,
+                    Share::All => usize::MAX,
+                };
+                Ok(())
+            }
+        }
+    }
+
+    /// The next answers; `None` when there are no more.
+    ///
+    /// # Errors
+    ///
+    /// See [`LinkError`].
+    pub(crate) fn next<'a>(&mut self, inbox: &'a mut Inbox) -> Result<Option<Arrival<'a>>, LinkError> {
+        match &mut self.end {
+            End::Ring { rings, .. } => Ok(rings.next_run(&mut inbox.arrivals)?),
+            End::Socket(_) if inbox.left == 0 => Ok(None),
+            End::Socket(socket) => {
+                inbox.left -= 1;
+                let Some((arrival, attached)) = socket.next_answer(&mut inbox.frame)? else { return Ok(None) };
+                if let Arrival::Attached { number, .. } = arrival {
+                    match attached {
+                        Some(fd) => self.attachments.push_back((number, fd)),
+                        None => self.attachment_lost = true,
+                    }
+                }
+                // Whatever came before the answer has been read.
+                self.introducing = false;
+                Ok(Some(arrival))
+            }
+        }
+    }
+
+    /// All answers of [`receive`](Self::receive) are taken in: their room is the worker's again.
+    pub(crate) fn received(&mut self, inbox: &Inbox) {
+        if let End::Ring { rings, .. } = &mut self.end {
+            rings.taken(&inbox.arrivals);
+        }
+    }
+
+    /// Whether the worker measures how long its items take; if not, the parent has only the times of their answers.
+    pub(crate) fn measures_itself(&self) -> bool {
+        matches!(self.end, End::Ring { .. })
+    }
+
+    /// What the worker has measured since the last call, if it has.
+    pub(crate) fn take_service_time(&mut self) -> Option<ServiceTime> {
+        let End::Ring { rings, .. } = &mut self.end else { return None };
+        let busy = rings.busy();
+        let records = u32::try_from(busy.records).unwrap_or(u32::MAX);
+        (records > 0).then_some(ServiceTime { ns: busy.ns, records })
+    }
+
+    /// The worker has rung. To be called after its answers were received.
+    ///
+    /// # Errors
+    ///
+    /// It has rung more often than it has answered.
+    pub(crate) fn rung(&mut self) -> Result<(), LinkError> {
+        match &mut self.end {
+            End::Ring { rings, .. } => Ok(rings.rung()?),
+            End::Socket(_) => Ok(()),
+        }
+    }
+
+    /// How many orders are known to have been obeyed; 0 if the link does not tell.
+    pub(crate) fn orders_obeyed(&self) -> u64 {
+        match &self.end {
+            End::Ring { rings, .. } => rings.obeyed(),
+            End::Socket(_) => 0,
+        }
+    }
+
+    /// How far the worker has come with its next item, as far as the link tells.
+    pub(crate) fn progress(&self) -> Progress {
+        match &self.end {
+            End::Ring { rings, .. } => rings.progress(),
+            End::Socket(_) => Progress::Runs { since: None },
+        }
+    }
+
+    /// Whether there are answers that only a look at the link reveals.
+    pub(crate) fn has_news(&self) -> bool {
+        match &self.end {
+            End::Ring { rings, .. } => !rings.is_idle() && rings.has_news(),
+            End::Socket(_) => false,
+        }
+    }
+
+    /// Asks the worker to wake the parent at its next answer, if it has something to answer.
+    pub(crate) fn ask_to_ring(&self) -> Wakeup {
+        match &self.end {
+            End::Ring { rings, .. } if !rings.is_idle() => match rings.ask_to_ring() {
+                true => Wakeup::Asked,
+                false => Wakeup::TooLate,
+            },
+            _ => Wakeup::NotNeeded,
+        }
+    }
+
+    /// Sees whether the worker answers, if it has something to answer and is not on this processor, where it cannot run
+    /// while a thread spins.
+    pub(crate) fn probe(&self, here: Place) -> Option<AnswerProbe> {
+        match &self.end {
+            End::Ring { rings, .. } if !rings.is_idle() && !rings.is_at(here) => Some(rings.probe()),
+            _ => None,
+        }
+    }
+
+    /// How long the worker may spin for work before it sleeps.
+    pub(crate) fn allow_spinning(&mut self, ns: u64) {
+        if let End::Ring { rings, .. } = &mut self.end {
+            rings.allow_spinning(ns);
+        }
+    }
+
+    /// Whether the process still has its end of the link. One that has executed another program has not.
+    pub(crate) fn is_held_by(&self, pid: u32) -> bool {
+        match &self.end {
+            End::Ring { .. } => {
+                std::fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(ring::memory::NAME))
+            }
+            End::Socket(socket) => socket.is_held_by(pid),
+        }
+    }
+
+    /// Whether a task that closes or replaces descriptors can cut the worker off from its orders, so that it waits for
+    /// ever.
+    pub(crate) fn hangs_by_descriptors(&self) -> bool {
+        matches!(self.end, End::Socket(_))
+    }
+
+    /// A descriptor has come on the control socket that belongs to an answer. `None`: it found no room in this process's
+    /// table.
+    pub(crate) fn attached(&mut self, number: u32, fd: Option<PrivateFd>) {
+        match fd {
+            Some(fd) => self.attachments.push_back((number, fd)),
+            None => self.attachment_lost = true,
+        }
+    }
+
+    /// How many descriptors have come whose answers have not been taken in.
+    pub(crate) fn attachments(&self) -> usize {
+        self.attachments.len()
+    }
+
+    /// The descriptor that belongs to this answer, if it has come.
+    pub(crate) fn take_attachment(&mut self, number: u32) -> Option<PrivateFd> {
+        let position = self.attachments.iter().position(|(found, _)| *found == number)?;
+        // Those before it belong to answers that did not come: a worker that numbers wrongly gains nothing.
+        self.attachments.drain(..=position).next_back().map(|(_, fd)| fd)
+    }
+
+    /// Whether an attachment was lost since the last call, and with it the bytes of an answer.
+    pub(crate) fn take_loss(&mut self) -> bool {
+        std::mem::take(&mut self.attachment_lost)
+    }
+}
+
+/// Sends one item whose bytes do not fit the rings.
+fn send_beside(
+    rings: &mut ring::parent::ParentEnd,
+    control: &Socket,
+    attachments_sent: &mut u32,
+    span: &Span,
+    blob: &Blob,
+) -> io::Result<Sent> {
+    if !rings.has_room_beside(span) {
+        return Ok(Sent::Full);
+    }
+    let Some(number) = attach(control, attachments_sent, blob.as_fd())? else {
+        return stuck_unless_busy(rings);
+    };
+    rings.send_attached_item(span, number);
+    Ok(Sent::Taken)
+}
+
+/// Sends a descriptor beside the rings; its number, or `None` if there is no room.
+fn attach(control: &Socket, sent: &mut u32, fd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let number = *sent;
+    match control.try_send(&[IoSlice::new(&number.to_le_bytes())], &[fd])? {
+        true => {
+            *sent = number.wrapping_add(1);
+            Ok(Some(number))
+        }
+        false => Ok(None),
+    }
+}
+
+/// The control socket is full. A worker that has something to do will read on; an idle one never will.
+fn stuck_unless_busy(rings: &ring::parent::ParentEnd) -> io::Result<Sent> {
+    match rings.is_idle() {
+        false => Ok(Sent::Full),
+        true => Err(io::Error::new(io::ErrorKind::WouldBlock, "its control socket is full of what it never asked for")),
+    }
+}
+
+/// The number of a frame, if it is work.
+fn work_number(frame: &[u8]) -> Option<FrameNumber> {
+    match frame::parse_order(frame) {
+        Ok(Order::Run { number, .. }) => Some(FrameNumber(number)),
+        _ => None,
+    }
+}

@@ -1,0 +1,32 @@
+//! What the worker's end of a link yields: orders and items, one record each.
+
+use std::ops::Range;
+
+/// One order or one item from the parent.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) is_order: bool,
+    /// The number of the descriptor that travels beside it.
+    pub(crate) attachment: Option<u32>,
+    /// Where its bytes lie in the buffer of the link.
+    pub(super) range: Range<usize>,
+}
+
+impl Record {
+    /// Whether it is an item, and all of its bytes are here.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.is_order && self.attachment.is_none()
+    }
+}
+
+/// What a worker does when a record is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Process the next record, which has begun.
+    HasBegun,
+    /// Wait for one.
+    Wait,
+    /// Leave: only the end of this process can still wake the parent.
+    Leave,
+}

@@ -1,0 +1,212 @@
+//! The worker's end of its link, whatever kind of link it is.
+//!
+//! ```text
+//!   begin ──▶ record ──▶ (obey or run) ──▶ answer ──▶ finish ──▶ the next has begun ──▶ record …
+//!     ▲                                                  │
+//!     └──────────────────────────────────────────────────┘ there is none
+//! ```
+
+use std::io;
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use start_methods::PrivateFd;
+use start_methods::Received;
+use start_methods::Socket;
+
+use crate::sys::failpoint::failpoint;
+use crate::transport::control;
+use crate::transport::control::LinkKind;
+use crate::transport::control::Report;
+use crate::transport::frame::AnswerKind;
+use crate::transport::note::Attachment;
+use crate::transport::record::Next;
+use crate::transport::record::Record;
+use crate::transport::ring;
+use crate::transport::socket;
+use crate::values::blob::Blob;
+
+/// The link to the parent.
+#[derive(Debug)]
+pub(crate) struct WorkerLink {
+    end: End,
+    control: Rc<Socket>,
+    /// Numbers the descriptors that travel beside the rings, on the control socket.
+    attachments_sent: u32,
+}
+
+/// What travels beside a record.
+#[derive(Debug)]
+pub(crate) enum Beside {
+    Fd(PrivateFd),
+    /// It did not arrive.
+    Missing,
+    ParentGone,
+}
+
+#[derive(Debug)]
+enum End {
+    Ring(Box<ring::worker::WorkerEnd>),
+    Socket(Box<socket::WorkerEnd>),
+}
+
+impl WorkerLink {
+    /// The end of a link of this kind, from the descriptors that this worker was given.
+    ///
+    /// # Errors
+    ///
+    /// There are not enough of them, or the memory cannot be mapped here.
+    pub(crate) fn connect(
+        kind: LinkKind,
+        fds: &mut impl Iterator<Item = PrivateFd>,
+        control: Rc<Socket>,
+    ) -> io::Result<Self> {
+        let mut fd = || fds.next().ok_or_else(|| broken("started without a link"));
+        let end = match kind {
+            LinkKind::Socket => End::Socket(Box::new(socket::WorkerEnd::from_fd(fd()?))),
+            LinkKind::Ring => End::Ring(Box::new(ring::worker::WorkerEnd::new(fd()?, fd()?)?)),
+        };
+        Ok(Self { end, control, attachments_sent: 0 })
+    }
+
+    /// Does not move this worker to other processors: the user's code may forbid the system calls that this takes.
+    pub(crate) fn stay(&mut self) {
+        if let End::Ring(rings) = &mut self.end {
+            rings.stay();
+        }
+    }
+
+    /// Waits for the next record and begins it; false if the parent is gone.
+    ///
+    /// # Errors
+    ///
+    /// What came is no record: a bug in the parent.
+    pub(crate) fn begin(&mut self) -> io::Result<bool> {
+        match &mut self.end {
+            End::Ring(rings) => {
+                rings.begin();
+                Ok(true)
+            }
+            End::Socket(socket) => socket.begin(),
+        }
+    }
+
+    /// The record that has begun.
+    ///
+    /// # Errors
+    ///
+    /// It is not one: a bug in the parent.
+    #[inline]
+    pub(crate) fn record(&mut self) -> io::Result<Record> {
+        match &mut self.end {
+            End::Ring(rings) => rings.record(),
+            End::Socket(socket) => socket.record(),
+        }
+    }
+
+    /// The bytes of the record, which stay until the next one.
+    #[inline]
+    pub(crate) fn bytes(&self, record: &Record) -> &[u8] {
+        match &self.end {
+            End::Ring(rings) => rings.bytes(record),
+            End::Socket(socket) => socket.bytes(record),
+        }
+    }
+
+    /// The descriptor that travels beside a record by this number.
+    ///
+    /// # Errors
+    ///
+    /// The message has none: a bug in the parent.
+    pub(crate) fn attachment(&mut self, number: u32) -> io::Result<Beside> {
+        match &mut self.end {
+            End::Ring(_) => receive_attachment(&self.control, number),
+            End::Socket(socket) => Ok(socket.take_attachment().map_or(Beside::Missing, Beside::Fd)),
+        }
+    }
+
+    /// Records that an item begins whose time is limited.
+    #[inline]
+    pub(crate) fn show_beginning(&self) {
+        if let End::Ring(rings) = &self.end {
+            rings.show_beginning();
+        }
+    }
+
+    /// Writes the answer to the item that has begun; waits while there is no room for it. The parent may take it once the
+    /// item is [finished](Self::finish).
+    ///
+    /// # Errors
+    ///
+    /// It is longer than any answer may be.
+    #[inline]
+    pub(crate) fn answer(&mut self, kind: AnswerKind, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.end {
+            End::Ring(rings) => rings.answer(kind, false, bytes),
+            End::Socket(socket) => {
+                socket.answer(kind, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// As [`answer`](Self::answer), with bytes that are in a file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be sent.
+    pub(crate) fn answer_attached(&mut self, kind: AnswerKind, blob: Blob) -> io::Result<()> {
+        match &mut self.end {
+            End::Ring(rings) => {
+                let number = self.attachments_sent;
+                self.attachments_sent = number.wrapping_add(1);
+                failpoint!("before_attachment");
+                // Before the answer: once the parent sees that, the descriptor is there.
+                report(&self.control, &Report::Attachment { number }, Some(blob.as_fd()))?;
+                failpoint!("after_attachment");
+                rings.answer(kind, true, &number.to_le_bytes())
+            }
+            End::Socket(socket) => {
+                socket.answer_attached(kind, blob);
+                Ok(())
+            }
+        }
+    }
+
+    /// The record is done: shows its answer, if it is an item, to the parent. Says what follows.
+    ///
+    /// # Errors
+    ///
+    /// The answer cannot be sent.
+    #[inline]
+    pub(crate) fn finish(&mut self) -> io::Result<Next> {
+        match &mut self.end {
+            End::Ring(rings) => Ok(rings.finish()),
+            End::Socket(socket) => socket.finish(),
+        }
+    }
+}
+
+/// Sends a report on the control socket.
+pub(crate) fn report(control: &Socket, report: &Report, attached: Attachment<'_>) -> io::Result<()> {
+    control.send(&[IoSlice::new(&control::encode(report))], attached.as_slice())
+}
+
+/// Reads up to the descriptor with this number. Those before it belong to work that was taken back.
+fn receive_attachment(control: &Socket, number: u32) -> io::Result<Beside> {
+    loop {
+        let (mut buffer, mut fds) = ([0; 4], Vec::new());
+        match control.recv(&mut buffer, &mut fds)? {
+            Received::Message(4) if u32::from_le_bytes(buffer) == number => {
+                return fds.pop().map(Beside::Fd).ok_or_else(|| broken("an attachment without a descriptor"));
+            }
+            Received::Message(_) | Received::Empty => {}
+            Received::Closed => return Ok(Beside::ParentGone),
+        }
+    }
+}
+
+fn broken(detail: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, detail)
+}
