@@ -11,113 +11,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod audit;
 mod harness;
-mod processes;
-mod spoilt;
-mod stage;
-mod sys;
-mod warden;
 
-mod apply;
-mod callbacks;
-mod cancel;
-mod compare;
-mod context;
-mod deaths;
-mod deep;
-mod descriptors;
-mod elastic;
-mod errors;
-mod exhaustion;
-#[cfg(debug_assertions)]
-mod failpoints;
+mod calls;
+mod faults;
 mod hostile;
-mod hygiene;
-mod imap;
-mod initializer;
-mod lifecycle;
-mod limits;
-mod map;
-mod misdeeds;
-mod nested;
-mod parent;
-mod payloads;
-mod pressure;
-mod python;
-mod races;
-mod recycle;
-mod results;
-mod retries;
-mod reused;
-mod rogue;
-mod servers;
-mod settings;
-mod stalled;
-mod starmap;
-mod starts;
-#[cfg(debug_assertions)]
-mod startup;
-#[cfg(debug_assertions)]
-mod sweep;
-mod terminate;
-mod timeouts;
+mod life;
 mod values;
-mod waits;
 
 use std::process::ExitCode;
 
 use harness::Module;
 use harness::Role;
+use harness::warden;
 
-const MODULES: &[Module] = &[
-    ("apply", apply::CASES),
-    ("callbacks", callbacks::CASES),
-    ("cancel", cancel::CASES),
-    ("compare", compare::CASES),
-    ("context", context::CASES),
-    ("deaths", deaths::CASES),
-    ("deep", deep::CASES),
-    ("descriptors", descriptors::CASES),
-    ("elastic", elastic::CASES),
-    ("errors", errors::CASES),
-    ("exhaustion", exhaustion::CASES),
-    #[cfg(debug_assertions)]
-    ("failpoints", failpoints::CASES),
-    ("hostile", hostile::CASES),
-    ("hygiene", hygiene::CASES),
-    ("imap", imap::CASES),
-    ("initializer", initializer::CASES),
-    ("lifecycle", lifecycle::CASES),
-    ("limits", limits::CASES),
-    ("map", map::CASES),
-    ("misdeeds", misdeeds::CASES),
-    ("nested", nested::CASES),
-    ("parent", parent::CASES),
-    ("payloads", payloads::CASES),
-    ("pressure", pressure::CASES),
-    ("python", python::CASES),
-    ("races", races::CASES),
-    ("recycle", recycle::CASES),
-    ("spoilt", spoilt::CASES),
-    ("results", results::CASES),
-    ("retries", retries::CASES),
-    ("reused", reused::CASES),
-    ("rogue", rogue::CASES),
-    ("servers", servers::CASES),
-    ("settings", settings::CASES),
-    ("stalled", stalled::CASES),
-    ("starmap", starmap::CASES),
-    ("starts", starts::CASES),
-    #[cfg(debug_assertions)]
-    ("startup", startup::CASES),
-    #[cfg(debug_assertions)]
-    ("sweep", sweep::CASES),
-    ("terminate", terminate::CASES),
-    ("timeouts", timeouts::CASES),
-    ("values", values::CASES),
-    ("waits", waits::CASES),
-];
+const FOLDERS: &[&[Module]] =
+    &[harness::MODULES, calls::MODULES, faults::MODULES, hostile::MODULES, life::MODULES, values::MODULES];
 
 fn main() -> ExitCode {
     let role = harness::role();
@@ -126,10 +35,10 @@ fn main() -> ExitCode {
         procpool::init();
     }
     match role {
-        Role::Runner => harness::run(MODULES),
+        Role::Runner => harness::run(FOLDERS),
         Role::Warden(case) => warden::watch(&case),
-        Role::Case(case) => harness::run_case(MODULES, &case),
-        Role::Victim(name) => parent::play_victim(&name),
-        Role::Forgetful(method) => limits::forget_init(&method),
+        Role::Case(case) => harness::run_case(FOLDERS, &case),
+        Role::Victim(name) => life::parent::play_victim(&name),
+        Role::Forgetful(method) => life::limits::forget_init(&method),
     }
 }

@@ -1,0 +1,16 @@
+//! Faults: workers and servers that die, fail, or hang, and a system without resources.
+
+crate::harness::modules![
+    deaths,
+    errors,
+    exhaustion,
+    #[cfg(debug_assertions)]
+    failpoints,
+    pressure,
+    races,
+    stalled,
+    #[cfg(debug_assertions)]
+    startup,
+    #[cfg(debug_assertions)]
+    sweep,
+];

@@ -1,0 +1,237 @@
+//! The processes between the pool and its workers, stopped or killed at bad moments: they are replaced, or given up,
+//! and whatever waits for them ends.
+//!
+//! A starter is the fork server, or the template of `fork`; `spawn` has none, and must not mind.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use procpool::Pool;
+use procpool::PoolError;
+use procpool::StartMethod;
+use procpool::TaskError;
+use procpool::forkserver;
+
+use crate::harness::cases;
+use crate::harness::processes;
+use crate::harness::processes::Process;
+use crate::harness::stage;
+use crate::harness::stage::Gate;
+use crate::harness::stage::Notebook;
+
+cases![
+    pools_are_made_beside_a_stopped_server,
+    server_that_is_stopped_under_a_recycle_hangs_nobody,
+    server_that_is_stopped_harms_no_running_task,
+    server_that_is_stopped_and_continued_serves_on,
+    pool_with_a_start_under_way_ends_beside_a_stopped_server,
+    pool_ends_in_order_beside_a_stopped_server,
+    statuses_are_exact_or_unknown_beside_a_stopped_server,
+    server_that_dies_in_a_burst_of_recycles_hangs_nobody,
+    server_that_stops_while_it_starts_is_replaced,
+];
+
+/// Much longer than it takes to see that a server has stopped, and shorter than what one that is slow is given.
+const BOUND: Duration = Duration::from_secs(8);
+
+/// Who starts the replacements of this pool, if that is not this process. A worker is lost on the way.
+fn starter(pool: &Pool) -> Option<u32> {
+    // Recycled workers come and go.
+    stage::until("all workers", || pool.pids().len() == pool.processes());
+    let victims = pool.pids();
+    // One of these may be about to leave.
+    stage::signal_if_there(victims[0], Signal::SIGKILL);
+    stage::until_replaced(pool, pool.processes(), &victims[..1]);
+    let replacement = pool.pids().into_iter().find(|pid| !victims.contains(pid)).unwrap();
+    let parent = Process::find(replacement).unwrap().parent;
+    (parent != std::process::id()).then_some(parent)
+}
+
+fn stop(server: Option<u32>) {
+    if let Some(pid) = server {
+        stage::signal(pid, Signal::SIGSTOP);
+        stage::until("a stopped server", || Process::find(pid).unwrap().state == 'T');
+    }
+}
+
+/// A pool whose template is lost has lost the state that it was made with, and says so.
+fn assert_works_or_is_lost(pool: &Pool, method: StartMethod) {
+    match (method, pool.map(0..20u64, |x| x * x)) {
+        (_, Ok(values)) => assert_eq!(values, (0..20u64).map(|x| x * x).collect::<Vec<_>>()),
+        (StartMethod::Fork, Err(TaskError::Refused(PoolError::Broken { .. }))) => {}
+        (_, Err(error)) => panic!("{error:?}"),
+    }
+}
+
+fn in_time<R>(what: &str, f: impl FnOnce() -> R) -> R {
+    let began = Instant::now();
+    let result = f();
+    assert!(began.elapsed() < BOUND, "{what} took {:?}", began.elapsed());
+    result
+}
+
+fn pools_are_made_beside_a_stopped_server(method: StartMethod) {
+    let old = stage::pool(method, 2);
+    stage::until_all_work(&old);
+    let before = old.pids();
+    stop(forkserver::pid());
+    let server = forkserver::pid();
+
+    let new = in_time("a new pool", || {
+        let new = stage::pool(method, 2);
+        stage::assert_works(&new);
+        new
+    });
+
+    assert_eq!(forkserver::pid() == server, method != StartMethod::Forkserver);
+    assert!(server.is_none_or(processes::ended), "the old one is gone");
+    stage::assert_works(&old);
+    assert_eq!(old.pids(), before, "its workers are unharmed");
+    drop(new);
+}
+
+fn server_that_is_stopped_under_a_recycle_hangs_nobody(method: StartMethod) {
+    let pool = Pool::builder().processes(2).start_method(method).max_tasks_per_child(1).build().unwrap();
+    stage::assert_works(&pool);
+    stop(starter(&pool));
+    in_time("a map over recycled workers", || assert_works_or_is_lost(&pool, method));
+    in_time("another", || assert_works_or_is_lost(&pool, method));
+}
+
+fn server_that_is_stopped_harms_no_running_task(method: StartMethod) {
+    let pool = stage::pool(method, 3);
+    let starter = starter(&pool);
+    let (book, mut gate) = (Notebook::new(), Gate::closed());
+    let running = stage::held(&pool, &gate, &book);
+    let pid: u32 = book.wait_for(1)[0].parse().unwrap();
+    stop(starter);
+    // Somebody must be started for the stop to be noticed.
+    let victim = pool.pids().into_iter().find(|&other| other != pid).unwrap();
+    stage::signal(victim, Signal::SIGKILL);
+    in_time("a map", || stage::assert_works(&pool));
+    gate.open();
+    match running.get() {
+        Ok(value) => assert_eq!(value, pid),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+fn server_that_is_stopped_and_continued_serves_on(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let Some(pid) = starter(&pool) else { return };
+    stop(Some(pid));
+    stage::assert_works(&pool);
+    stage::signal(pid, Signal::SIGCONT);
+    stage::until("the server goes on", || Process::find(pid).unwrap().state != 'T');
+    let victims = pool.pids();
+    stage::signal(victims[0], Signal::SIGKILL);
+    stage::until_replaced(&pool, 2, &victims[..1]);
+    let replacement = pool.pids().into_iter().find(|pid| !victims.contains(pid)).unwrap();
+    assert_eq!(Process::find(replacement).unwrap().parent, pid);
+    stage::assert_works(&pool);
+}
+
+fn pool_with_a_start_under_way_ends_beside_a_stopped_server(method: StartMethod) {
+    for terminate_first in [true, false] {
+        let pool = stage::pool(method, 2);
+        stop(starter(&pool));
+        pool.pids().into_iter().for_each(|pid| stage::signal(pid, Signal::SIGKILL));
+        in_time("the end of the pool", || {
+            if terminate_first {
+                pool.terminate();
+            }
+            drop(pool);
+        });
+    }
+}
+
+fn pool_ends_in_order_beside_a_stopped_server(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let starter = starter(&pool);
+    let (book, mut gate) = (Notebook::new(), Gate::closed());
+    let results = pool.chunk_size(1).starmap_async(vec![(book.path(), gate.path()); 6], |book, gate| {
+        stage::note(&book, "here");
+        stage::pass(&gate);
+    });
+    book.wait_for(2);
+    stop(starter);
+    pool.close();
+    gate.open();
+    in_time("join", || pool.join().unwrap());
+    assert_eq!(results.get().unwrap().len(), 6);
+}
+
+fn statuses_are_exact_or_unknown_beside_a_stopped_server(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let starter = starter(&pool);
+    stop(starter);
+    match in_time("the end of a task", || pool.apply((0u8,), |_| -> u8 { std::process::exit(3) })) {
+        Err(TaskError::WorkerDied { status, started: true, .. }) => {
+            let code = status.map(|status| status.code());
+            assert!(code == Some(Some(3)) || (code.is_none() && starter.is_some()), "{status:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    in_time("what follows", || assert_works_or_is_lost(&pool, method));
+}
+
+fn server_that_dies_in_a_burst_of_recycles_hangs_nobody(method: StartMethod) {
+    let pool = Pool::builder().processes(4).start_method(method).max_tasks_per_child(1).build().unwrap();
+    stage::assert_works(&pool);
+    let first = starter(&pool);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let mut killed = 0;
+            while !over.load(Ordering::SeqCst) {
+                // A template can be killed once only: nothing replaces it.
+                let server = forkserver::pid().or(first.filter(|_| killed == 0));
+                if let Some(server) = server.filter(|&pid| !processes::ended(pid)) {
+                    stage::signal_if_there(server, Signal::SIGKILL);
+                    killed += 1;
+                }
+                std::thread::sleep(Duration::from_millis(15));
+            }
+            killed
+        });
+        for _ in 0..10 {
+            let results = pool.chunk_size(1).map_results(0..20u32, |x| x);
+            match (method, results) {
+                (_, Ok(results)) => assert_recycled(method, &results),
+                (StartMethod::Fork, Err(TaskError::Refused(PoolError::Broken { .. }))) => {}
+                (_, Err(error)) => panic!("{error:?}"),
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+        let killed = killer.join().unwrap();
+        assert_eq!(killed > 0, method != StartMethod::Spawn);
+    });
+}
+
+/// No task dies with a server.
+fn assert_recycled(method: StartMethod, results: &[Result<u32, TaskError>]) {
+    assert_eq!(results.len(), 20);
+    for (x, result) in (0u32..).zip(results) {
+        match result {
+            Ok(value) => assert_eq!(*value, x),
+            Err(TaskError::Refused(PoolError::Broken { .. })) if method == StartMethod::Fork => {}
+            Err(error) => panic!("item {x}: {error:?}"),
+        }
+    }
+}
+
+/// A preload that stops its own server, and is run again in the next.
+fn server_that_stops_while_it_starts_is_replaced(method: StartMethod) {
+    forkserver::preload(|| nix::sys::signal::raise(Signal::SIGSTOP).unwrap()).unwrap();
+    let built = in_time("a pool", || Pool::builder().processes(1).start_method(method).build());
+    if method != StartMethod::Forkserver {
+        stage::assert_works(&built.unwrap());
+        return;
+    }
+    let error = built.unwrap_err();
+    assert!(error.to_string().contains("stopped"), "{error}");
+    assert_eq!(forkserver::pid(), None);
+}

@@ -1,0 +1,152 @@
+//! Tasks that break the descriptors of their worker: what that costs, and whom. None of this asks what a descriptor is
+//! for; every one is broken in every way.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
+
+use procpool::Pool;
+use procpool::StartMethod;
+
+use crate::harness::cases;
+use crate::harness::processes;
+use crate::harness::stage;
+use crate::harness::stage::Notebook;
+use crate::harness::sys;
+
+cases![
+    worker_that_lost_a_socket_is_replaced,
+    worker_that_lost_all_descriptors_is_replaced,
+    worker_with_a_damaged_descriptor_holds_nobody_up,
+    worker_without_standard_streams_works_on,
+];
+
+const CHUNK: usize = 5;
+
+/// The descriptors of this worker that are not the standard streams, in a task. What each is for is not asked.
+#[derive(Debug)]
+struct Plumbing {
+    sockets: Vec<RawFd>,
+    others: Vec<RawFd>,
+}
+
+impl Plumbing {
+    fn find() -> Plumbing {
+        let (sockets, others): (Vec<_>, Vec<_>) = processes::descriptors(std::process::id())
+            .into_iter()
+            .filter(|(fd, _)| *fd > 2)
+            .partition(|(_, target)| target.starts_with("socket:"));
+        let numbers = |entries: Vec<(RawFd, String)>| entries.into_iter().map(|(fd, _)| fd).collect();
+        Plumbing { sockets: numbers(sockets), others: numbers(others) }
+    }
+}
+
+fn put_null_over(fds: impl IntoIterator<Item = RawFd>) {
+    let null = File::open("/dev/null").unwrap();
+    fds.into_iter().for_each(|fd| sys::put_over(null.as_raw_fd(), fd));
+}
+
+/// What a task may do to a descriptor of its worker's.
+const DEEDS: [fn(&Plumbing, RawFd); 9] = [
+    |_, fd| nix::unistd::close(fd).unwrap(),
+    |_, fd| put_null_over([fd]),
+    |_, fd| sys::shut_down(fd, libc::SHUT_WR),
+    |_, fd| sys::shut_down(fd, libc::SHUT_RDWR),
+    |_, fd| sys::shut_down(fd, libc::SHUT_RD),
+    |it, fd| it.sockets.iter().filter(|&&socket| socket != fd).for_each(|&socket| sys::put_over(socket, fd)),
+    |_, _| sys::close_from(3),
+    |_, _| sys::close_from(0),
+    |it, _| put_null_over(it.sockets.iter().chain(&it.others).copied()),
+];
+/// What may be done to any descriptor.
+const LOSSES: Range<usize> = 0..2;
+/// What a socket does not survive.
+const SOCKET_LOSSES: Range<usize> = 0..4;
+/// What a socket may survive.
+const SOCKET_DAMAGES: Range<usize> = 4..6;
+/// Done to all descriptors at once.
+const TOTAL_LOSSES: Range<usize> = 6..9;
+
+/// Which descriptor: a socket or another one, and which of these.
+type Aim = (bool, usize);
+
+/// Has an item in the middle of a map do the deed; gives the worker that it was done in.
+fn harm(pool: &Pool, deed: usize, aim: Aim) -> u32 {
+    stage::until_all_work(pool);
+    let book = Notebook::new();
+    let items = (0..40u32).map(|x| (x, deed, aim, book.path()));
+    let results = pool.chunk_size(CHUNK).map_results(items, |(x, deed, (at_socket, index), book)| {
+        // Once: the item may be run again elsewhere, if its worker does not look as if it had come so far.
+        if x == 12 && stage::first_to_claim(&format!("{book}.claim")) {
+            let plumbing = Plumbing::find();
+            stage::note(&book, std::process::id());
+            let fd = if at_socket { plumbing.sockets[index] } else { plumbing.others[index] };
+            DEEDS[deed](&plumbing, fd);
+        }
+        x
+    });
+    stage::assert_one_lost_at_most(results.unwrap(), 40);
+    book.lines()[0].parse().unwrap()
+}
+
+/// How many sockets a worker has, and how many other descriptors.
+fn plumbing_counts(pool: &Pool) -> (usize, usize) {
+    let count = pool.apply((0u8,), |_| {
+        let Plumbing { sockets, others } = Plumbing::find();
+        (sockets.len(), others.len())
+    });
+    count.unwrap()
+}
+
+/// One that cannot speak any more is ended a moment later, whatever it is running then.
+fn worker_that_lost_a_socket_is_replaced(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let (sockets, _) = plumbing_counts(&pool);
+    assert!(sockets > 0);
+    for (deed, index) in SOCKET_LOSSES.flat_map(|deed| (0..sockets).map(move |index| (deed, index))) {
+        let worker = harm(&pool, deed, (true, index));
+        stage::until_replaced(&pool, 2, &[worker]);
+        stage::assert_works(&pool);
+    }
+}
+
+fn worker_that_lost_all_descriptors_is_replaced(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    for deed in TOTAL_LOSSES {
+        let worker = harm(&pool, deed, (true, 0));
+        stage::until_replaced(&pool, 2, &[worker]);
+        stage::assert_works(&pool);
+    }
+}
+
+/// What the damage comes to depends on what the descriptor is for. The pool goes on, with this worker or without.
+fn worker_with_a_damaged_descriptor_holds_nobody_up(method: StartMethod) {
+    let (sockets, others) = plumbing_counts(&stage::pool(method, 1));
+    let damages = SOCKET_DAMAGES.flat_map(|deed| (0..sockets).map(move |index| (deed, (true, index))));
+    let losses = LOSSES.flat_map(|deed| (0..others).map(move |index| (deed, (false, index))));
+    for (deed, aim) in damages.chain(losses) {
+        let pool = stage::pool(method, 2);
+        harm(&pool, deed, aim);
+        // The end of the worker may be yet to come.
+        stage::assert_one_lost_at_most(pool.map_results(0..100u32, |x| x).unwrap(), 100);
+        pool.close();
+        pool.join().unwrap();
+    }
+}
+
+/// Their numbers are free then, and are given to what is opened next.
+fn worker_without_standard_streams_works_on(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let pids = pool.pids();
+    let results = pool.chunk_size(CHUNK).map(0..20u32, |x| {
+        if x == 7 {
+            (0..3).for_each(|fd| nix::unistd::close(fd).unwrap());
+        }
+        (x, vec![7u8; 100_000])
+    });
+    assert_eq!(results.unwrap(), (0..20).map(|x| (x, vec![7; 100_000])).collect::<Vec<_>>());
+    assert_eq!(pool.apply((vec![7u8; 100_000],), |bytes| bytes.len()).unwrap(), 100_000);
+    stage::assert_works(&pool);
+    assert_eq!(pool.pids(), pids);
+}

@@ -1,0 +1,16 @@
+//! The life of pools and workers: start, settings, resizing, recycling, end; and what a pool refuses.
+
+crate::harness::modules![
+    compare,
+    elastic,
+    initializer,
+    lifecycle,
+    limits,
+    nested,
+    parent,
+    recycle,
+    servers,
+    settings,
+    starts,
+    terminate,
+];

@@ -1,0 +1,216 @@
+//! The parent comes to harm: its workers end with it, busy, stopped or idle.
+//!
+//! The parent of these cases is a victim: this binary again, with a pool of its own, that writes the processes it
+//! has started into a notebook. The case watches those processes from outside.
+
+use std::process::Child;
+use std::process::Command;
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use nix::sys::signal::Signal;
+use procpool::Pool;
+use procpool::StartMethod;
+
+use crate::harness;
+use crate::harness::cases;
+use crate::harness::processes;
+use crate::harness::stage;
+use crate::harness::stage::Gate;
+use crate::harness::stage::Notebook;
+use crate::harness::sys;
+
+cases![
+    killed_parent_takes_idle_workers_along,
+    killed_parent_takes_busy_workers_along,
+    killed_parent_takes_stopped_workers_along,
+    killed_parent_takes_starting_workers_along,
+    parent_that_returns_from_main_takes_workers_along,
+    parent_that_exits_takes_workers_along,
+    panicking_parent_takes_workers_along,
+    parent_without_standard_descriptors_works,
+    parent_that_ignores_sigchld_works,
+];
+
+/// How a victim spends its workers' time, and how it ends.
+type Scene = fn(Pool, &str, &str) -> ExitCode;
+
+const SCENES: &[(&str, Scene)] = &[
+    ("idle", idle),
+    ("busy", busy),
+    ("starting", starting),
+    ("returning", returning),
+    ("exiting", exiting),
+    ("panicking", panicking),
+    ("working", working),
+];
+
+static FORGOTTEN: OnceLock<Pool> = OnceLock::new();
+
+/// Begins a victim: `scene|method|notebook|gate`.
+pub(crate) fn play_victim(name: &str) -> ExitCode {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
+    let parts: Vec<&str> = name.split('|').collect();
+    let [scene, method, book, gate] = parts[..] else { panic!("a victim is scene|method|notebook|gate") };
+    let method: StartMethod = method.parse().unwrap();
+    let scene_of = |name: &str| SCENES.iter().find(|(known, _)| *known == name).expect("a known scene").1;
+    if scene == "sigchld" {
+        sys::ignore(Signal::SIGCHLD);
+        return working(stage::pool(method, 2), book, gate);
+    }
+    let mut builder = Pool::builder().processes(2).start_method(method);
+    if scene == "starting" {
+        builder = builder.initializer((book.to_owned(), gate.to_owned()), |book, gate| {
+            stage::note(&book, std::process::id());
+            stage::pass(&gate);
+        });
+    }
+    scene_of(scene)(builder.build().unwrap(), book, gate)
+}
+
+fn note_all(pool: &Pool, book: &str) {
+    // A process that is stopped before it has its lifeline cannot be reached by it.
+    stage::until_all_work(pool);
+    pool.pids().into_iter().for_each(|pid| stage::note(book, pid));
+    stage::note(book, "ready");
+}
+
+fn idle(pool: Pool, book: &str, gate: &str) -> ExitCode {
+    note_all(&pool, book);
+    stage::pass(gate);
+    ExitCode::SUCCESS
+}
+
+fn busy(pool: Pool, book: &str, gate: &str) -> ExitCode {
+    note_all(&pool, book);
+    let _spinning = pool.map_async(0..2u8, |_| -> u8 {
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    stage::pass(gate);
+    ExitCode::SUCCESS
+}
+
+fn starting(pool: Pool, book: &str, gate: &str) -> ExitCode {
+    let handle = pool.apply_async((1u8,), |x| x);
+    stage::until("both initializers", || stage::lines_of(book).len() == 2);
+    stage::note(book, "ready");
+    stage::pass(gate);
+    assert!(!handle.ready());
+    ExitCode::SUCCESS
+}
+
+/// A static is never dropped: nothing but the end of the process tells the workers.
+fn returning(pool: Pool, book: &str, gate: &str) -> ExitCode {
+    let pool = FORGOTTEN.get_or_init(|| pool);
+    note_all(pool, book);
+    let gate = gate.to_owned();
+    let _held = pool.apply_async((gate,), |gate| stage::pass(&gate));
+    ExitCode::SUCCESS
+}
+
+fn exiting(pool: Pool, book: &str, gate: &str) -> ExitCode {
+    note_all(&pool, book);
+    let _held = pool.apply_async((gate.to_owned(),), |gate| stage::pass(&gate));
+    std::process::exit(5)
+}
+
+fn panicking(pool: Pool, book: &str, gate: &str) -> ExitCode {
+    note_all(&pool, book);
+    let _held = pool.apply_async((gate.to_owned(),), |gate| stage::pass(&gate));
+    panic!("the parent panics on purpose");
+}
+
+fn working(pool: Pool, book: &str, _: &str) -> ExitCode {
+    note_all(&pool, book);
+    pool.apply((1u8,), |_| -> u8 { std::process::exit(3) }).unwrap_err();
+    stage::assert_works(&pool);
+    pool.close();
+    pool.join().unwrap();
+    ExitCode::from(7)
+}
+
+/// Starts a victim and waits until it is ready; gives it and its workers.
+fn victim(scene: &str, method: StartMethod, book: &Notebook, gate: &Gate) -> (Child, Vec<u32>) {
+    let child = harness::again("victim", &role(scene, method, book, gate)).spawn().unwrap();
+    stage::until("the victim", || book.lines().contains(&"ready".to_owned()));
+    let pids: Vec<u32> = book.lines().iter().filter_map(|line| line.parse().ok()).collect();
+    assert_eq!(pids.len(), 2);
+    (child, pids)
+}
+
+fn role(scene: &str, method: StartMethod, book: &Notebook, gate: &Gate) -> String {
+    format!("{scene}|{method}|{}|{}", book.path(), gate.path())
+}
+
+fn kill_and_watch(scene: &str, method: StartMethod, stop_first: bool) {
+    let (book, gate) = (Notebook::new(), Gate::closed());
+    let (mut child, mut doomed) = victim(scene, method, &book, &gate);
+    doomed.extend(processes::descendants(child.id()).iter().map(|process| process.pid));
+    let pidfds: Vec<_> = doomed.iter().map(|&pid| sys::pidfd_open(pid).unwrap()).collect();
+    assert!(doomed.iter().all(|&pid| !processes::ended(pid)));
+    if stop_first {
+        doomed.iter().for_each(|&pid| stage::signal(pid, Signal::SIGSTOP));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for (pid, pidfd) in doomed.iter().zip(&pidfds) {
+        let ended = sys::readable_within(pidfd, std::time::Duration::from_secs(20)).unwrap();
+        assert!(ended, "process {pid} outlived its parent");
+    }
+}
+
+fn killed_parent_takes_idle_workers_along(method: StartMethod) {
+    kill_and_watch("idle", method, false);
+}
+
+fn killed_parent_takes_busy_workers_along(method: StartMethod) {
+    kill_and_watch("busy", method, false);
+}
+
+fn killed_parent_takes_stopped_workers_along(method: StartMethod) {
+    kill_and_watch("busy", method, true);
+}
+
+fn killed_parent_takes_starting_workers_along(method: StartMethod) {
+    kill_and_watch("starting", method, false);
+}
+
+fn end_and_watch(scene: &str, method: StartMethod, code: i32) {
+    let (book, gate) = (Notebook::new(), Gate::closed());
+    let (mut child, pids) = victim(scene, method, &book, &gate);
+    assert_eq!(child.wait().unwrap().code(), Some(code));
+    stage::until_ended(&pids);
+}
+
+fn parent_that_returns_from_main_takes_workers_along(method: StartMethod) {
+    end_and_watch("returning", method, 0);
+}
+
+fn parent_that_exits_takes_workers_along(method: StartMethod) {
+    end_and_watch("exiting", method, 5);
+}
+
+fn panicking_parent_takes_workers_along(method: StartMethod) {
+    end_and_watch("panicking", method, 101);
+}
+
+/// A shell closes them: `0<&- 1>&- 2>&-`. What the pool opens must not land there.
+fn parent_without_standard_descriptors_works(method: StartMethod) {
+    let (book, gate) = (Notebook::new(), Gate::closed());
+    let again = harness::again("victim", &role("working", method, &book, &gate));
+    let exe = std::fs::read_link("/proc/self/exe").unwrap();
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "exec \"$0\" 0<&- 1>&- 2>&-"]).arg(exe);
+    shell.envs(again.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert_eq!(shell.status().unwrap().code(), Some(7));
+    assert!(book.lines().contains(&"ready".to_owned()));
+}
+
+fn parent_that_ignores_sigchld_works(method: StartMethod) {
+    let (book, gate) = (Notebook::new(), Gate::closed());
+    let status = harness::again("victim", &role("sigchld", method, &book, &gate)).status().unwrap();
+    assert_eq!(status.code(), Some(7));
+    assert!(book.lines().contains(&"ready".to_owned()));
+}
