@@ -1,11 +1,21 @@
-//! A pool of worker *processes*, for work that threads cannot be trusted with: code that may crash, leak, hang or hold
-//! a global lock. It is `multiprocessing.Pool` for Rust.
+//! A pool of worker *processes*: `multiprocessing.Pool` for Rust, with the start methods fork, spawn and forkserver.
+//!
+//! # When to use it
+//!
+//! For work that threads cannot be trusted with: code that may crash, leak, hang, or hold a global lock; code that must be
+//! killed at a deadline; memory that must go back to the system. A worker that dies costs the one item it was running.
+//! If the work is safe in threads and its items are tiny, or only read large data, use rayon: here every argument and
+//! every result is encoded and copied.
+//!
+//! Linux only: kernel 5.4 or newer, 64 bits, `/proc` mounted.
+//!
+//! # Hello world
 //!
 //! ```
 //! use procpool::Pool;
 //!
 //! fn main() -> anyhow::Result<()> {
-//!     procpool::init(); // Workers begin here; a no-op in the parent.
+//!     procpool::init(); // First line of main: worker processes leave main here.
 //!     let pool = Pool::new(2)?;
 //!
 //!     let nine: u64 = pool.apply((3u64, 2), u64::pow)?;
@@ -16,48 +26,78 @@
 //!     }
 //!     # assert_eq!((nine, squares[9], sums), (9, 81, vec![3, 7]));
 //!
-//!     pool.close();
+//!     pool.close(); // Dropping the pool instead would terminate it.
 //!     pool.join()?;
 //!     Ok(())
 //! }
 //! ```
 //!
+//! Spawn and forkserver run this program again, up to [`init`]. Test binaries under libtest have no `main` of yours and
+//! use [`test_init!`] once instead.
+//!
+//! # Tasks and values
+//!
+//! Tasks are `fn` pointers: functions, methods, and closures that capture nothing. A capture is a compile error that names
+//! the variable. What a task needs besides its arguments comes from [`Pool::with`] (once per call), an
+//! [initializer](PoolBuilder::initializer) (once per worker) or [`forkserver::preload`] (once per fork server).
+//!
+//! Arguments and results travel through serde in a format that does not describe itself (postcard), so types that use
+//! `skip_serializing_if`, `untagged`, `flatten` or `deserialize_any` do not survive. A value that is nested too deeply
+//! for the stack of a thread that reads or writes it is an error of its item, never an overflow.
+//!
+//! # Errors
+//!
+//! Every item gets exactly one outcome: its value, or a [`TaskError`] that says which process died, how, and whether the
+//! task had begun. A [`PoolError`] is the result of a call on the pool itself.
+//!
+//! ```
+//! use procpool::{Pool, TaskError};
+//!
+//! fn divide(a: i32, b: i32) -> anyhow::Result<i32> {
+//!     if b == 13 {
+//!         std::process::abort(); // Stands for a crash.
+//!     }
+//!     a.checked_div(b).ok_or_else(|| anyhow::anyhow!("division by zero"))
+//! }
+//!
+//! fn main() -> anyhow::Result<()> {
+//!     procpool::init();
+//!     let pool = Pool::new(2)?;
+//!     let outcomes = pool.starmap_results([(6, 2), (6, 0), (6, 13)], divide)?;
+//!     assert!(matches!(outcomes[0], Ok(3)));
+//!     assert!(matches!(&outcomes[1], Err(TaskError::Failed(failure)) if failure.message == "division by zero"));
+//!     assert!(matches!(outcomes[2], Err(TaskError::WorkerDied { .. })));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A task may return any serializable value. A `Result` with a serializable error is such a value, and passes through
+//! unchanged. An `anyhow::Result` is the analogue of raising: its error arrives as [`TaskError::Failed`] with the whole
+//! chain of causes as text.
+//!
 //! # What it promises
 //!
-//! 1. **It never hangs and never loses an answer.** Every handle resolves: with the value, or with an error that says
-//!    which process died, how, and whether the task had begun. A worker that dies costs the item it was running; what
-//!    it had not begun runs elsewhere, and another worker takes its place.
-//! 2. **It is as easy as a closure.** No macros on functions, no traits to derive beyond serde's. Tasks are `fn`
-//!    pointers, so a closure that captures something is a compile error that names the captured variable; what a task
-//!    needs besides its arguments is given with [`Pool::with`] or an [initializer](PoolBuilder::initializer).
-//! 3. **It isolates processes, and workers share nothing.** No lock exists that two processes hold, so no crash can
-//!    wedge the pool.
+//! 1. **It never hangs and never loses a result.** Every handle resolves. What a dead worker had not begun runs on
+//!    another worker, and a replacement starts. [`Pool::timeout`], [`AsyncResult::cancel`] and [`Pool::terminate`] stop
+//!    whatever runs.
+//! 2. **It is as easy as a closure.** No macros on functions, no traits to derive beyond serde's.
+//! 3. **It isolates processes, and workers share nothing.** No lock is held across processes, so no crash can block the
+//!    pool.
 //!
 //! # Start methods
 //!
 //! | | [`Forkserver`](StartMethod::Forkserver), the default | [`Spawn`](StartMethod::Spawn) | [`Fork`](StartMethod::Fork) |
 //! |---|---|---|---|
 //! | a worker begins | as a fork of a small single-threaded server | as a second run of this program | as a copy of this process |
-//! | it sees | what [`forkserver::preload`] loaded | nothing | everything, as of [`PoolBuilder::build`] |
+//! | it inherits | what [`forkserver::preload`] loaded | no memory | all memory, as of [`PoolBuilder::build`] |
 //! | this process may have threads | yes | yes | no, or with an `unsafe` promise |
-//! | choose it | unless there is a reason | for a fresh process every time | for big read-only data that is there already |
+//! | choose it | unless there is a reason not to | for a fresh process every time | for large read-only data that is loaded already |
 //!
-//! Spawn and forkserver run this program again, up to [`init`], which must be the first line of `main`. Test binaries
-//! under libtest, whose `main` is not theirs, say [`test_init!`] once instead.
+//! # Where next
 //!
-//! # Values
-//!
-//! Arguments and results travel through serde in a format that does not describe itself (postcard), so types that use
-//! `skip_serializing_if`, `untagged`, `flatten` or `deserialize_any` do not survive. A task may return any serializable
-//! value, a `Result` with a serializable error among them, which passes through as it is; or an `anyhow::Result`, whose
-//! error arrives as [`TaskError::Failed`] with the whole chain of causes as text. A value that is nested too deeply for
-//! the stack of a thread that reads or writes it is an error of its item, never an overflow.
-//!
-//! # Errors
-//!
-//! A [`TaskError`] comes back in the place of one result; a [`PoolError`] answers a call on the pool itself.
-//!
-//! Linux only: kernel 5.4 or newer, 64 bits, /proc mounted.
+//! - [`Pool`] has the calls, [`PoolBuilder`] the settings, [`AsyncResult`] callbacks, futures and `cancel`.
+//! - The [guide](https://docs.rs/crate/procpool/latest/source/docs/guide.md) explains timeouts, initializers, tests, what to
+//!   do when a program hangs, and how to port programs from rayon and from Python's `multiprocessing`.
 
 #![warn(unnameable_types)]
 
@@ -107,3 +147,13 @@ pub use worker::deadline::deadline;
 /// For [`test_init!`] alone.
 #[doc(hidden)]
 pub use start_methods as __start_methods;
+
+/// The programs of the guide, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
+
+/// The programs of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
