@@ -2,10 +2,10 @@
 //!
 //! # When to use it
 //!
-//! For work that threads cannot be trusted with: code that may crash, leak, hang, or hold a global lock; code that must be
-//! killed at a deadline; memory that must go back to the system. A worker that dies costs the one item it was running.
-//! If the work is safe in threads and its items are tiny, or only read large data, use rayon: here every argument and
-//! every result is encoded and copied.
+//! For work that threads cannot be trusted with: code that may crash, leak, hang, or hold a global lock; code that must
+//! be killed at a deadline; memory that must go back to the system. A worker that dies costs the one item it was
+//! running. If the work is safe in threads, and its items are tiny or only read large data, use rayon: here every
+//! argument and every result is encoded and copied.
 //!
 //! Linux only: kernel 5.4 or newer, 64 bits, `/proc` mounted.
 //!
@@ -37,8 +37,8 @@
 //!
 //! # Tasks and values
 //!
-//! Tasks are `fn` pointers: functions, methods, and closures that capture nothing. A capture is a compile error that names
-//! the variable. What a task needs besides its arguments comes from [`Pool::with`] (once per call), an
+//! Tasks are `fn` pointers: functions, methods, and closures that capture nothing. A capture is a compile error that
+//! names the variable. What a task needs besides its arguments comes from [`Pool::with`] (once per call), an
 //! [initializer](PoolBuilder::initializer) (once per worker) or [`forkserver::preload`] (once per fork server).
 //!
 //! Arguments and results travel through serde in a format that does not describe itself (postcard), so types that use
@@ -96,8 +96,8 @@
 //! # Where next
 //!
 //! - [`Pool`] has the calls, [`PoolBuilder`] the settings, [`AsyncResult`] callbacks, futures and `cancel`.
-//! - The [guide](https://docs.rs/crate/procpool/latest/source/docs/guide.md) explains timeouts, initializers, tests, what to
-//!   do when a program hangs, and how to port programs from rayon and from Python's `multiprocessing`.
+//! - The [guide](https://docs.rs/crate/procpool/latest/source/docs/guide.md) explains timeouts, initializers, tests, what
+//!   to do when a program hangs, and how to port programs from rayon and from Python's `multiprocessing`.
 
 #![warn(unnameable_types)]
 
