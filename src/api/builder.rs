@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use start_methods::StartMethod;
 use start_methods::Starter;
 
 use crate::api::pool::Pool;
-use crate::driver::Shared;
+use crate::driver;
 use crate::engine::config::Config;
 use crate::engine::config::InitializerArgs;
 use crate::engine::config::InitializerCall;
@@ -421,21 +420,7 @@ impl PoolBuilder {
         if self.doubtful {
             config.try_settings(&starter)?;
         }
-        let system = |doing| {
-            move |error: std::io::Error| PoolError::System { doing, errno: error.raw_os_error().unwrap_or_default() }
-        };
-        let starter = Arc::new(starter);
-        let shared =
-            Shared::new(config, Arc::clone(&starter)).map_err(system("making the pool's event descriptors"))?;
-        let shared = Arc::new(shared);
-        // From here on its drop cleans up.
-        let pool = Pool::from_shared(Arc::clone(&shared));
-        let mut starts = starter.several();
-        shared.start_first_workers(&mut starts)?;
-        // They come up meanwhile.
-        shared.start_threads().map_err(system("starting the pool's threads"))?;
-        starts.finish()?;
-        Ok(pool)
+        Ok(Pool::over(driver::start(config, starter)?))
     }
 }
 

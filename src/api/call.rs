@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::encoder::Options;
-use crate::api::encoder::Prepared;
 use crate::api::imap::Imap;
 use crate::api::imap::ImapUnordered;
 use crate::api::map;
 use crate::api::map::Stop;
+use crate::api::prepare::Options;
+use crate::api::prepare::Prepared;
 use crate::api::results::AsyncResult;
-use crate::api::results::finished_log;
 use crate::api::results::read_all;
 use crate::api::results::read_one;
-use crate::driver::Shared;
-use crate::error::PoolError;
+use crate::driver::Backend;
+use crate::driver::IfClosed;
+use crate::driver::More;
 use crate::error::TaskError;
 use crate::work::batch::ChunkSize;
 use crate::work::function::LocalFunction;
@@ -22,13 +22,14 @@ use crate::work::function::Map;
 use crate::work::function::MapWith;
 use crate::work::function::Star;
 use crate::work::function::StarWith;
+use crate::work::jobs::Log;
 use crate::work::task::Args;
 use crate::work::task::Data;
 use crate::work::task::Outcome;
 
 /// Everything of a call but its items: the same for calls with and without a context.
 struct Request<'c, C> {
-    shared: &'c Arc<Shared>,
+    backend: &'c Arc<dyn Backend>,
     options: Options,
     function: LocalFunction,
     context: Option<&'c C>,
@@ -36,23 +37,16 @@ struct Request<'c, C> {
 
 impl<C: Data> Request<'_, C> {
     fn prepare(&self, default_chunk: ChunkSize) -> Result<Prepared, TaskError> {
-        if !self.shared.is_ours() {
-            return Err(PoolError::ForkedCopy.into());
-        }
-        Prepared::new(self.shared, self.options, default_chunk, self.function, self.context)
+        Prepared::new(self.backend, self.options, default_chunk, self.function, self.context)
     }
 
     fn apply<T: Data, V: Data>(&self, args: &T) -> Result<V, TaskError> {
-        let (job, mut encoder) = self.prepare(ChunkSize::Fixed(1))?.open(false)?;
+        let (job, mut encoder) = self.prepare(ChunkSize::Fixed(1))?.open(IfClosed::Refuse)?;
+        // From here on, its drop abandons the job.
+        let handle = AsyncResult::new(Arc::clone(self.backend), job, read_one::<V>);
         encoder.push(args);
-        let work = encoder.take();
-        let handle = AsyncResult::new(Arc::clone(self.shared), job, read_one::<V>);
-        self.shared.with(|engine| {
-            let submitted = work.into_iter().try_for_each(|work| engine.submit(job, work));
-            engine.seal(job);
-            submitted
-        })??;
-        let log = self.shared.wait(Some(job), None, |engine| finished_log(engine, job))?;
+        self.backend.submit(job, encoder.take(), More::Never)?;
+        let log = self.backend.wait(job, None)?;
         drop(handle);
         read_one(&log.expect("without a deadline there is a result"))
     }
@@ -69,12 +63,12 @@ impl<C: Data> Request<'_, C> {
         &self,
         items: impl Iterator<Item = A>,
         default_chunk: ChunkSize,
-        read: fn(&crate::work::jobs::Log) -> Result<R, TaskError>,
+        read: fn(&Log) -> Result<R, TaskError>,
     ) -> AsyncResult<R> {
-        let shared = Arc::clone(self.shared);
+        let backend = Arc::clone(self.backend);
         match self.prepare(default_chunk).and_then(|prepared| map::submit_all(prepared, items)) {
-            Ok(job) => AsyncResult::new(shared, job, read),
-            Err(error) => AsyncResult::refused(shared, error, read),
+            Ok(job) => AsyncResult::new(backend, job, read),
+            Err(error) => AsyncResult::refused(backend, error, read),
         }
     }
 
@@ -108,8 +102,8 @@ impl<C: Data> Request<'_, C> {
 #[derive(Clone, Copy)]
 #[must_use = "a view does nothing until it is called"]
 pub struct Call<'p> {
-    pub(crate) shared: &'p Arc<Shared>,
-    pub(crate) options: Options,
+    pub(super) backend: &'p Arc<dyn Backend>,
+    pub(super) options: Options,
 }
 
 /// Options for one call with a context: made by [`Pool::with`](crate::Pool::with), with the same methods as the pool,
@@ -147,13 +141,13 @@ impl<'p> Call<'p> {
     }
 
     fn request(&self, function: LocalFunction) -> Request<'_, ()> {
-        Request { shared: self.shared, options: self.options, function, context: None }
+        Request { backend: self.backend, options: self.options, function, context: None }
     }
 }
 
 impl<C: Data> CallWith<'_, '_, C> {
     fn request(&self, function: LocalFunction) -> Request<'_, C> {
-        Request { shared: self.call.shared, options: self.call.options, function, context: Some(self.context) }
+        Request { backend: self.call.backend, options: self.call.options, function, context: Some(self.context) }
     }
 }
 
@@ -280,7 +274,7 @@ macro_rules! calls {
             M: 'static,
         {
             let request = self.request(LocalFunction::task::<$item_shape, M>(f));
-            Imap::new(Arc::clone(request.shared), request.prepare(ChunkSize::Fixed(1)), items.into_iter())
+            Imap::new(Arc::clone(request.backend), request.prepare(ChunkSize::Fixed(1)), items.into_iter())
         }
 
         /// Results as they come, in any order; see [`Pool::imap_unordered`](crate::Pool::imap_unordered).
@@ -292,7 +286,7 @@ macro_rules! calls {
             M: 'static,
         {
             let request = self.request(LocalFunction::task::<$item_shape, M>(f));
-            ImapUnordered::new(Arc::clone(request.shared), request.prepare(ChunkSize::Fixed(1)), items.into_iter())
+            ImapUnordered::new(Arc::clone(request.backend), request.prepare(ChunkSize::Fixed(1)), items.into_iter())
         }
     };
 }

@@ -1,20 +1,15 @@
-//! A call becomes a job: its function located, its context and items encoded, all on the calling thread.
+//! Encoding: the items of a call become batches, on the calling thread.
 
 use std::any::Any;
-use std::iter::Fuse;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::panic::resume_unwind;
-use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::driver::Shared;
-use crate::error::PoolError;
+use crate::api::input::Input;
 use crate::error::Side;
 use crate::error::TaskError;
-use crate::sys::payload;
 use crate::transport::frame::ITEM_HEAD;
 use crate::transport::frame::close_item;
 use crate::transport::frame::number_item;
@@ -24,123 +19,35 @@ use crate::values::number;
 use crate::values::output::Output;
 use crate::values::output::no_room;
 use crate::work::batch::Batch;
-use crate::work::batch::ChunkSize;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
-use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
 use crate::work::batch::Target;
-use crate::work::function::FunctionId;
-use crate::work::function::LocalFunction;
-use crate::work::jobs::Context;
-use crate::work::jobs::ContextBody;
-use crate::work::jobs::Job;
+use crate::work::batch::Work;
 
-/// A batch is sent on its way when it has this many bytes.
+/// A batch is submitted when it has this many bytes.
 const BATCH_BYTES: usize = 32 * 1024;
-/// A batch is sent on its way when it has this many items.
+/// A batch is submitted when it has this many items.
 const BATCH_ITEMS: usize = 4096;
 
-/// The options of one call.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Options {
-    /// `None`: as the call does by default.
-    pub(crate) chunk_size: Option<usize>,
-    pub(crate) fail_fast: bool,
-    /// How long each item may run.
-    pub(crate) timeout: Option<Duration>,
-    /// How often an item is run again that was lost with its worker.
-    pub(crate) retries: u32,
-}
-
-/// A call that is ready to be fed.
-pub(crate) struct Prepared {
-    pub(crate) shared: Arc<Shared>,
-    policy: JobPolicy,
-    fail_fast: bool,
-    target: Target,
-    context: Option<Context>,
-}
-
-impl Prepared {
-    /// Checks the options, locates the function and encodes the context.
-    ///
-    /// # Errors
-    ///
-    /// What makes this call impossible, whatever its items are.
-    pub(crate) fn new<C: Serialize + 'static>(
-        shared: &Arc<Shared>,
-        options: Options,
-        default_chunk: ChunkSize,
-        function: LocalFunction,
-        context: Option<&C>,
-    ) -> Result<Self, TaskError> {
-        let chunk = match options.chunk_size {
-            None => default_chunk,
-            Some(0) => return Err(PoolError::ZeroChunkSize.into()),
-            Some(items) => ChunkSize::Fixed(u32::try_from(items).unwrap_or(u32::MAX)),
-        };
-        if options.timeout == Some(Duration::ZERO) {
-            return Err(PoolError::ZeroLimit { option: "timeout" }.into());
-        }
-        let function = function.id().map_err(|message| TaskError::FunctionNotFound { message })?;
-        let context = match context {
-            Some(context) => Some(encode_context(shared, function, context)?),
-            None => None,
-        };
-        let context_id = context.as_ref().map_or(0, |context| context.id);
-        Ok(Self {
-            shared: Arc::clone(shared),
-            policy: JobPolicy { chunk, retries: options.retries, is_timed: options.timeout.is_some() },
-            fail_fast: options.fail_fast,
-            target: Target { function, context: context_id, timeout: options.timeout },
-            context,
-        })
-    }
-
-    /// Begins the job. A `feeding` job may be fed even when the pool is closed meanwhile.
-    pub(crate) fn open(self, feeding: bool) -> Result<(JobId, Encoder), TaskError> {
-        let job = Job { feeding, fail_fast: self.fail_fast, context: self.context, ..Job::default() };
-        let id = self.shared.with(|engine| engine.open(self.policy, job))??;
-        Ok((id, Encoder::new(id, self.target, self.shared.output())))
-    }
-}
-
-fn encode_context<C: Serialize + 'static>(
-    shared: &Shared,
-    function: FunctionId,
-    context: &C,
-) -> Result<Context, TaskError> {
-    let failed = |message| TaskError::Encode { side: Side::Context, message };
-    let mut output = Output::default();
-    codec::encode(context, &mut output).map_err(failed)?;
-    let body = match output.fits_a_frame() {
-        true => ContextBody::Inline(output.into_bytes().into()),
-        false => ContextBody::Blob(output.take_blob().map_err(|error| failed(no_room(&error)))?),
-    };
-    let id = shared.with(|engine| engine.new_context_id())?;
-    Ok(Context { id, function, body })
-}
-
-/// Encoded items, or the reason why one could not be encoded.
-pub(crate) type Work = Result<Span, (u64, TaskError)>;
-
-/// What is being done when something panics.
+/// Which step of drawing an item a panic came from.
 enum Step {
     Draw,
     Serialize,
-    /// The panic is ours, or of an item that is dropped: not to be caught.
-    OurOwn,
+    /// Code of this crate, or the drop of an item: the panic passes through.
+    Other,
 }
 
 /// Turns the items of one job into batches.
+///
+/// Also called: serialization, batching, chunking.
 #[derive(Debug)]
-pub(crate) struct Encoder {
+pub(super) struct Encoder {
     job: JobId,
     target: Target,
     /// Position of the next item.
     next_index: u64,
-    /// What all items so far had in bytes.
+    /// The size of all items so far.
     total_bytes: u64,
     output: Output,
     ends: Vec<u32>,
@@ -148,50 +55,48 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    fn new(job: JobId, target: Target, output: Output) -> Self {
+    pub(super) fn new(job: JobId, target: Target, output: Output) -> Self {
         Self { job, target, next_index: 0, total_bytes: 0, output, ends: Vec::new(), work: Vec::new() }
     }
 
     /// How many items have been pushed.
-    pub(crate) fn pushed(&self) -> u64 {
+    pub(super) fn pushed(&self) -> u64 {
         self.next_index
     }
 
-    /// How long an item was on average, in bytes.
-    pub(crate) fn bytes_per_item(&self) -> u64 {
+    /// The average size of an item, in bytes.
+    pub(super) fn bytes_per_item(&self) -> u64 {
         self.total_bytes / self.next_index.max(1)
     }
 
-    /// Whether a batch is full and should be sent on its way.
-    pub(crate) fn is_due(&self) -> bool {
+    /// Whether a batch is full and should be submitted.
+    pub(super) fn is_due(&self) -> bool {
         !self.work.is_empty()
     }
 
-    /// Draws items and adds them: as many as `wants_more` lets it, until a batch is due or the input is over. Neither a
-    /// panic of the input nor one in an item's `Serialize` passes through.
-    pub(crate) fn draw<I: Iterator<Item: Serialize + 'static>>(
+    /// Draws items and adds them, as long as `wants_more` returns true, until a batch is due or the input is over. A panic
+    /// of the input, or in an item's `Serialize`, becomes the error of that item. A panic in an item's `Drop` passes
+    /// through.
+    pub(super) fn draw<I: Iterator<Item: Serialize + 'static>>(
         &mut self,
         input: &mut Input<I>,
         mut wants_more: impl FnMut(&Self) -> bool,
     ) {
-        let mut step = Step::OurOwn;
+        let mut step = Step::Other;
         let mut item = None;
         while !input.is_over() {
-            // Caught once for many items, since small ones take less time than that. What a panic left half done is
-            // put right below.
+            // One `catch_unwind` for many items, since it costs more than a small item. Unwind safety: what a panic left
+            // half done is repaired below.
             let drawn = catch_unwind(AssertUnwindSafe(|| {
                 while !self.is_due() && wants_more(self) {
                     step = Step::Draw;
-                    item = input.items.next();
+                    item = input.draw();
                     step = Step::Serialize;
                     match &item {
                         Some(item) => self.add(item),
-                        None => {
-                            input.over = true;
-                            break;
-                        }
+                        None => break,
                     }
-                    step = Step::OurOwn;
+                    step = Step::Other;
                     item = None;
                 }
             }));
@@ -200,23 +105,24 @@ impl Encoder {
                 Step::Draw => self.push_error(input.panicked(payload)),
                 Step::Serialize => {
                     self.fail_for_panic(payload);
-                    // The item goes after its error has been taken note of: its `Drop` is the user's.
+                    // Dropped after its error is recorded, since its `Drop` may panic as well.
                     item = None;
                 }
-                Step::OurOwn => resume_unwind(payload),
+                Step::Other => resume_unwind(payload),
             }
         }
     }
 
-    /// Adds one item. One that does not serialize is settled with the error in its place.
-    pub(crate) fn push<A: Serialize + 'static>(&mut self, item: &A) {
-        // What it leaves half done is put right.
+    /// Adds one item. If it does not serialize, or panics, the error takes its place.
+    pub(super) fn push<A: Serialize + 'static>(&mut self, item: &A) {
+        // Unwind safety: what a panic leaves half done is repaired here.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.add(item))) {
             self.fail_for_panic(payload);
         }
     }
 
-    /// As [`push`](Self::push), but a panic passes through, and must be told to [`fail_for_panic`](Self::fail_for_panic).
+    /// As [`push`](Self::push), but a panic passes through, and must be reported to
+    /// [`fail_for_panic`](Self::fail_for_panic).
     #[inline]
     fn add<A: Serialize + 'static>(&mut self, item: &A) {
         let bytes = self.output.bytes();
@@ -234,41 +140,42 @@ impl Encoder {
         let len = ITEM_HEAD as u64 + self.output.len();
         self.total_bytes += len;
         if start as u64 + len > INLINE_MAX as u64 {
-            self.part_with(start, len);
+            self.split_off(start, len);
             return;
         }
         close_item(self.output.bytes(), start);
         self.end_item();
     }
 
-    /// The item that was added panicked.
+    /// The item that was being added panicked: removes what there is of it, and records the error.
     fn fail_for_panic(&mut self, payload: Box<dyn Any + Send>) {
         self.output.roll_back();
         self.fail(codec::panic_in("Serialize", payload));
     }
 
-    /// The item did not serialize: nothing but its head is there.
+    /// The item did not serialize, and only its head was written: removes that, and records the error.
     fn fail(&mut self, message: String) {
         let bytes = self.output.bytes();
         bytes.truncate(bytes.len() - ITEM_HEAD);
         self.push_error(TaskError::Encode { side: Side::Argument, message });
     }
 
-    /// Settles the next position with an error.
+    /// Records an error as the next item.
     fn push_error(&mut self, error: TaskError) {
         self.close_batch();
         self.work.push(Err((self.next_index, error)));
         self.next_index += 1;
     }
 
-    /// Everything that was pushed since the last call.
-    pub(crate) fn take(&mut self) -> Vec<Work> {
+    /// Takes everything that was pushed since the last call.
+    pub(super) fn take(&mut self) -> Vec<Work> {
         self.close_batch();
         std::mem::take(&mut self.work)
     }
 
-    /// The item that begins at `start` does not fit behind those before it: it begins a batch, or becomes a blob.
-    fn part_with(&mut self, start: usize, len: u64) {
+    /// Separates the item that begins at `start`, which does not fit behind those before it: it begins a new batch, or
+    /// becomes a blob.
+    fn split_off(&mut self, start: usize, len: u64) {
         if len <= INLINE_MAX as u64 {
             let mut item = self.output.bytes().split_off(start);
             self.close_batch();
@@ -308,7 +215,7 @@ impl Encoder {
         let bytes = std::mem::take(self.output.bytes());
         let ends = std::mem::take(&mut self.ends);
         if bytes.len() >= BATCH_BYTES / 2 {
-            // The next batch will be much like this one, and need not grow.
+            // The next batch is probably as large, and then need not grow.
             self.output.bytes().reserve_exact(bytes.len());
             self.ends.reserve_exact(ends.len());
         }
@@ -321,58 +228,13 @@ impl Encoder {
     }
 }
 
-/// The caller's iterator, asked with care.
-#[derive(Debug)]
-pub(crate) struct Input<I: Iterator> {
-    items: Fuse<I>,
-    over: bool,
-}
-
-impl<I: Iterator> Input<I> {
-    pub(crate) fn new(items: I) -> Self {
-        Self { items: items.fuse(), over: false }
-    }
-
-    /// Whether nothing more will be drawn.
-    pub(crate) fn is_over(&self) -> bool {
-        self.over
-    }
-
-    /// Draws nothing more, whatever is left.
-    pub(crate) fn give_up(&mut self) {
-        self.over = true;
-    }
-
-    pub(crate) fn size_hint(&self) -> (usize, Option<usize>) {
-        if self.over { (0, Some(0)) } else { self.items.size_hint() }
-    }
-
-    /// Draws one more item to see whether there is one, and drops it. A panic counts as one.
-    pub(crate) fn has_another(&mut self) -> bool {
-        if self.over {
-            return false;
-        }
-        match catch_unwind(AssertUnwindSafe(|| self.items.next())) {
-            Ok(item) => item.is_some(),
-            Err(payload) => {
-                self.panicked(payload);
-                true
-            }
-        }
-    }
-
-    /// The iterator is not asked again after a panic.
-    fn panicked(&mut self, payload: Box<dyn Any + Send>) -> TaskError {
-        self.over = true;
-        TaskError::Input { message: payload::into_text(payload) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::ops::Range;
 
     use super::*;
+    use crate::sys::payload;
+    use crate::work::function::FunctionId;
 
     fn encoder() -> Encoder {
         let target = Target { function: FunctionId(1), context: 0, timeout: None };

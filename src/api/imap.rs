@@ -1,8 +1,10 @@
-//! `imap` and `imap_unordered`: results as they come, pulled by the caller.
+//! `imap` and `imap_unordered`: results as they arrive, pulled by the caller.
 //!
 //! There is no feeder thread. `next()` draws from the input while the window has room, and then waits. So the input
-//! may borrow, need not be `Send`, and may be infinite, and memory is bounded by the window: the items under way, and
+//! may borrow, need not be `Send`, and may be infinite, and memory is bounded by the window: the items in flight, and
 //! in ordered mode those that are done but wait for an earlier one.
+//!
+//! Also called: backpressure, bounded prefetch, lazy map.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -12,11 +14,14 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::api::encoder::Encoder;
-use crate::api::encoder::Input;
-use crate::api::encoder::Prepared;
+use crate::api::input::Input;
+use crate::api::prepare::Prepared;
 use crate::api::results::read_outcomes;
-use crate::driver::Shared;
-use crate::engine::Engine;
+use crate::driver::Backend;
+use crate::driver::Exchange;
+use crate::driver::IfClosed;
+use crate::driver::Leftover;
+use crate::driver::More;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::error::TimedOut;
@@ -25,29 +30,20 @@ use crate::work::batch::JobId;
 use crate::work::jobs::Log;
 use crate::work::task::Data;
 
-/// How far the consumer may be behind in ordered mode, in windows.
+/// How many windows of items may be drawn and not yielded: in ordered mode, results wait for a slow earlier item.
 const WINDOWS_BEHIND: u64 = 4;
-/// A batch is sent on its way when drawing it has taken this long.
+/// A batch is submitted when drawing it has taken this long.
 const BATCH_TIME: Duration = Duration::from_micros(50);
-/// Items between two looks at the clock, once all have been quick: a look takes longer than to draw one of those. In
-/// between a coarser clock is looked at, so an input that becomes slow is noticed after a few milliseconds.
+/// Items between two reads of the clock, once all have been quick to draw: reading it takes longer than drawing one of
+/// those. In between a coarser clock is read, so an input that becomes slow is noticed after a few milliseconds.
 const CLOCK_EVERY: u64 = 8;
 
 type Item<T> = Result<T, TaskError>;
-/// An item that waits here, among thousands: an error is much larger than most values, and rare.
+/// An item that waits to be yielded. The error is boxed, since it is larger than most values, and rare, and thousands of
+/// items may wait.
 type Kept<T> = Result<T, Box<TaskError>>;
 
-/// Takes what has arrived for a job; `None` while that is nothing.
-pub(crate) fn take_arrived(engine: &mut Engine, job: JobId) -> Option<Log> {
-    let job = engine.job(job);
-    if let Some(log) = &mut job.finished {
-        // Nobody else holds the log of a job without callbacks.
-        return Some(Arc::get_mut(log).map(std::mem::take).unwrap_or_default());
-    }
-    (!job.log.is_empty()).then(|| std::mem::take(&mut job.log))
-}
-
-/// Results by order of the input: a window onto the positions from `next_index` on.
+/// Results in the order of the input: a window onto the positions from `next_index` on.
 #[derive(Debug)]
 struct Reorder<T> {
     next_index: u64,
@@ -75,7 +71,7 @@ impl<T> Arrived<T> {
         }
     }
 
-    /// All items below `drawn` that have not come get this error.
+    /// Gives this error to all items below `drawn` that have not arrived; `missing` is how many those are.
     fn fill(&mut self, drawn: u64, missing: u64, error: &TaskError) {
         match self {
             Arrived::Unordered(items) => items.extend((0..missing).map(|_| Err(Box::new(error.clone())))),
@@ -111,49 +107,49 @@ impl<T> Arrived<T> {
 
 /// A job that is fed as its results are consumed.
 struct Pull<I: Iterator, T> {
-    shared: Arc<Shared>,
-    /// `None` when there is nothing in the pool any more.
+    backend: Arc<dyn Backend>,
+    /// `None` if the job was refused or has been abandoned.
     job: Option<JobId>,
     encoder: Option<Encoder>,
     input: Input<I>,
     arrived: Arrived<T>,
     /// Items submitted whose outcome has not been taken.
-    under_way: u64,
-    /// Items that will be yielded, as far as is known.
+    in_flight: u64,
+    /// Items that are or will be yielded, as far as is known.
     drawn: u64,
-    /// Results given to the consumer.
+    /// Results returned to the consumer.
     yielded: u64,
-    /// Items that may be under way at once.
+    /// Maximum items in flight at once.
     window: u64,
-    /// Drawing took long the last time: a result that is there goes first.
+    /// The last draw took long: a result that has arrived is yielded before more is drawn.
     input_is_slow: bool,
-    /// To draw the last ones took less than a microsecond each.
+    /// The last items took less than a microsecond each to draw.
     items_are_quick: bool,
 }
 
 impl<I: Iterator, T> Pull<I, T> {
-    fn new(shared: Arc<Shared>, prepared: Result<Prepared, TaskError>, items: I, arrived: Arrived<T>) -> Self {
+    fn new(backend: Arc<dyn Backend>, prepared: Result<Prepared, TaskError>, items: I, arrived: Arrived<T>) -> Self {
         let mut pull = Self {
-            shared,
+            backend,
             job: None,
             encoder: None,
             input: Input::new(items),
             arrived,
-            under_way: 0,
+            in_flight: 0,
             drawn: 0,
             yielded: 0,
             window: 1,
             input_is_slow: false,
             items_are_quick: false,
         };
-        match prepared.and_then(|prepared| prepared.open(false)) {
+        match prepared.and_then(|prepared| prepared.open(IfClosed::Refuse)) {
             Ok((job, encoder)) => {
                 pull.job = Some(job);
                 pull.encoder = Some(encoder);
-                pull.window = pull.shared.with(|engine| engine.window(job)).unwrap_or(1);
+                pull.window = pull.backend.window(job);
             }
             Err(error) => {
-                // One error in the place of everything.
+                // One error in the place of all results.
                 pull.arrived.put(0, Err(error));
                 pull.drawn = 1;
                 pull.input.give_up();
@@ -163,14 +159,14 @@ impl<I: Iterator, T> Pull<I, T> {
     }
 
     fn has_room(&self) -> bool {
-        self.under_way < self.window && self.drawn - self.yielded < WINDOWS_BEHIND * self.window
+        self.in_flight < self.window && self.drawn - self.yielded < WINDOWS_BEHIND * self.window
     }
 }
 
 impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
     fn next_by(&mut self, deadline: Option<Instant>) -> Result<Option<Item<T>>, TimedOut> {
         loop {
-            let enough = 2 * self.under_way > self.window || (self.input_is_slow && self.arrived.has_next());
+            let enough = 2 * self.in_flight > self.window || (self.input_is_slow && self.arrived.has_next());
             if !enough && !self.input.is_over() && self.has_room() {
                 self.feed();
             }
@@ -178,18 +174,18 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
                 self.yielded += 1;
                 return Ok(Some(item));
             }
-            if self.under_way == 0 && self.input.is_over() {
+            if self.in_flight == 0 && self.input.is_over() {
                 self.leave();
                 return Ok(None);
             }
-            if self.under_way == 0 || (self.has_room() && !self.input.is_over()) {
-                // Nothing has come: draw what the window takes before waiting.
+            if self.in_flight == 0 || (self.has_room() && !self.input.is_over()) {
+                // Nothing has arrived: draw what the window takes before waiting.
                 self.feed();
                 if self.arrived.has_next() || self.has_room() && !self.input.is_over() {
                     continue;
                 }
             }
-            if self.under_way > 0 {
+            if self.in_flight > 0 {
                 self.wait(deadline)?;
             }
         }
@@ -198,13 +194,13 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
     /// Draws and submits until the window is full, a batch is, or it has taken long enough.
     fn feed(&mut self) {
         let (Some(job), Some(encoder)) = (self.job, &mut self.encoder) else { return };
-        match self.shared.with(|engine| engine.refusal()) {
-            Ok(None) => {}
-            // A forked copy must not draw: encoding takes locks that the original may hold.
-            Ok(Some(error)) | Err(error) => return self.refused(&error),
+        // Before drawing, so that a closed pool does not consume items in vain. Also in a forked copy, which must not encode:
+        // that takes locks that are held for ever if another thread held them at the fork.
+        if let Some(error) = self.backend.refusal() {
+            return self.refused(&error);
         }
         let (began, tick) = (Instant::now(), clock::tick());
-        let room = (self.window - self.under_way).min(WINDOWS_BEHIND * self.window - (self.drawn - self.yielded));
+        let room = (self.window - self.in_flight).min(WINDOWS_BEHIND * self.window - (self.drawn - self.yielded));
         let (drawn, were_quick) = (self.drawn, self.items_are_quick);
         encoder.draw(&mut self.input, |encoder| {
             let pushed = encoder.pushed() - drawn;
@@ -214,62 +210,49 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
         let (took, pushed) = (began.elapsed(), encoder.pushed() - drawn);
         self.input_is_slow = took >= BATCH_TIME;
         self.items_are_quick = took.as_micros() < u128::from(pushed);
-        let work = encoder.take();
-        let sealed = self.input.is_over();
-        let result = self.shared.feed(|engine| {
-            for work in work {
-                engine.submit(job, work)?;
-            }
-            if sealed {
-                engine.seal(job);
-            }
-            Ok((take_arrived(engine, job), engine.window(job)))
-        });
-        match result {
-            Ok(Ok((log, window))) => {
-                self.under_way += pushed;
+        let more = if self.input.is_over() { More::Never } else { More::Follows };
+        match self.backend.exchange(job, encoder.take(), more) {
+            Ok(Exchange { refusal: None, arrived, window }) => {
+                self.in_flight += pushed;
                 self.drawn += pushed;
                 self.window = window;
-                self.take(log);
+                self.take(arrived);
             }
-            Ok(Err(error)) | Err(error) => self.refused_after(pushed, &error),
+            // The pool was closed or ended since it was asked above.
+            Ok(Exchange { refusal: Some(error), arrived, .. }) => self.refused_after(pushed, &error, arrived),
+            Err(error) => self.refused_after(pushed, &error, None),
         }
     }
 
-    /// The pool takes no more. If the input has another item, that one gets the error, and nothing more is drawn.
+    /// The pool takes no more items. If the input has another one, that one gets the error, and nothing more is drawn.
     fn refused(&mut self, error: &PoolError) {
         let more = self.input.has_another();
-        self.refused_after(u64::from(more), error);
+        let arrived = self.job.and_then(|job| self.backend.seal(job));
+        self.refused_after(u64::from(more), error, arrived);
     }
 
-    /// The pool takes no more: of the items that were drawn just now, the first gets the error, and the rest is not
-    /// heard of again. What is under way still comes.
-    fn refused_after(&mut self, pushed: u64, error: &PoolError) {
+    /// The pool takes no more items: of those that were drawn just now, the first gets the error, and the others are
+    /// dropped. What is in flight still arrives.
+    fn refused_after(&mut self, pushed: u64, error: &PoolError, arrived: Option<Log>) {
         self.input.give_up();
         if pushed > 0 {
             self.arrived.put(self.drawn, Err(TaskError::Refused(error.clone())));
             self.drawn += 1;
         }
-        if let Some(job) = self.job {
-            let log = self.shared.with(|engine| {
-                engine.seal(job);
-                take_arrived(engine, job)
-            });
-            self.take(log.ok().flatten());
-        }
+        self.take(arrived);
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(), TimedOut> {
         let Some(job) = self.job else { return Ok(()) };
-        match self.shared.wait(Some(job), deadline, |engine| take_arrived(engine, job)) {
+        match self.backend.take(job, deadline) {
             Ok(Some(log)) => {
                 self.take(Some(log));
                 Ok(())
             }
             Ok(None) => Err(TimedOut),
             Err(error) => {
-                let (drawn, missing) = (self.drawn, self.under_way);
-                self.under_way = 0;
+                let (drawn, missing) = (self.drawn, self.in_flight);
+                self.in_flight = 0;
                 self.arrived.fill(drawn, missing, &error.into());
                 self.input.give_up();
                 Ok(())
@@ -288,10 +271,10 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
             });
         }
         if let Some(error) = &log.rest {
-            let (drawn, missing) = (self.drawn, self.under_way);
-            self.under_way = 0;
+            let (drawn, missing) = (self.drawn, self.in_flight);
+            self.in_flight = 0;
             self.arrived.fill(drawn, missing, error);
-            // An input that is not over must not look as if it were: its next item gets the error too.
+            // Without this, an input that has more items would look as if it had ended: the next item gets the error too.
             if missing == 0 && self.input.has_another() {
                 self.arrived.put(self.drawn, Err(error.clone()));
                 self.drawn += 1;
@@ -301,27 +284,26 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
     }
 
     fn settle(&mut self, index: u64, item: Item<T>) {
-        self.under_way -= 1;
+        self.in_flight -= 1;
         self.arrived.put(index, item);
     }
 
-    /// What is left of the input, and what is under way or waits here.
+    /// What is left of the input, what is in flight, and what has arrived and was not yielded.
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (low, high) = self.input.size_hint();
         let here = usize::try_from(self.drawn - self.yielded).unwrap_or(usize::MAX);
-        // An infinite input promises more items than there can be, and a pool that ends breaks the promise: a caller
-        // that reserves room for them would panic instead of seeing the error.
+        // The lower bound of an infinite input is `usize::MAX`. A pool that ends does not keep that promise, and a caller
+        // that reserves memory for it would panic before it sees the error.
         let low = if high.is_some() { low } else { 0 };
         (low.saturating_add(here), high.and_then(|high| high.checked_add(here)))
     }
 }
 
 impl<I: Iterator, T> Pull<I, T> {
-    /// Gives the job back. What has not been handed out is not run.
+    /// Abandons the job. Items that no worker has been given are not run.
     fn leave(&mut self) {
         if let Some(job) = self.job.take() {
-            // In a forked copy there is nothing to give back.
-            drop(self.shared.with(|engine| engine.abandon(job, true)));
+            self.backend.abandon(job, Leftover::Skip);
         }
     }
 }
@@ -339,8 +321,8 @@ macro_rules! pulled {
         pub struct $name<I: Iterator, T>(Pull<I, T>);
 
         impl<I: Iterator, T> $name<I, T> {
-            pub(crate) fn new(shared: Arc<Shared>, prepared: Result<Prepared, TaskError>, items: I) -> Self {
-                Self(Pull::new(shared, prepared, items, $arrived))
+            pub(super) fn new(backend: Arc<dyn Backend>, prepared: Result<Prepared, TaskError>, items: I) -> Self {
+                Self(Pull::new(backend, prepared, items, $arrived))
             }
         }
 

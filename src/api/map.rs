@@ -1,47 +1,54 @@
-//! `map`: the caller feeds the job and collects its results, on its own thread, until all are there.
+//! `map`: the calling thread feeds the job and collects its results, until it has all of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api::encoder::Encoder;
-use crate::api::encoder::Input;
-use crate::api::encoder::Prepared;
-use crate::api::imap::take_arrived;
+use crate::api::input::Input;
+use crate::api::prepare::Prepared;
 use crate::api::results::read_outcomes;
-use crate::driver::Shared;
+use crate::driver::Backend;
+use crate::driver::IfClosed;
+use crate::driver::Leftover;
+use crate::driver::More;
+use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::values::blob::INLINE_MAX;
 use crate::work::batch::JobId;
 use crate::work::jobs::Log;
 use crate::work::task::Data;
 
-/// Items encoded and not settled yet, at most: enough to keep any number of workers busy while results are decoded.
+/// Maximum items encoded and not settled yet: enough to keep any number of workers busy while results are decoded.
 const AHEAD_ITEMS: u64 = 64 * 1024;
-/// Their bytes, about.
+/// Approximate maximum of their bytes.
 const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
-/// Items that are too large for a frame, each of which holds a descriptor, encoded and not settled yet, at most.
+/// Maximum items encoded and not settled yet, if they are too large for a frame: each holds a descriptor.
 const AHEAD_BLOBS: u64 = 64;
-/// Items that are drawn before the first result is looked for.
+/// Maximum items that are drawn before results are taken.
 const FEED_ITEMS: u64 = 4096;
 
-/// What stops a `map` before its end.
+/// What ends a `map` before every item is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
-    /// Nothing: every item is settled.
+pub(super) enum Stop {
+    /// Nothing.
     Never,
     /// The first error.
     AtError,
 }
 
-/// Gives the job back, whatever happens.
+/// Abandons the job when it is dropped, also by an unwinding caller.
 struct Hold {
-    shared: Arc<Shared>,
+    backend: Arc<dyn Backend>,
     job: JobId,
     kept: bool,
 }
 
 impl Hold {
-    /// Somebody else will give the job back.
+    fn new(backend: Arc<dyn Backend>, job: JobId) -> Self {
+        Self { backend, job, kept: false }
+    }
+
+    /// Keeps the job: the caller abandons it.
     fn keep(mut self) -> JobId {
         self.kept = true;
         self.job
@@ -51,18 +58,17 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if !self.kept {
-            // In a forked copy there is nothing to give back.
-            drop(self.shared.with(|engine| engine.abandon(self.job, true)));
+            self.backend.abandon(self.job, Leftover::Skip);
         }
     }
 }
 
-/// Runs the job over `items`; all values, in order.
+/// Runs the job over `items`; returns all values, in order.
 ///
 /// # Errors
 ///
 /// The call was refused as a whole; the error of the lowest position; or, with [`Stop::AtError`], the first error.
-pub(crate) fn values<A: Data, T: Data>(
+pub(super) fn values<A: Data, T: Data>(
     prepared: Prepared,
     items: impl Iterator<Item = A>,
     stop: Stop,
@@ -81,27 +87,28 @@ pub(crate) fn values<A: Data, T: Data>(
     lowest.map_or(Ok(values), |(_, error)| Err(error))
 }
 
-/// Runs the job over `items`; the outcome of each, in order.
+/// Runs the job over `items`; returns the outcome of each, in order.
 ///
 /// # Errors
 ///
 /// The call was refused as a whole.
-pub(crate) fn results<A: Data, T: Data>(
+pub(super) fn results<A: Data, T: Data>(
     prepared: Prepared,
     items: impl Iterator<Item = A>,
 ) -> Result<Vec<Result<T, TaskError>>, TaskError> {
     run(prepared, items, |_, outcome| Ok(Some(outcome)))
 }
 
-/// Runs the job over `items`; what `keep` makes of the outcomes, in order, up to the first of which it keeps nothing.
+/// Runs the job over `items`; returns what `keep` makes of each outcome, in order, up to the first for which it returns
+/// `None`.
 fn run<A: Data, T: Data, V>(
     prepared: Prepared,
     items: impl Iterator<Item = A>,
     mut keep: impl FnMut(usize, Result<T, TaskError>) -> Result<Option<V>, TaskError>,
 ) -> Result<Vec<V>, TaskError> {
-    let shared = Arc::clone(&prepared.shared);
-    let (job, mut encoder) = prepared.open(true)?;
-    let hold = Hold { shared, job, kept: false };
+    let backend = Arc::clone(&prepared.backend);
+    let (job, mut encoder) = prepared.open(IfClosed::Serve)?;
+    let hold = Hold::new(backend, job);
     let mut input = Input::new(items);
     let expected = input.size_hint().0.min(1 << 20);
     let mut places = Places { front: Vec::with_capacity(expected), apart: BTreeMap::new() };
@@ -110,7 +117,7 @@ fn run<A: Data, T: Data, V>(
         let log = match !input.is_over() && encoder.pushed() - settled < ahead_max(&encoder) {
             true => feed(&hold, &mut encoder, &mut input)?,
             false => {
-                let log = hold.shared.wait(Some(job), None, |engine| take_arrived(engine, job))?;
+                let log = hold.backend.take(job, None)?;
                 Some(log.expect("without a deadline there is a result"))
             }
         };
@@ -123,7 +130,7 @@ fn run<A: Data, T: Data, V>(
     }
 }
 
-/// How many items may be ahead, by what the items so far were like.
+/// How many items may be encoded and not settled, by the size of the items so far.
 fn ahead_max(encoder: &Encoder) -> u64 {
     let item_bytes = encoder.bytes_per_item().max(1);
     match usize::try_from(item_bytes) {
@@ -132,7 +139,7 @@ fn ahead_max(encoder: &Encoder) -> u64 {
     }
 }
 
-/// Draws and submits some items; returns what has arrived meanwhile.
+/// Draws and submits some items; returns what has arrived.
 fn feed<I: Iterator<Item: Data>>(
     hold: &Hold,
     encoder: &mut Encoder,
@@ -140,34 +147,25 @@ fn feed<I: Iterator<Item: Data>>(
 ) -> Result<Option<Log>, TaskError> {
     let before = encoder.pushed();
     encoder.draw(input, |encoder| encoder.pushed() - before < FEED_ITEMS);
-    let work = encoder.take();
-    hold.shared
-        .feed(|engine| {
-            for work in work {
-                if engine.submit(hold.job, work).is_err() {
-                    // The pool has ended, and the job with it: its log tells what became of every item.
-                    input.give_up();
-                    break;
-                }
-            }
-            if input.is_over() {
-                engine.seal(hold.job);
-            }
-            take_arrived(engine, hold.job)
-        })
-        .map_err(TaskError::from)
+    let more = if input.is_over() { More::Never } else { More::Follows };
+    let exchange = hold.backend.exchange(hold.job, encoder.take(), more)?;
+    if exchange.refusal.is_some() {
+        // The pool has ended, and the job with it: its log says what became of every item.
+        input.give_up();
+    }
+    Ok(exchange.arrived)
 }
 
-/// Values by position, as they come: those up to the first gap, and runs behind it.
+/// Values that arrive in any order, put together by position: those before the first gap, and runs behind it.
 #[derive(Debug)]
 struct Places<V> {
     front: Vec<V>,
-    /// By the position of their first.
+    /// Runs behind the first gap, by the position of their first value.
     apart: BTreeMap<usize, Vec<V>>,
 }
 
 impl<V> Places<V> {
-    /// Takes out the run that goes on at this position, with where it began.
+    /// Takes out the run that ends right before `position`, or an empty one, with the position at which it begins.
     fn take(&mut self, position: usize) -> (usize, Vec<V>) {
         if position == self.front.len() {
             return (0, std::mem::take(&mut self.front));
@@ -178,7 +176,8 @@ impl<V> Places<V> {
         }
     }
 
-    /// Puts a run where it began, and to the front what it reaches from there.
+    /// Puts a run back where it begins. One that begins at 0 is the front, to which the runs that now follow it are
+    /// appended.
     fn put(&mut self, start: usize, run: Vec<V>) {
         if start > 0 {
             if !run.is_empty() {
@@ -193,14 +192,14 @@ impl<V> Places<V> {
     }
 }
 
-/// Puts what has come in its place, where the last of it ended or apart; says how much that was.
+/// Decodes the outcomes that have arrived and puts them in their places; returns how many there were.
 fn take<T: Data, V>(
     places: &mut Places<V>,
     log: &Log,
     keep: &mut impl FnMut(usize, Result<T, TaskError>) -> Result<Option<V>, TaskError>,
 ) -> Result<u64, TaskError> {
     if let Some(error) = &log.rest {
-        // The pool ended under the call.
+        // The pool ended during the call.
         return Err(error.clone());
     }
     let mut taken = 0;
@@ -212,7 +211,7 @@ fn take<T: Data, V>(
             match keep(position, outcome)? {
                 Some(value) => run.push(value),
                 None => {
-                    // A gap for good: what follows it stays apart.
+                    // A gap that is never filled: what follows it stays apart.
                     places.put(start, std::mem::take(&mut run));
                     (start, run) = (position + 1, Vec::new());
                 }
@@ -226,31 +225,26 @@ fn take<T: Data, V>(
     Ok(taken)
 }
 
-/// Encodes all of `items` and submits them, without waiting for any.
+/// Encodes all of `items` and submits them, without waiting for outcomes. The caller abandons the job.
 ///
 /// # Errors
 ///
 /// The call was refused as a whole.
-pub(crate) fn submit_all<I: Iterator<Item: Data>>(prepared: Prepared, items: I) -> Result<JobId, TaskError> {
-    let shared = Arc::clone(&prepared.shared);
-    let (job, mut encoder) = prepared.open(true)?;
-    let hold = Hold { shared, job, kept: false };
+pub(super) fn submit_all<I: Iterator<Item: Data>>(prepared: Prepared, items: I) -> Result<JobId, TaskError> {
+    let backend = Arc::clone(&prepared.backend);
+    let (job, mut encoder) = prepared.open(IfClosed::Serve)?;
+    let hold = Hold::new(backend, job);
     let mut input = Input::new(items);
     while !input.is_over() {
         encoder.draw(&mut input, |_| true);
-        let work = encoder.take();
-        hold.shared.with(|engine| {
-            for work in work {
-                if engine.submit(job, work).is_err() {
-                    // The pool has ended, and the job with it: its log tells what became of every item.
-                    input.give_up();
-                    break;
-                }
-            }
-            if input.is_over() {
-                engine.seal(job);
-            }
-        })?;
+        let more = if input.is_over() { More::Never } else { More::Follows };
+        match hold.backend.submit(job, encoder.take(), more) {
+            Ok(()) => {}
+            // The input forked this process, and this is the child.
+            Err(error @ PoolError::ForkedCopy) => return Err(error.into()),
+            // The pool has ended, and the job with it: its log says what became of every item.
+            Err(_) => input.give_up(),
+        }
     }
     Ok(hold.keep())
 }

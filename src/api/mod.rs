@@ -1,11 +1,17 @@
-//! The public face: the pool, its builder, its calls, and what they return.
+//! The public API: the pool, its builder, its calls, and what they return.
+//!
+//! Values become bytes here, and bytes values, on the thread that made the call: iterators of the user and serde run in
+//! no other layer of the parent. What lies below moves bytes, and is reached through the verbs of
+//! [`Backend`](crate::driver::Backend) only.
 
 pub(crate) mod builder;
 pub(crate) mod call;
-pub(crate) mod encoder;
+mod encoder;
 pub mod forkserver;
 pub(crate) mod imap;
 pub(crate) mod init;
-pub(crate) mod map;
+mod input;
+mod map;
 pub(crate) mod pool;
+mod prepare;
 pub(crate) mod results;

@@ -9,23 +9,17 @@ use start_methods::StartMethod;
 
 use crate::api::call::Call;
 use crate::api::call::CallWith;
-use crate::api::encoder::Options;
 use crate::api::imap::Imap;
 use crate::api::imap::ImapUnordered;
+use crate::api::prepare::Options;
 use crate::api::results::AsyncResult;
-use crate::driver::Shared;
-use crate::driver::callbacks;
-use crate::engine::Engine;
-use crate::engine::GRACE;
-use crate::engine::Phase;
+use crate::driver::Backend;
+use crate::driver::GRACE;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::work::task::Args;
 use crate::work::task::Data;
 use crate::work::task::Outcome;
-
-/// How long workers may take to be gone after SIGKILL before they are given up as unreapable.
-const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A pool of worker processes.
 ///
@@ -56,18 +50,18 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 /// }
 /// ```
 pub struct Pool {
-    shared: Arc<Shared>,
+    backend: Arc<dyn Backend>,
 }
 
 impl Pool {
-    pub(crate) fn from_shared(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(super) fn over(backend: Arc<dyn Backend>) -> Self {
+        Self { backend }
     }
 
     /// How many workers the pool keeps, at most.
     #[must_use]
     pub fn processes(&self) -> usize {
-        self.shared.with(|engine| engine.processes()).unwrap_or(self.shared.config.size.most())
+        self.backend.processes()
     }
 
     /// Keeps so many workers from now on.
@@ -94,14 +88,14 @@ impl Pool {
     pub fn resize(&self, processes: usize) -> Result<(), PoolError> {
         match processes {
             0 => Err(PoolError::ZeroProcesses),
-            processes => self.shared.with(|engine| engine.resize(processes))?,
+            processes => self.backend.resize(processes),
         }
     }
 
     /// How its workers are brought into the world.
     #[must_use]
     pub fn start_method(&self) -> StartMethod {
-        self.shared.config.start_method
+        self.backend.start_method()
     }
 
     /// The process ids of the workers that are alive now, those that are starting or leaving included.
@@ -109,14 +103,13 @@ impl Pool {
     /// Workers come and go; an id is good for looking at, and for a signal in a test.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
-        let pids = self.shared.with(|engine| engine.pids());
-        pids.unwrap_or_default()
+        self.backend.pids()
     }
 
     // ---- options of one call -------------------------------------------------------------------------------------
 
     fn call(&self) -> Call<'_> {
-        Call { shared: &self.shared, options: Options::default() }
+        Call { backend: &self.backend, options: Options::default() }
     }
 
     /// For one call: items travel to a worker `items` at a time.
@@ -454,8 +447,7 @@ impl Pool {
     ///
     /// From any thread, any number of times, also from a callback. It does not wait; [`join`](Self::join) does.
     pub fn close(&self) {
-        // A forked copy has nothing to close.
-        drop(self.shared.with(|engine| engine.close()));
+        self.backend.close();
     }
 
     /// Stops everything: workers get SIGTERM, and SIGKILL with their whole process group half a second later.
@@ -485,9 +477,7 @@ impl Pool {
     /// # }
     /// ```
     pub fn terminate_with_grace(&self, grace: Duration) {
-        if self.shared.with(|engine| engine.end(PoolError::Terminated, grace)).is_ok() {
-            self.wait_for_workers(Instant::now().checked_add(grace).map(|over| over + REAP_TIMEOUT));
-        }
+        self.backend.terminate(grace);
     }
 
     /// Waits until every worker is gone and every callback has run, and gives back all that the pool held: processes,
@@ -499,7 +489,7 @@ impl Pool {
     /// [`PoolError::WouldDeadlock`] from a callback of this pool; [`PoolError::Broken`] if the pool had to give up because
     /// no worker would start; [`PoolError::Unreaped`] if the system did not end a terminated worker.
     pub fn join(&self) -> Result<(), PoolError> {
-        self.join_by(None).map(|_joined| ())
+        self.backend.join(None).map(|_joined| ())
     }
 
     /// As [`join`](Self::join), but waits for at most `timeout`; says whether the pool is joined. If not, nothing is lost
@@ -524,66 +514,19 @@ impl Pool {
     /// # }
     /// ```
     pub fn join_timeout(&self, timeout: Duration) -> Result<bool, PoolError> {
-        self.join_by(Instant::now().checked_add(timeout))
-    }
-
-    fn join_by(&self, deadline: Option<Instant>) -> Result<bool, PoolError> {
-        let phase = self.shared.with(|engine| engine.phase.clone())?;
-        if self.shared.callbacks.is_current() {
-            return Err(PoolError::WouldDeadlock);
-        }
-        if matches!(phase, Phase::Running) {
-            return Err(PoolError::StillRunning);
-        }
-        if !self.wait_until_at_rest_or_ended(deadline) {
-            return Ok(false);
-        }
-        let reaped_by = self.shared.with(|engine| engine.killed_by())?.map(|at| at.max(Instant::now()) + REAP_TIMEOUT);
-        if !self.wait_for_workers([deadline, reaped_by].into_iter().flatten().min()) {
-            return match deadline {
-                Some(deadline) if Instant::now() >= deadline => Ok(false),
-                _ => Err(PoolError::Unreaped { pids: self.pids() }),
-            };
-        }
-        self.shared.dismiss_starter();
-        if !self.shared.callbacks.close() && !self.shared.callbacks.finish(deadline) {
-            return Ok(false);
-        }
-        self.shared.finish(None);
-        match self.shared.with(|engine| engine.phase.clone())? {
-            Phase::Ended(error @ PoolError::Broken { .. }) => Err(error),
-            _ => Ok(true),
-        }
-    }
-
-    /// A closed pool may take its time; one that was terminated meanwhile may not. Whether it has come to that.
-    fn wait_until_at_rest_or_ended(&self, deadline: Option<Instant>) -> bool {
-        let over = |engine: &mut Engine| {
-            let ended = matches!(engine.phase, Phase::Ended(_));
-            (ended || engine.is_at_rest()).then_some(())
-        };
-        // In a forked copy there is nothing to wait for.
-        self.shared.wait(None, deadline, over).is_ok_and(|over| over.is_some())
-    }
-
-    /// Whether they are gone.
-    fn wait_for_workers(&self, deadline: Option<Instant>) -> bool {
-        let gone = self.shared.wait(None, deadline, |engine| engine.is_at_rest().then_some(()));
-        gone.is_ok_and(|gone| gone.is_some())
+        self.backend.join(Instant::now().checked_add(timeout))
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if !self.shared.is_ours() {
-            // A forked copy: its locks may be held for ever, and its workers are somebody else's children. Leaked, so
+        if !self.backend.is_ours() {
+            // A forked copy: its locks may be held for ever, and its workers are not children of this process. Leaked, so
             // that nothing of it is touched.
-            std::mem::forget(Arc::clone(&self.shared));
+            std::mem::forget(Arc::clone(&self.backend));
             return;
         }
-        self.terminate();
-        self.shared.dismiss_starter();
-        self.shared.finish(Some(Instant::now() + callbacks::DROP_TIMEOUT));
+        self.backend.shut_down();
     }
 }
 

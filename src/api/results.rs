@@ -8,8 +8,8 @@ use std::task::Poll;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::driver::Shared;
-use crate::engine::Engine;
+use crate::driver::Backend;
+use crate::driver::Leftover;
 use crate::error::Side;
 use crate::error::TaskError;
 use crate::transport::frame::ItemReader;
@@ -21,7 +21,7 @@ use crate::work::jobs::SettledRef;
 use crate::work::task::Data;
 
 /// Shows the value of each outcome, one after the other, until `f` answers with an error.
-pub(crate) fn read_outcomes<T: Data, E>(
+pub(super) fn read_outcomes<T: Data, E>(
     outcomes: SettledRef<'_>,
     mut f: impl FnMut(Result<T, TaskError>) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -41,7 +41,7 @@ pub(crate) fn read_outcomes<T: Data, E>(
 }
 
 /// The value of a job of one item.
-pub(crate) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
+pub(super) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
     // The first outcome ends the walk, so it travels as the walk's error.
     let read = log.outcomes().try_for_each(|(_, outcomes)| read_outcomes(outcomes, Err));
     match (read, &log.rest) {
@@ -52,7 +52,7 @@ pub(crate) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
 }
 
 /// The values of a job in the order of its input, or the error of the lowest index.
-pub(crate) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
+pub(super) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
     let mut values = Vec::new();
     let mut skipped = None;
     let mut next = 0;
@@ -78,11 +78,6 @@ pub(crate) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
     }
 }
 
-/// The log of a finished job, if it is finished.
-pub(crate) fn finished_log(engine: &mut Engine, job: JobId) -> Option<Arc<Log>> {
-    engine.job(job).finished.clone()
-}
-
 enum State {
     /// The job runs, or has run, in the pool.
     Job(JobId),
@@ -101,19 +96,19 @@ enum State {
 #[doc(alias = "ApplyResult")]
 #[doc(alias = "MapResult")]
 pub struct AsyncResult<T> {
-    shared: Arc<Shared>,
+    backend: Arc<dyn Backend>,
     state: State,
     read: fn(&Log) -> Result<T, TaskError>,
 }
 
 impl<T> AsyncResult<T> {
-    pub(crate) fn new(shared: Arc<Shared>, job: JobId, read: fn(&Log) -> Result<T, TaskError>) -> Self {
-        Self { shared, state: State::Job(job), read }
+    pub(super) fn new(backend: Arc<dyn Backend>, job: JobId, read: fn(&Log) -> Result<T, TaskError>) -> Self {
+        Self { backend, state: State::Job(job), read }
     }
 
-    pub(crate) fn refused(shared: Arc<Shared>, error: TaskError, read: fn(&Log) -> Result<T, TaskError>) -> Self {
+    pub(super) fn refused(backend: Arc<dyn Backend>, error: TaskError, read: fn(&Log) -> Result<T, TaskError>) -> Self {
         let log = Log::refused(error);
-        Self { shared, state: State::Refused(Arc::new(log)), read }
+        Self { backend, state: State::Refused(Arc::new(log)), read }
     }
 
     /// Waits for the result.
@@ -232,8 +227,7 @@ impl<T> AsyncResult<T> {
     pub fn cancel(&self) -> bool {
         match &self.state {
             State::Refused(_) => false,
-            // A forked copy has nothing to stop.
-            State::Job(job) => self.shared.with(|engine| engine.revoke(*job)).unwrap_or(false),
+            State::Job(job) => self.backend.cancel(*job),
         }
     }
 
@@ -241,39 +235,15 @@ impl<T> AsyncResult<T> {
     fn log_by(&self, deadline: Option<Instant>) -> Result<Option<Arc<Log>>, TaskError> {
         match &self.state {
             State::Refused(log) => Ok(Some(Arc::clone(log))),
-            State::Job(job) => Ok(self.shared.wait(Some(*job), deadline, |engine| finished_log(engine, *job))?),
+            State::Job(job) => Ok(self.backend.wait(*job, deadline)?),
         }
     }
 
-    /// Calls the callback with the finished log: soon if it is there, else when it is.
+    /// Calls the callback with the finished log: soon if the job is finished, otherwise when it is.
     fn attach(&self, callback: Callback) {
-        let job = match &self.state {
-            State::Refused(log) => {
-                self.shared.call_back(callback, Arc::clone(log));
-                return;
-            }
-            State::Job(job) => *job,
-        };
-        let mut callback = Some(callback);
-        let log = self.shared.with(|engine| {
-            let attended = engine.job(job).is_attended();
-            match &engine.job(job).finished {
-                Some(log) => Some(Arc::clone(log)),
-                None => {
-                    engine.job(job).callbacks.extend(callback.take());
-                    if !attended {
-                        engine.attend();
-                    }
-                    None
-                }
-            }
-        });
-        let log = match log {
-            Ok(log) => log,
-            Err(error) => Some(Arc::new(Log::refused(error.into()))),
-        };
-        if let (Some(callback), Some(log)) = (callback, log) {
-            self.shared.call_back(callback, log);
+        match &self.state {
+            State::Refused(log) => self.backend.call_back(callback, Arc::clone(log)),
+            State::Job(job) => self.backend.on_finished(*job, callback),
         }
     }
 }
@@ -338,22 +308,8 @@ impl<T> Future for AsyncResult<T> {
             State::Refused(log) => return Poll::Ready((self.read)(log)),
             State::Job(job) => *job,
         };
-        let waker = context.waker().clone();
-        let log = self.shared.with(move |engine| {
-            let attended = engine.job(job).is_attended();
-            let found = engine.job(job);
-            let unused = match found.finished {
-                Some(_) => Some(waker),
-                None => found.waker.replace(waker),
-            };
-            if found.finished.is_none() && !attended {
-                engine.attend();
-            }
-            (engine.job(job).finished.clone(), unused)
-        });
-        // A waker is the user's code, its `clone` and `drop` included: what is not needed goes outside the lock.
-        let log = log.map(|(log, _unused)| log);
-        match log {
+        // Cloned before any lock is taken: a waker's `clone` is the user's code.
+        match self.backend.poll(job, context.waker().clone()) {
             Ok(Some(log)) => Poll::Ready((self.read)(&log)),
             Ok(None) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error.into())),
@@ -364,8 +320,7 @@ impl<T> Future for AsyncResult<T> {
 impl<T> Drop for AsyncResult<T> {
     fn drop(&mut self) {
         if let State::Job(job) = self.state {
-            // In a forked copy there is nothing to give back.
-            drop(self.shared.with(|engine| engine.abandon(job, false)));
+            self.backend.abandon(job, Leftover::Run);
         }
     }
 }

@@ -1,70 +1,54 @@
-//! The background thread: starts workers, and drives when nobody waits.
+//! The background thread: starts workers, and drives when no other thread waits.
 
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
 use parking_lot::MutexGuard;
-use start_methods::threads::Announced;
 use start_methods::threads::Resident;
 
-use super::Driven;
-use super::Seat;
-use super::Shared;
-use crate::sys::failpoint::fault;
+use crate::driver::shared::Driven;
+use crate::driver::shared::Seat;
+use crate::driver::shared::Shared;
 
 /// How long the seat may be empty, with jobs unfinished, before the background thread takes it.
-const LOOK_BUSY: Duration = Duration::from_millis(1);
+const PAUSE_BUSY: Duration = Duration::from_millis(1);
 /// How long the seat may be empty, with nothing to do, before the background thread takes it.
-const LOOK_IDLE: Duration = Duration::from_millis(10);
+const PAUSE_IDLE: Duration = Duration::from_millis(10);
 
 impl Shared {
-    /// Starts the background thread and the callback thread.
-    pub(crate) fn start_threads(self: &Arc<Self>) -> io::Result<()> {
-        fault!("thread");
-        self.callbacks.start()?;
-        let shared = Arc::clone(self);
-        let builder = std::thread::Builder::new().name("procpool-drive".to_owned());
-        self.driven.lock().background_gone = false;
-        let announced = Announced::new();
-        let thread = builder.spawn(move || shared.drive_in_background(&announced.enter())).inspect_err(|_| {
-            self.driven.lock().background_gone = true;
-            let _left = self.callbacks.finish(None);
-        })?;
-        *self.background_thread.lock() = Some(thread);
-        Ok(())
-    }
-
-    fn drive_in_background(&self, resident: &Resident) {
+    /// The background thread's main loop: runs until the pool ends.
+    pub(super) fn drive_in_background(&self, resident: &Resident) {
         let mut driven = self.driven.lock();
         // Callers come and go so quickly that it does not pay to be woken by each.
         let mut is_frequented = false;
         while !driven.leaving {
             driven = self.start_due(driven);
+            // Set while a start had released the lock, in which case no notification would come below.
             if driven.leaving {
                 break;
             }
             if driven.seat != Seat::Empty && !is_frequented {
+                // Noted under the lock that the wait releases, so that the thread that leaves the seat sees it.
                 driven.background_sleeps = true;
                 resident.park(|| self.background.wait(&mut driven));
                 driven.background_sleeps = false;
                 continue;
             }
             let drives = driven.drives;
-            let look = match (driven.engine.attended(), driven.engine.unfinished()) {
-                _ if driven.seat != Seat::Empty => Some(LOOK_IDLE),
-                (0, 0) => Some(LOOK_IDLE),
-                (0, _) => Some(LOOK_BUSY),
-                // Somebody must be told.
+            let pause = match (driven.engine.attended(), driven.engine.unfinished()) {
+                _ if driven.seat != Seat::Empty => Some(PAUSE_IDLE),
+                (0, 0) => Some(PAUSE_IDLE),
+                (0, _) => Some(PAUSE_BUSY),
+                // A callback or a waker is attached: no other thread may ever come to drive.
                 (_, _) => None,
             };
-            if let Some(look) = look {
-                driven.background_dozes = look == LOOK_IDLE;
-                resident.park(|| self.background.wait_for(&mut driven, look));
+            if let Some(pause) = pause {
+                driven.background_dozes = pause == PAUSE_IDLE;
+                resident.park(|| self.background.wait_for(&mut driven, pause));
                 driven.background_dozes = false;
                 is_frequented = driven.drives > drives + 1;
-                // A wait cut short is for a reason, and then the reasons are looked at again.
+                // The lock was released: what was true before the pause is checked again. A pause that was cut short was
+                // cut short for one of these reasons.
                 let called = driven.engine.attended() > 0 || driven.engine.effects.starts > 0;
                 if drives != driven.drives || driven.leaving || called {
                     continue;
@@ -78,7 +62,7 @@ impl Shared {
         self.departure.notify_all();
     }
 
-    /// Takes the seat, and drives until somebody displaces this thread or it must leave.
+    /// Takes the seat, and drives until this thread is displaced or must leave.
     fn sit_in_background<'a>(
         &'a self,
         resident: &Resident,
@@ -89,9 +73,12 @@ impl Shared {
         let mut sources = Vec::new();
         loop {
             let (_, until) = driven.fall_asleep(Instant::now(), None);
+            // Takes no events: those are for the thread that has the seat, which may be another when this one wakes.
             resident.park(|| MutexGuard::unlocked(&mut driven, || watch.wait_or_nudge(until)));
+            // Quiet before the reasons for a nudge are checked, both under the lock: a later nudge is for a later reason.
             watch.nudge.quiet();
             if driven.seat != Seat::Background {
+                // Displaced. `asleep_until` is the new driver's by now.
                 return driven;
             }
             driven.asleep_until = None;
@@ -104,6 +91,8 @@ impl Shared {
             driven.engine.poll();
             driven = self.settle_effects(driven);
             driven = self.start_due(driven);
+            // Both release the lock. A nudge of that time may have been for this thread, but is still readable then, and
+            // the next sleep ends at once.
             if driven.seat != Seat::Background {
                 return driven;
             }

@@ -1,9 +1,9 @@
-//! The callback thread: runs what is the user's, one after the other, and nothing else.
+//! The callback thread: runs code of the user, one piece after the other, and nothing else.
 //!
-//! That is callbacks, the wakers of futures, and the logger behind `log`. All of them may come back to the pool, and
-//! none may do so from a thread that others rely on. A callback may block, panic, submit to the pool, wait for another job, or terminate the pool. None of that can
-//! hurt anything but the callbacks behind it: no lock of ours is held while one runs, a panic is caught and logged,
-//! and nobody waits for this thread from within it.
+//! That is callbacks, the wakers of futures, and the logger behind `log`. All of them may call the pool again, which is
+//! safe only on a thread that no other thread relies on. A callback may block, panic, submit to the pool, wait for
+//! another job, or terminate the pool. That delays the callbacks behind it and affects nothing else: no lock of this
+//! crate is held while one runs, a panic is caught and logged, and the thread never waits for itself.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::thread::ThreadId;
-use std::time::Duration;
 use std::time::Instant;
 
 use parking_lot::Condvar;
@@ -27,16 +26,16 @@ use crate::sys::payload;
 #[derive(Default)]
 struct Queue {
     due: VecDeque<Due>,
-    /// One is being run.
+    /// The thread runs one at this moment.
     running: bool,
-    /// Leave when there is nothing due.
+    /// The thread leaves when nothing is due.
     closing: bool,
-    /// The thread has left, or has never been.
+    /// The thread has left, is about to leave, or was never started: nothing is pushed to `due` any more.
     gone: bool,
 }
 
-/// The queue between whoever sees a job finish and the callback thread.
-pub(crate) struct Callbacks {
+/// The queue between the threads that see jobs finish and the callback thread.
+pub(super) struct Callbacks {
     queue: Mutex<Queue>,
     changed: Condvar,
     thread_id: OnceLock<ThreadId>,
@@ -45,7 +44,7 @@ pub(crate) struct Callbacks {
 
 impl Callbacks {
     /// An empty queue, without its thread.
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             queue: Mutex::new(Queue { gone: true, ..Queue::default() }),
             changed: Condvar::new(),
@@ -55,7 +54,7 @@ impl Callbacks {
     }
 
     /// Starts the thread.
-    pub(crate) fn start(self: &Arc<Self>) -> std::io::Result<()> {
+    pub(super) fn start(self: &Arc<Self>) -> std::io::Result<()> {
         self.queue.lock().gone = false;
         let callbacks = Arc::clone(self);
         let builder = std::thread::Builder::new().name("procpool-calls".to_owned());
@@ -72,12 +71,13 @@ impl Callbacks {
         }
     }
 
-    /// Runs it soon, on the callback thread. After the end of the pool, on a thread of its own.
-    pub(crate) fn push(&self, due: Due) {
+    /// Runs `due` soon: on the callback thread, or once that has left on a new thread.
+    pub(super) fn push(&self, due: Due) {
         let mut queue = self.queue.lock();
         if queue.gone {
+            // The pool was joined, and a callback was attached to a result that outlived it. `gone` is set under the lock
+            // under which the thread finds nothing due, so nothing is pushed that it would leave behind.
             drop(queue);
-            // The pool has been joined: this is, say, a callback attached to a result that was there already.
             Self::run_apart(due);
             return;
         }
@@ -85,8 +85,8 @@ impl Callbacks {
         self.changed.notify_all();
     }
 
-    /// Runs it on a thread of its own.
-    pub(crate) fn run_apart(due: Due) {
+    /// Runs `due` on a new thread.
+    pub(super) fn run_apart(due: Due) {
         let builder = std::thread::Builder::new().name("procpool-calls".to_owned());
         if let Err(error) = builder.spawn(move || run(due)) {
             log::error!("a callback could not run: no thread: {error}");
@@ -94,23 +94,25 @@ impl Callbacks {
     }
 
     /// Whether this is the callback thread.
-    pub(crate) fn is_current(&self) -> bool {
+    pub(super) fn is_current(&self) -> bool {
         self.thread_id.get() == Some(&std::thread::current().id())
     }
 
-    /// Lets the thread leave once nothing is due. Whether nothing is: then it leaves at once, and is given nothing more.
-    pub(crate) fn close(&self) -> bool {
+    /// Lets the thread leave once nothing is due. Returns whether nothing is: then it leaves at once, and gets nothing
+    /// more.
+    pub(super) fn close(&self) -> bool {
         let mut queue = self.queue.lock();
         queue.closing = true;
         self.changed.notify_all();
         let leaves = queue.due.is_empty() && !queue.running;
+        // Now, before the thread has woken: what is pushed in between runs on a new thread and does not delay the end.
         queue.gone |= leaves;
         leaves
     }
 
-    /// Lets the thread leave once nothing is due, and waits for that; not for ever if there is a deadline, and not at
-    /// all on the callback thread itself. Whether it has left, as far as anybody can wait for that.
-    pub(crate) fn finish(&self, deadline: Option<Instant>) -> bool {
+    /// Lets the thread leave once nothing is due, and waits for that, at most until the deadline; on the callback thread
+    /// itself it does not wait. Returns whether the thread has left; on the callback thread, `true`.
+    pub(super) fn finish(&self, deadline: Option<Instant>) -> bool {
         let mut queue = self.queue.lock();
         queue.closing = true;
         self.changed.notify_all();
@@ -122,6 +124,7 @@ impl Callbacks {
                 return queue.gone;
             }
         }
+        // Without the queue's lock, which the thread may still need before it ends.
         drop(queue);
         let thread = self.thread.lock().take();
         if let Some(thread) = thread
@@ -139,6 +142,7 @@ impl Callbacks {
             match queue.due.pop_front() {
                 Some(due) => {
                     queue.running = true;
+                    // Code of the user: it may push, and may wait for this very queue through the pool.
                     drop(queue);
                     resident.foreign(|| run(due));
                     queue = self.queue.lock();
@@ -153,14 +157,14 @@ impl Callbacks {
     }
 }
 
-/// Runs it; a panic is logged.
+/// Runs `due`; a panic is logged.
 fn run(due: Due) {
     let what = match due {
         Due::Call(..) => "a callback",
         Due::Wake(_) => "a waker",
         Due::Log(..) => "the logger",
     };
-    // It is consumed, so nobody sees what it left half done, save what it shares with the user's code.
+    // Unwind safety: `due` is consumed, so only the user's own code can see what a panic left half done.
     let ran = catch_unwind(AssertUnwindSafe(|| match due {
         Due::Call(callback, log) => callback(&log),
         Due::Wake(waker) => waker.wake(),
@@ -168,10 +172,7 @@ fn run(due: Due) {
     }));
     if let Err(payload) = ran {
         let text = payload::into_text(payload);
-        // Once more may be once too often for a logger that panics.
+        // What panicked may be the logger: then it panics again here.
         drop(catch_unwind(|| log::error!("{what} panicked: {text}")));
     }
 }
-
-/// How long a drop of the pool waits for callbacks that are still running.
-pub(crate) const DROP_TIMEOUT: Duration = Duration::from_secs(1);

@@ -38,5 +38,4 @@ mod workers;
 
 pub(crate) use self::state::Engine;
 pub(crate) use self::state::GRACE;
-pub(crate) use self::state::Phase;
 pub(crate) use self::workers::Ringers;

@@ -1,5 +1,7 @@
 //! What the API asks of the engine: jobs that begin, are fed, awaited and abandoned; the size and the close of the pool.
 
+use std::sync::Arc;
+use std::task::Waker;
 use std::time::Instant;
 
 use crate::engine::state::Engine;
@@ -9,7 +11,9 @@ use crate::error::TaskError;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
+use crate::work::jobs::Callback;
 use crate::work::jobs::Job;
+use crate::work::jobs::Log;
 
 impl Engine {
     /// A number that no other context of this pool has.
@@ -100,9 +104,43 @@ impl Engine {
         None
     }
 
-    /// A callback or a waker has been attached to an unfinished job that had none.
-    pub(crate) fn attend(&mut self) {
-        self.jobs.attend();
+    /// Takes what has arrived for a job; `None` if there is nothing.
+    pub(crate) fn take_arrived(&mut self, id: JobId) -> Option<Log> {
+        self.job(id).take_arrived()
+    }
+
+    /// The whole log of a job, if it is finished.
+    pub(crate) fn finished(&mut self, id: JobId) -> Option<Arc<Log>> {
+        self.job(id).finished.clone()
+    }
+
+    /// Attaches a callback to a job that is unfinished; hands it back, with the log, if the job is finished.
+    pub(crate) fn attach(&mut self, id: JobId, callback: Callback) -> Option<(Callback, Arc<Log>)> {
+        let job = self.job(id);
+        if let Some(log) = &job.finished {
+            return Some((callback, Arc::clone(log)));
+        }
+        let was_attended = job.is_attended();
+        job.callbacks.push(callback);
+        if !was_attended {
+            self.jobs.attend();
+        }
+        None
+    }
+
+    /// Replaces the waker of a job that is unfinished. Returns the log of a finished one, and the waker that is not needed
+    /// (the old one, or this one): its drop is the user's code, so the caller drops it outside the lock.
+    pub(crate) fn set_waker(&mut self, id: JobId, waker: Waker) -> (Option<Arc<Log>>, Option<Waker>) {
+        let job = self.job(id);
+        if let Some(log) = &job.finished {
+            return (Some(Arc::clone(log)), Some(waker));
+        }
+        let was_attended = job.is_attended();
+        let old = job.waker.replace(waker);
+        if !was_attended {
+            self.jobs.attend();
+        }
+        (None, old)
     }
 
     /// How many items of the job may be submitted and not settled at once, if its input is drawn as it goes.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::TaskError;
 use crate::values::blob::Blob;
 use crate::work::function::FunctionId;
 
@@ -78,6 +79,9 @@ pub(crate) struct Span {
     pub(crate) start: u32,
     pub(crate) end: u32,
 }
+
+/// What is submitted to a job: encoded items, or the position of an item that could not be encoded and the reason.
+pub(crate) type Work = Result<Span, (u64, TaskError)>;
 
 impl Span {
     pub(crate) fn whole(batch: Batch) -> Self {

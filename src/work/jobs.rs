@@ -162,6 +162,15 @@ impl Job {
         self.finished.is_some()
     }
 
+    /// Takes what has arrived since the last call; `None` if that is nothing. For a job without callbacks.
+    pub(crate) fn take_arrived(&mut self) -> Option<Log> {
+        if let Some(log) = &mut self.finished {
+            // Only a callback or a waiting handle would hold another reference to it.
+            return Some(Arc::get_mut(log).map(std::mem::take).unwrap_or_default());
+        }
+        (!self.log.is_empty()).then(|| std::mem::take(&mut self.log))
+    }
+
     pub(crate) fn is_complete(&self) -> bool {
         self.log.rest.is_some() || (self.sealed && self.settled == self.submitted)
     }

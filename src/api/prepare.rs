@@ -1,0 +1,114 @@
+//! The start of a call: options checked, the function located, the context encoded, and the job opened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::api::encoder::Encoder;
+use crate::driver::Backend;
+use crate::driver::IfClosed;
+use crate::driver::Opening;
+use crate::error::PoolError;
+use crate::error::Side;
+use crate::error::TaskError;
+use crate::values::codec;
+use crate::values::output::Output;
+use crate::values::output::no_room;
+use crate::work::batch::ChunkSize;
+use crate::work::batch::JobId;
+use crate::work::batch::JobPolicy;
+use crate::work::batch::Target;
+use crate::work::function::FunctionId;
+use crate::work::function::LocalFunction;
+use crate::work::jobs::Context;
+use crate::work::jobs::ContextBody;
+
+/// The options of one call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Options {
+    /// `None`: the default of the call.
+    pub(super) chunk_size: Option<usize>,
+    pub(super) fail_fast: bool,
+    /// How long each item may run.
+    pub(super) timeout: Option<Duration>,
+    /// How often an item that was lost with its worker is run again.
+    pub(super) retries: u32,
+}
+
+/// A call whose job can be opened.
+pub(super) struct Prepared {
+    pub(super) backend: Arc<dyn Backend>,
+    policy: JobPolicy,
+    fail_fast: bool,
+    target: Target,
+    context: Option<Context>,
+}
+
+impl Prepared {
+    /// Checks the options, locates the function and encodes the context.
+    ///
+    /// # Errors
+    ///
+    /// What makes this call impossible, whatever its items are.
+    pub(super) fn new<C: Serialize + 'static>(
+        backend: &Arc<dyn Backend>,
+        options: Options,
+        default_chunk: ChunkSize,
+        function: LocalFunction,
+        context: Option<&C>,
+    ) -> Result<Self, TaskError> {
+        // Before anything is encoded: in a forked copy that may take locks that are held for ever.
+        if !backend.is_ours() {
+            return Err(PoolError::ForkedCopy.into());
+        }
+        let chunk = match options.chunk_size {
+            None => default_chunk,
+            Some(0) => return Err(PoolError::ZeroChunkSize.into()),
+            Some(items) => ChunkSize::Fixed(u32::try_from(items).unwrap_or(u32::MAX)),
+        };
+        if options.timeout == Some(Duration::ZERO) {
+            return Err(PoolError::ZeroLimit { option: "timeout" }.into());
+        }
+        let function = function.id().map_err(|message| TaskError::FunctionNotFound { message })?;
+        let context = match context {
+            Some(context) => Some(encode_context(backend.as_ref(), function, context)?),
+            None => None,
+        };
+        let context_id = context.as_ref().map_or(0, |context| context.id);
+        Ok(Self {
+            backend: Arc::clone(backend),
+            policy: JobPolicy { chunk, retries: options.retries, is_timed: options.timeout.is_some() },
+            fail_fast: options.fail_fast,
+            target: Target { function, context: context_id, timeout: options.timeout },
+            context,
+        })
+    }
+
+    /// Opens the job, and makes the encoder of its items.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Refused`]: the pool takes no more jobs.
+    pub(super) fn open(self, if_closed: IfClosed) -> Result<(JobId, Encoder), TaskError> {
+        let Self { backend, policy, fail_fast, target, context } = self;
+        let job = backend.open(Opening { policy, fail_fast, context, if_closed })?;
+        Ok((job, Encoder::new(job, target, backend.output())))
+    }
+}
+
+fn encode_context<C: Serialize + 'static>(
+    backend: &dyn Backend,
+    function: FunctionId,
+    context: &C,
+) -> Result<Context, TaskError> {
+    let failed = |message| TaskError::Encode { side: Side::Context, message };
+    let mut output = Output::default();
+    codec::encode(context, &mut output).map_err(failed)?;
+    let body = match output.fits_a_frame() {
+        true => ContextBody::Inline(output.into_bytes().into()),
+        false => ContextBody::Blob(output.take_blob().map_err(|error| failed(no_room(&error)))?),
+    };
+    let id = backend.new_context_id()?;
+    Ok(Context { id, function, body })
+}

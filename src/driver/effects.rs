@@ -1,0 +1,79 @@
+//! What follows from a change to the engine: waking threads, running what must not run under the lock, starting workers.
+
+use parking_lot::MutexGuard;
+
+use crate::driver::shared::Driven;
+use crate::driver::shared::Seat;
+use crate::driver::shared::Shared;
+use crate::engine::Ringers;
+
+impl Shared {
+    /// Wakes the driver if it would sleep past something that has changed, and the background thread if it is needed.
+    ///
+    /// Called after every change, under the lock under which it was made.
+    pub(super) fn alert(&self, driven: &mut Driven) {
+        if !driven.engine.is_watched() {
+            // The pool is joined: every thread that slept has been woken for that.
+            return;
+        }
+        if let Some(until) = driven.asleep_until {
+            let timer = driven.engine.next_timer();
+            let oversleeps = timer.is_some_and(|timer| until.is_none_or(|until| timer < until));
+            // A worker that was given something after the driver fell asleep has not been asked to ring. If it answered
+            // before it is asked (`Late`), no bell rings for that answer but this one.
+            if oversleeps || driven.engine.ask_to_ring() == Ringers::Late {
+                driven.engine.watch().ring();
+            }
+        }
+        let needed = driven.engine.attended() > 0 || (driven.background_sleeps && driven.engine.unfinished() > 0);
+        let starts_due = driven.engine.effects.starts > 0;
+        if starts_due || (driven.seat == Seat::Empty && needed) {
+            driven.background_sleeps = false;
+            self.background.notify_all();
+        }
+        if starts_due && driven.seat == Seat::Background {
+            // It sleeps in poll(2), not on its condition variable.
+            driven.engine.watch().nudge.ring();
+        }
+    }
+
+    /// Does what must not be done under the lock and is quickly done, until nothing of it is left.
+    pub(super) fn settle_effects<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {
+        // In a loop: while the lock is released, other threads may leave more. Taken out under the lock, so that each
+        // effect happens once.
+        while !driven.engine.effects.is_settled() {
+            if std::mem::take(&mut driven.engine.effects.link_refused) {
+                self.config.links.fall_back();
+            }
+            let calls = std::mem::take(&mut driven.engine.effects.calls);
+            let unwanted = std::mem::take(&mut driven.engine.effects.unwanted);
+            let spent = std::mem::take(&mut driven.engine.effects.spent);
+            MutexGuard::unlocked(&mut driven, || {
+                calls.into_iter().for_each(|due| self.callbacks.push(due));
+                // Waits for the end of these processes.
+                drop(unwanted);
+                // Returns memory to the kernel, which takes time.
+                drop(spent);
+            });
+        }
+        driven
+    }
+
+    /// Starts the workers that are due. On the background thread only: a start may take long, and a thread that waits for
+    /// a result must not wait for that.
+    pub(super) fn start_due<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {
+        while driven.engine.effects.starts > 0 {
+            driven.engine.effects.starts -= 1;
+            let started = MutexGuard::unlocked(&mut driven, || self.start_worker());
+            // The pool may have ended meanwhile; then the engine does not take the worker.
+            match started {
+                Ok((child, link)) => driven.engine.started(child, link),
+                Err(error) => driven.engine.start_failed(error),
+            }
+            // A timer may have been set, or the pool may be at rest now that no start is pending.
+            self.alert(&mut driven);
+            driven = self.settle_effects(driven);
+        }
+        driven
+    }
+}

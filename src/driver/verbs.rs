@@ -1,0 +1,170 @@
+//! The verbs of [`Backend`], on the engine behind the lock.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+use std::time::Instant;
+
+use start_methods::StartMethod;
+
+use crate::driver::backend::Backend;
+use crate::driver::backend::Exchange;
+use crate::driver::backend::IfClosed;
+use crate::driver::backend::Leftover;
+use crate::driver::backend::More;
+use crate::driver::backend::Opening;
+use crate::driver::callbacks::Callbacks;
+use crate::driver::shared::Shared;
+use crate::engine::Engine;
+use crate::engine::effects::Due;
+use crate::error::PoolError;
+use crate::values::output::Output;
+use crate::work::batch::JobId;
+use crate::work::batch::Work;
+use crate::work::jobs::Callback;
+use crate::work::jobs::Job;
+use crate::work::jobs::Log;
+
+/// Submits the work up to the first refusal, and seals the job after that or if nothing follows.
+fn submit_run(engine: &mut Engine, job: JobId, work: Vec<Work>, more: More) -> Result<(), PoolError> {
+    let submitted = work.into_iter().try_for_each(|work| engine.submit(job, work));
+    if more == More::Never || submitted.is_err() {
+        engine.seal(job);
+    }
+    submitted
+}
+
+impl Backend for Shared {
+    fn open(&self, opening: Opening) -> Result<JobId, PoolError> {
+        let job = Job {
+            feeding: opening.if_closed == IfClosed::Serve,
+            fail_fast: opening.fail_fast,
+            context: opening.context,
+            ..Job::default()
+        };
+        self.with(|engine| engine.open(opening.policy, job))?
+    }
+
+    fn submit(&self, job: JobId, work: Vec<Work>, more: More) -> Result<(), PoolError> {
+        self.with(|engine| submit_run(engine, job, work, more))?
+    }
+
+    fn exchange(&self, job: JobId, work: Vec<Work>, more: More) -> Result<Exchange, PoolError> {
+        self.feed(|engine| {
+            let refusal = submit_run(engine, job, work, more).err();
+            Exchange { refusal, arrived: engine.take_arrived(job), window: engine.window(job) }
+        })
+    }
+
+    fn seal(&self, job: JobId) -> Option<Log> {
+        let arrived = self.with(|engine| {
+            engine.seal(job);
+            engine.take_arrived(job)
+        });
+        // A forked copy has nothing to seal.
+        arrived.ok().flatten()
+    }
+
+    fn take(&self, job: JobId, deadline: Option<Instant>) -> Result<Option<Log>, PoolError> {
+        self.wait_for(Some(job), deadline, |engine| engine.take_arrived(job))
+    }
+
+    fn wait(&self, job: JobId, deadline: Option<Instant>) -> Result<Option<Arc<Log>>, PoolError> {
+        self.wait_for(Some(job), deadline, |engine| engine.finished(job))
+    }
+
+    fn poll(&self, job: JobId, waker: Waker) -> Result<Option<Arc<Log>>, PoolError> {
+        // The waker that is not needed is dropped here, outside the lock: its drop is the user's code.
+        let (log, _unused) = self.with(|engine| engine.set_waker(job, waker))?;
+        Ok(log)
+    }
+
+    fn on_finished(&self, job: JobId, callback: Callback) {
+        let mut callback = Some(callback);
+        // Whether it is finished and the attaching are one step under the lock, so that the callback is called exactly once.
+        let due = self.with(|engine| callback.take().and_then(|callback| engine.attach(job, callback)));
+        match (due, callback) {
+            (Ok(Some((callback, log))), _) => self.call_back(callback, log),
+            (Err(error), Some(callback)) => self.call_back(callback, Arc::new(Log::refused(error.into()))),
+            _ => {}
+        }
+    }
+
+    fn call_back(&self, callback: Callback, log: Arc<Log>) {
+        let due = Due::Call(callback, log);
+        match self.is_ours() {
+            true => self.callbacks.push(due),
+            // In a forked copy the queue's lock may be held for ever, and its thread does not exist.
+            false => Callbacks::run_apart(due),
+        }
+    }
+
+    fn cancel(&self, job: JobId) -> bool {
+        // A forked copy has nothing to cancel.
+        self.with(|engine| engine.revoke(job)).unwrap_or(false)
+    }
+
+    fn abandon(&self, job: JobId, leftover: Leftover) {
+        // What is left of the job may be large, so it is dropped here, outside the lock. A forked copy has nothing to give
+        // back.
+        drop(self.with(|engine| engine.abandon(job, leftover == Leftover::Skip)));
+    }
+
+    fn window(&self, job: JobId) -> u64 {
+        self.with(|engine| engine.window(job)).unwrap_or(1)
+    }
+
+    fn refusal(&self) -> Option<PoolError> {
+        self.with(|engine| engine.refusal()).unwrap_or_else(Some)
+    }
+
+    fn output(&self) -> Output {
+        match self.config.max_tasks_per_child {
+            // The memory of large values is not used again: a worker that runs one item must never see what another was
+            // sent.
+            Some(1) => Output::default(),
+            _ => Output::with_cache(Arc::clone(&self.cache)),
+        }
+    }
+
+    fn new_context_id(&self) -> Result<u64, PoolError> {
+        self.with(|engine| engine.new_context_id())
+    }
+
+    fn is_ours(&self) -> bool {
+        self.check_owner().is_ok()
+    }
+
+    fn processes(&self) -> usize {
+        self.with(|engine| engine.processes()).unwrap_or(self.config.size.most())
+    }
+
+    fn resize(&self, processes: usize) -> Result<(), PoolError> {
+        self.with(|engine| engine.resize(processes))?
+    }
+
+    fn start_method(&self) -> StartMethod {
+        self.config.start_method
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.with(|engine| engine.pids()).unwrap_or_default()
+    }
+
+    fn close(&self) {
+        // A forked copy has nothing to close.
+        drop(self.with(|engine| engine.close()));
+    }
+
+    fn terminate(&self, grace: Duration) {
+        self.end(grace);
+    }
+
+    fn join(&self, deadline: Option<Instant>) -> Result<bool, PoolError> {
+        self.join_by(deadline)
+    }
+
+    fn shut_down(&self) {
+        self.end_and_release();
+    }
+}
