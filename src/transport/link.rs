@@ -6,14 +6,12 @@
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::io;
-use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 
 use start_methods::PrivateFd;
 use start_methods::Socket;
 
-use crate::sys::bell::Bell;
 use crate::sys::processor::Place;
 use crate::transport::arrival::Arrival;
 use crate::transport::arrival::LinkError;
@@ -25,9 +23,8 @@ use crate::transport::note::Attached;
 use crate::transport::note::Note;
 use crate::transport::note::Sent;
 use crate::transport::ring;
+use crate::transport::ring::parent_link::RingLink;
 use crate::transport::socket;
-use crate::values::blob::Blob;
-use crate::work::batch::Items;
 use crate::work::batch::Span;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
@@ -45,13 +42,7 @@ pub(crate) use crate::transport::ring::parent::AnswerProbe;
 
 #[derive(Debug)]
 enum End {
-    Ring {
-        rings: Box<ring::parent::ParentEnd>,
-        /// By which the worker wakes the parent.
-        bell: Bell,
-        /// Numbers the descriptors that travel beside the rings, on the control socket.
-        attachments_sent: u32,
-    },
+    Ring(RingLink),
     Socket(socket::ParentEnd),
 }
 
@@ -126,7 +117,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(super) fn ring(rings: ring::parent::ParentEnd) -> io::Result<Self> {
-        Ok(Self::new(End::Ring { rings: Box::new(rings), bell: Bell::new()?, attachments_sent: 0 }))
+        Ok(Self::new(End::Ring(RingLink::new(rings)?)))
     }
 
     pub(super) fn socket() -> io::Result<Self> {
@@ -149,7 +140,7 @@ impl Link {
     /// The descriptor that the worker is given of this link. (Rings have their memory besides.)
     pub(super) fn worker_fd(&self) -> BorrowedFd<'_> {
         match &self.end {
-            End::Ring { bell, .. } => bell.as_fd(),
+            End::Ring(ring) => ring.bell.as_fd(),
             End::Socket(socket) => socket.worker_end(),
         }
     }
@@ -157,14 +148,14 @@ impl Link {
     /// The descriptor that reports answers, as [`trigger`](Self::trigger) says.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         match &self.end {
-            End::Ring { bell, .. } => bell.as_fd(),
+            End::Ring(ring) => ring.bell.as_fd(),
             End::Socket(socket) => socket.fd(),
         }
     }
 
     pub(crate) fn trigger(&self) -> Trigger {
         match &self.end {
-            End::Ring { .. } => Trigger::Edge,
+            End::Ring(_) => Trigger::Edge,
             End::Socket(_) => Trigger::Level,
         }
     }
@@ -196,20 +187,12 @@ impl Link {
         if self.flush(control)? == Sent::Full {
             return Ok(Sent::Full);
         }
-        match (&mut self.end, &span.batch.items) {
-            (End::Ring { rings, .. }, Items::Inline { .. }) => match rings.send_items(span) {
-                items if items == span.len() => Ok(Sent::Taken),
-                items => Ok(Sent::Part(items)),
-            },
-            (End::Ring { rings, attachments_sent, .. }, Items::Blob(blob)) => {
-                send_beside(rings, control, attachments_sent, span, blob)
-            }
-            (End::Socket(socket), Items::Inline { .. }) => {
+        match &mut self.end {
+            End::Ring(ring) => ring.send_items(control, span),
+            End::Socket(socket) => {
                 let head = Head::run(span, number.0);
-                socket.send(head.as_bytes(), span.bytes().expect("inline items have bytes"), None)
-            }
-            (End::Socket(socket), Items::Blob(blob)) => {
-                socket.send(Head::run(span, number.0).as_bytes(), &[], Some(blob.as_fd()))
+                let attached = span.blob().map(AsFd::as_fd);
+                socket.send(head.as_bytes(), span.bytes().unwrap_or_default(), attached)
             }
         }
     }
@@ -262,26 +245,14 @@ impl Link {
     /// Sends the orders that wait for room, as far as there is room.
     pub(crate) fn flush(&mut self, control: &Socket) -> io::Result<Sent> {
         while let Some(note) = self.notes.pop_front() {
-            let attached = note.attached.as_ref().map(AsFd::as_fd);
             let refused = match &mut self.end {
-                End::Socket(socket) => match socket.send(&note.frame, &[], attached)? {
-                    Sent::Full => Some(note),
-                    _ => None,
-                },
-                End::Ring { rings, .. } if !rings.has_room_for(&note) => Some(note),
-                End::Ring { rings, attachments_sent, .. } => {
-                    let number = match attached {
-                        None => None,
-                        Some(fd) => match attach(control, attachments_sent, fd)? {
-                            Some(number) => Some(number),
-                            None => {
-                                self.notes.push_front(note);
-                                return stuck_unless_busy(rings);
-                            }
-                        },
-                    };
-                    rings.send_note(note, number);
-                    None
+                End::Ring(ring) => ring.send_note(control, note)?,
+                End::Socket(socket) => {
+                    let attached = note.attached.as_ref().map(AsFd::as_fd);
+                    match socket.send(&note.frame, &[], attached)? {
+                        Sent::Full => Some(note),
+                        _ => None,
+                    }
                 }
             };
             if let Some(note) = refused {
@@ -322,7 +293,7 @@ impl Link {
     pub(crate) fn recall(&mut self, peer: Peer) -> Result<Unbegun, String> {
         match &mut self.end {
             End::Socket(_) if self.introducing && peer == Peer::Alive => Ok(Unbegun::Frames(Vec::new())),
-            End::Ring { rings, .. } => {
+            End::Ring(RingLink { rings, .. }) => {
                 let recalled = rings.recall().map_err(|broken| broken.0.to_owned())?;
                 // In front: these were sent before the orders that still wait.
                 for note in recalled.notes.into_iter().rev() {
@@ -352,7 +323,7 @@ impl Link {
     pub(crate) fn receive(&mut self, inbox: &mut Inbox, share: Share) -> Result<(), LinkError> {
         match &mut self.end {
             // All that a ring holds was copied out of it, and is bounded by its length.
-            End::Ring { rings, .. } => Ok(rings.receive(&mut inbox.arrivals)?),
+            End::Ring(RingLink { rings, .. }) => Ok(rings.receive(&mut inbox.arrivals)?),
             End::Socket(_) => {
                 inbox.left = match share {
                     Share::Fair => ANSWERS_MAX,
@@ -370,7 +341,7 @@ impl Link {
     /// See [`LinkError`].
     pub(crate) fn next<'a>(&mut self, inbox: &'a mut Inbox) -> Result<Option<Arrival<'a>>, LinkError> {
         match &mut self.end {
-            End::Ring { rings, .. } => Ok(rings.next_run(&mut inbox.arrivals)?),
+            End::Ring(RingLink { rings, .. }) => Ok(rings.next_run(&mut inbox.arrivals)?),
             End::Socket(_) if inbox.left == 0 => Ok(None),
             End::Socket(socket) => {
                 inbox.left -= 1;
@@ -390,19 +361,19 @@ impl Link {
 
     /// All answers of [`receive`](Self::receive) are taken in: their room is the worker's again.
     pub(crate) fn received(&mut self, inbox: &Inbox) {
-        if let End::Ring { rings, .. } = &mut self.end {
+        if let End::Ring(RingLink { rings, .. }) = &mut self.end {
             rings.taken(&inbox.arrivals);
         }
     }
 
     /// Whether the worker measures how long its items take; if not, the parent has only the times of their answers.
     pub(crate) fn measures_itself(&self) -> bool {
-        matches!(self.end, End::Ring { .. })
+        matches!(self.end, End::Ring(_))
     }
 
     /// What the worker has measured since the last call, if it has.
     pub(crate) fn take_service_time(&mut self) -> Option<ServiceTime> {
-        let End::Ring { rings, .. } = &mut self.end else { return None };
+        let End::Ring(RingLink { rings, .. }) = &mut self.end else { return None };
         let busy = rings.busy();
         let records = u32::try_from(busy.records).unwrap_or(u32::MAX);
         (records > 0).then_some(ServiceTime { ns: busy.ns, records })
@@ -415,7 +386,7 @@ impl Link {
     /// It has rung more often than it has answered.
     pub(crate) fn rung(&mut self) -> Result<(), LinkError> {
         match &mut self.end {
-            End::Ring { rings, .. } => Ok(rings.rung()?),
+            End::Ring(RingLink { rings, .. }) => Ok(rings.rung()?),
             End::Socket(_) => Ok(()),
         }
     }
@@ -423,7 +394,7 @@ impl Link {
     /// How many orders are known to have been obeyed; 0 if the link does not tell.
     pub(crate) fn orders_obeyed(&self) -> u64 {
         match &self.end {
-            End::Ring { rings, .. } => rings.obeyed(),
+            End::Ring(RingLink { rings, .. }) => rings.obeyed(),
             End::Socket(_) => 0,
         }
     }
@@ -431,7 +402,7 @@ impl Link {
     /// How far the worker has come with its next item, as far as the link tells.
     pub(crate) fn progress(&self) -> Progress {
         match &self.end {
-            End::Ring { rings, .. } => rings.progress(),
+            End::Ring(RingLink { rings, .. }) => rings.progress(),
             End::Socket(_) => Progress::Runs { since: None },
         }
     }
@@ -439,7 +410,7 @@ impl Link {
     /// Whether there are answers that only a look at the link reveals.
     pub(crate) fn has_news(&self) -> bool {
         match &self.end {
-            End::Ring { rings, .. } => !rings.is_idle() && rings.has_news(),
+            End::Ring(RingLink { rings, .. }) => !rings.is_idle() && rings.has_news(),
             End::Socket(_) => false,
         }
     }
@@ -447,7 +418,7 @@ impl Link {
     /// Asks the worker to wake the parent at its next answer, if it has something to answer.
     pub(crate) fn ask_to_ring(&self) -> Wakeup {
         match &self.end {
-            End::Ring { rings, .. } if !rings.is_idle() => match rings.ask_to_ring() {
+            End::Ring(RingLink { rings, .. }) if !rings.is_idle() => match rings.ask_to_ring() {
                 true => Wakeup::Asked,
                 false => Wakeup::TooLate,
             },
@@ -459,14 +430,14 @@ impl Link {
     /// while a thread spins.
     pub(crate) fn probe(&self, here: Place) -> Option<AnswerProbe> {
         match &self.end {
-            End::Ring { rings, .. } if !rings.is_idle() && !rings.is_at(here) => Some(rings.probe()),
+            End::Ring(RingLink { rings, .. }) if !rings.is_idle() && !rings.is_at(here) => Some(rings.probe()),
             _ => None,
         }
     }
 
     /// How long the worker may spin for work before it sleeps.
     pub(crate) fn allow_spinning(&mut self, ns: u64) {
-        if let End::Ring { rings, .. } = &mut self.end {
+        if let End::Ring(RingLink { rings, .. }) = &mut self.end {
             rings.allow_spinning(ns);
         }
     }
@@ -474,7 +445,7 @@ impl Link {
     /// Whether the process still has its end of the link. One that has executed another program has not.
     pub(crate) fn is_held_by(&self, pid: u32) -> bool {
         match &self.end {
-            End::Ring { .. } => {
+            End::Ring(_) => {
                 std::fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(ring::memory::NAME))
             }
             End::Socket(socket) => socket.is_held_by(pid),
@@ -511,44 +482,6 @@ impl Link {
     /// Whether an attachment was lost since the last call, and with it the bytes of an answer.
     pub(crate) fn take_loss(&mut self) -> bool {
         std::mem::take(&mut self.attachment_lost)
-    }
-}
-
-/// Sends one item whose bytes do not fit the rings.
-fn send_beside(
-    rings: &mut ring::parent::ParentEnd,
-    control: &Socket,
-    attachments_sent: &mut u32,
-    span: &Span,
-    blob: &Blob,
-) -> io::Result<Sent> {
-    if !rings.has_room_beside(span) {
-        return Ok(Sent::Full);
-    }
-    let Some(number) = attach(control, attachments_sent, blob.as_fd())? else {
-        return stuck_unless_busy(rings);
-    };
-    rings.send_attached_item(span, number);
-    Ok(Sent::Taken)
-}
-
-/// Sends a descriptor beside the rings; its number, or `None` if there is no room.
-fn attach(control: &Socket, sent: &mut u32, fd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
-    let number = *sent;
-    match control.try_send(&[IoSlice::new(&number.to_le_bytes())], &[fd])? {
-        true => {
-            *sent = number.wrapping_add(1);
-            Ok(Some(number))
-        }
-        false => Ok(None),
-    }
-}
-
-/// The control socket is full. A worker that has something to do will read on; an idle one never will.
-fn stuck_unless_busy(rings: &ring::parent::ParentEnd) -> io::Result<Sent> {
-    match rings.is_idle() {
-        false => Ok(Sent::Full),
-        true => Err(io::Error::new(io::ErrorKind::WouldBlock, "its control socket is full of what it never asked for")),
     }
 }
 

@@ -207,6 +207,7 @@ fn receive_attachment(control: &Socket, number: u32) -> io::Result<Beside> {
     }
 }
 
-fn broken(detail: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, detail)
+/// The parent broke the protocol: a bug in procpool.
+pub(crate) fn broken(detail: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, detail.into())
 }

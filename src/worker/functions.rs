@@ -12,7 +12,6 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use start_methods::PrivateFd;
 
-use super::broken;
 use crate::error::Side;
 use crate::sys::failpoint::failpoint;
 use crate::sys::owner_process::OwnerProcess;
@@ -21,6 +20,7 @@ use crate::transport::control;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Body;
 use crate::transport::panic_record::PanicRecord;
+use crate::transport::worker_link::broken;
 use crate::values::blob::Blob;
 use crate::values::blob::BlobCache;
 use crate::values::blob::Bytes;

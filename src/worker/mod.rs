@@ -37,6 +37,7 @@ use crate::transport::record::Next;
 use crate::transport::record::Record;
 use crate::transport::worker_link::Beside;
 use crate::transport::worker_link::WorkerLink;
+use crate::transport::worker_link::broken;
 use crate::transport::worker_link::report;
 use crate::values::blob::BlobCache;
 use crate::values::codec;
@@ -89,10 +90,6 @@ fn run(birth: Birth) -> io::Result<u8> {
     failpoint!("after_ready");
     panics::set_last_words(last_words(control));
     Worker::new(link).serve()
-}
-
-fn broken(detail: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, detail.into())
 }
 
 /// Sends the report of a panic that this process will not survive, from inside the panic hook.

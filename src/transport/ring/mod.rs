@@ -5,6 +5,7 @@ pub(crate) mod arrivals;
 pub(crate) mod ledger;
 pub(crate) mod memory;
 pub(crate) mod parent;
+pub(crate) mod parent_link;
 pub(crate) mod record;
 pub(crate) mod worker;
 

@@ -1,0 +1,98 @@
+//! The parent's end of a ring link: the rings, the bell, and the control socket for what does not fit the rings.
+//!
+//! Also called: out-of-band data.
+
+use std::io;
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+
+use start_methods::Socket;
+
+use crate::sys::bell::Bell;
+use crate::transport::note::Note;
+use crate::transport::note::Sent;
+use crate::transport::ring::parent::ParentEnd;
+use crate::values::blob::Blob;
+use crate::work::batch::Items;
+use crate::work::batch::Span;
+
+/// The rings and what belongs to them.
+#[derive(Debug)]
+pub(crate) struct RingLink {
+    pub(crate) rings: Box<ParentEnd>,
+    /// Through which the worker wakes the parent.
+    pub(crate) bell: Bell,
+    /// Numbers the descriptors that travel on the control socket.
+    attachments_sent: u32,
+}
+
+impl RingLink {
+    pub(crate) fn new(rings: ParentEnd) -> io::Result<Self> {
+        Ok(Self { rings: Box::new(rings), bell: Bell::new()?, attachments_sent: 0 })
+    }
+
+    /// Sends as many of the items as there is room for.
+    pub(crate) fn send_items(&mut self, control: &Socket, span: &Span) -> io::Result<Sent> {
+        match &span.batch.items {
+            Items::Inline { .. } => match self.rings.send_items(span) {
+                items if items == span.len() => Ok(Sent::Taken),
+                items => Ok(Sent::Part(items)),
+            },
+            Items::Blob(blob) => self.send_attached_item(control, span, blob),
+        }
+    }
+
+    fn send_attached_item(&mut self, control: &Socket, span: &Span, blob: &Blob) -> io::Result<Sent> {
+        if !self.rings.has_room_beside(span) {
+            return Ok(Sent::Full);
+        }
+        // The descriptor goes first: a worker that reads the record finds it on the control socket.
+        let Some(number) = self.attach(control, blob.as_fd())? else { return self.stuck_unless_busy() };
+        self.rings.send_attached_item(span, number);
+        Ok(Sent::Taken)
+    }
+
+    /// Sends an order, or gives it back: there is no room.
+    ///
+    /// # Errors
+    ///
+    /// There never will be, or the control socket is broken. The order is gone, as the worker soon is.
+    pub(crate) fn send_note(&mut self, control: &Socket, note: Note) -> io::Result<Option<Note>> {
+        if !self.rings.has_room_for(&note) {
+            return Ok(Some(note));
+        }
+        let number = match &note.attached {
+            None => None,
+            Some(attached) => match self.attach(control, attached.as_fd())? {
+                Some(number) => Some(number),
+                None => return self.stuck_unless_busy().map(|_full| Some(note)),
+            },
+        };
+        self.rings.send_note(note, number);
+        Ok(None)
+    }
+
+    /// Sends a descriptor on the control socket; its number, or `None` if there is no room.
+    fn attach(&mut self, control: &Socket, fd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+        let number = self.attachments_sent;
+        match control.try_send(&[IoSlice::new(&number.to_le_bytes())], &[fd])? {
+            true => {
+                self.attachments_sent = number.wrapping_add(1);
+                Ok(Some(number))
+            }
+            false => Ok(None),
+        }
+    }
+
+    /// The control socket is full. A worker that has something to do will read on; an idle one never will.
+    fn stuck_unless_busy(&self) -> io::Result<Sent> {
+        match self.rings.is_idle() {
+            false => Ok(Sent::Full),
+            true => {
+                let message = "its control socket is full of what it never asked for";
+                Err(io::Error::new(io::ErrorKind::WouldBlock, message))
+            }
+        }
+    }
+}
