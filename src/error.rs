@@ -1,9 +1,9 @@
-//! The two errors of the crate. This file imports nothing else of ours.
+//! The errors of the crate. This file imports nothing else of the crate.
 //!
-//! They are two types because two different people read them. A [`TaskError`] is *data*: it comes back in the place
-//! of one result, and the rest of the job goes on. A [`PoolError`] is the answer to a call on the
-//! [`Pool`](crate::Pool) itself. Where a pool cannot take a task at all, the handle of that task says so with
-//! [`TaskError::Refused`], so that a submission never needs a second way to fail.
+//! A [`TaskError`] is *data*: it takes the place of one result, and the rest of the job goes on. A [`PoolError`] is the
+//! error of a call on the [`Pool`](crate::Pool) itself. They are two types because different code handles them. Where a
+//! pool does not accept an item at all, the handle of that item resolves to [`TaskError::Refused`], so that submitting
+//! needs no second way to fail.
 
 use std::error::Error;
 use std::fmt;
@@ -14,7 +14,27 @@ use serde::Deserialize;
 use serde::Serialize;
 use start_methods::StartError;
 
-/// What a task returned as `Err` through `anyhow::Result`: the analogue of an exception.
+/// The error that a task returned through `anyhow::Result`: the counterpart of an exception.
+///
+/// # Examples
+///
+/// ```
+/// # use anyhow::Context;
+/// # use procpool::{Pool, TaskError};
+/// # fn main() -> anyhow::Result<()> {
+/// # procpool::init();
+/// let pool = Pool::new(1)?;
+/// let port = |text: String| -> anyhow::Result<u16> { text.parse().context("not a port") };
+/// match pool.apply(("http".to_owned(),), port) {
+///     Err(TaskError::Failed(failure)) => {
+///         assert_eq!(failure.message, "not a port: invalid digit found in string");
+///         assert_eq!(pool.pids(), [failure.pid]);
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The whole chain of causes, outermost first, joined by `": "`.
@@ -23,16 +43,36 @@ pub struct Failure {
     pub pid: u32,
 }
 
-/// A panic inside a task: what the worker saw of it. The worker itself lives on.
+/// A panic inside a task, as the worker caught it. The worker lives on.
+///
+/// # Examples
+///
+/// ```
+/// # use procpool::{Pool, TaskError};
+/// # fn main() -> anyhow::Result<()> {
+/// # procpool::init();
+/// let pool = Pool::new(1)?;
+/// let third = |items: Vec<u8>| items[2];
+/// match pool.apply((vec![1, 2],), third) {
+///     Err(TaskError::Panicked(panic)) => {
+///         assert_eq!(panic.message, "index out of bounds: the len is 2 but the index is 2");
+///         assert!(panic.to_string().starts_with(&format!("panic in worker {}: ", panic.pid)));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// assert_eq!(pool.apply((vec![1, 2, 3],), third)?, 3, "the same worker");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Panic {
     /// The panic message; `"Box<dyn Any>"` when the payload was not text.
     pub message: String,
-    /// `file:line:column` of the panic, when the panic hook was ours to see it.
+    /// `file:line:column` of the panic, unless the task had replaced this crate's panic hook.
     pub location: Option<String>,
-    /// The name of the thread that panicked, when it has one.
+    /// The name of the thread that panicked, if it has one.
     pub thread: Option<String>,
-    /// The backtrace, when `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` asked the worker for one.
+    /// The backtrace, if `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` is set in the worker.
     pub backtrace: Option<String>,
     /// The worker that ran the task.
     pub pid: u32,
@@ -51,16 +91,32 @@ impl fmt::Display for Panic {
     }
 }
 
-/// The message of a value that would have overflowed the stack of the thread that was to read or write it.
-pub(crate) const TOO_DEEP: &str = "it is nested too deeply for the stack of the thread that reads or writes it; use a \
-                                   thread with a larger stack, or a type that is flatter";
-
-/// Which value could not be turned into bytes, or back.
+/// Which value could not be serialized or deserialized.
+///
+/// # Examples
+///
+/// ```
+/// # use std::path::PathBuf;
+/// # use procpool::{Pool, Side, TaskError};
+/// # fn main() -> anyhow::Result<()> {
+/// # procpool::init();
+/// # use std::os::unix::ffi::OsStringExt;
+/// let pool = Pool::new(1)?;
+/// // serde refuses paths that are not UTF-8.
+/// let path = PathBuf::from(std::ffi::OsString::from_vec(vec![0xff]));
+/// match pool.apply((path,), |path| path.is_absolute()) {
+///     Err(TaskError::Encode { side, .. }) => assert_eq!(side, Side::Argument),
+///     other => panic!("{other:?}"),
+/// }
+/// assert_eq!(Side::Argument.to_string(), "the argument");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// The argument of the task, on its way to the worker.
+    /// The argument of the task, which travels to the worker.
     Argument,
-    /// The result of the task, on its way back.
+    /// The result of the task, which travels back.
     Result,
     /// The context given to [`Pool::with`](crate::Pool::with).
     Context,
@@ -77,6 +133,55 @@ impl fmt::Display for Side {
 }
 
 /// Why one item has no value.
+///
+/// An error concerns its own item only: the other items of the call, and the pool, are unaffected.
+///
+/// # Examples
+///
+/// A worker that dies costs the item that it was running:
+///
+/// ```
+/// # use procpool::{Pool, TaskError};
+/// # fn main() -> anyhow::Result<()> {
+/// # procpool::init();
+/// let pool = Pool::new(2)?;
+/// let results = pool.map_results(0..10u64, |x| {
+///     if x == 3 {
+///         std::process::exit(7); // As a crash in foreign code would.
+///     }
+///     x * x
+/// })?;
+/// for (index, result) in results.into_iter().enumerate() {
+///     match result {
+///         Ok(square) => assert_eq!(square, (index * index) as u64),
+///         Err(TaskError::WorkerDied { status, started, .. }) => {
+///             assert_eq!(index, 3);
+///             assert_eq!(status.and_then(|status| status.code()), Some(7));
+///             assert!(started, "so it may have had effects");
+///         }
+///         Err(error) => panic!("{error}"),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// An item that runs for too long is stopped, with its worker:
+///
+/// ```
+/// # use std::time::Duration;
+/// # use procpool::{Pool, TaskError};
+/// # fn main() -> anyhow::Result<()> {
+/// # procpool::init();
+/// let pool = Pool::new(1)?;
+/// let limit = Duration::from_millis(100);
+/// match pool.timeout(limit).apply((Duration::from_secs(3600),), std::thread::sleep) {
+///     Err(TaskError::TimedOut { timeout, .. }) => assert_eq!(timeout, limit),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TaskError {
@@ -84,47 +189,48 @@ pub enum TaskError {
     Failed(Failure),
     /// The task panicked. Its worker lives on.
     Panicked(Panic),
-    /// The worker was gone before it answered.
+    /// The worker died before it answered.
     WorkerDied {
         /// The worker's process id.
         pid: u32,
-        /// How it ended, when the system lets us know.
+        /// How it ended, if the system reports it.
         status: Option<ExitStatus>,
-        /// Whether the worker had taken the item up. What it had not taken up has had no effect, and runs elsewhere.
+        /// Whether the worker may have begun the item. An item that it had not begun has had no effect, and runs
+        /// elsewhere.
         started: bool,
-        /// How many workers have died while they ran this item: more than one only if the call asks for
+        /// How many workers have died while they ran this item. More than one only if the call asks for
         /// [`retries`](crate::Pool::retries).
         attempts: u32,
-        /// The panic that aborted the worker, when it could still be reported
-        /// (builds with `panic = "abort"`, a panic while panicking).
+        /// The panic that aborted the worker, if it could still be reported (builds with `panic = "abort"`, a panic while
+        /// panicking).
         panic: Option<Box<Panic>>,
     },
-    /// The item had run for the [`timeout`](crate::Pool::timeout) of its call, and its worker was killed for that. No
-    /// other item is the worse for it.
+    /// The item had run for the [`timeout`](crate::Pool::timeout) of its call, and its worker was killed for that. Other
+    /// items are unaffected.
     TimedOut {
         /// The worker's process id.
         pid: u32,
-        /// How long it was allowed to run.
+        /// How long the item was allowed to run.
         timeout: Duration,
     },
-    /// The call was [cancelled](crate::AsyncResult::cancel) before the item had an answer. If it was running, its
-    /// worker was killed for that.
+    /// The call was [cancelled](crate::AsyncResult::cancel) before the item had a result. If it was running, its worker
+    /// was killed for that.
     Cancelled,
-    /// A value could not be serialized. The worker and the other items are unharmed.
+    /// A value could not be serialized. The worker and the other items are unaffected.
     Encode {
         /// Which value.
         side: Side,
-        /// What serde said.
+        /// Serde's message, or why the bytes could not be stored.
         message: String,
     },
-    /// A value could not be deserialized on the other side. The worker and the other items are unharmed.
+    /// A value could not be deserialized by the receiver. The worker and the other items are unaffected.
     Decode {
         /// Which value.
         side: Side,
-        /// What serde said.
+        /// Serde's message and what to do about it, or why the bytes could not be read.
         message: String,
     },
-    /// The function given is in no loaded image of this program, or not in the worker's.
+    /// The function is in no loaded image of this program, or not in the worker's.
     FunctionNotFound {
         /// Which address or image, and why it was not accepted.
         message: String,
@@ -138,7 +244,7 @@ pub enum TaskError {
     Skipped,
     /// The pool was terminated or dropped before the item was done.
     Terminated,
-    /// The pool did not take the item.
+    /// The pool did not accept the item.
     Refused(PoolError),
 }
 
@@ -171,14 +277,9 @@ impl fmt::Display for TaskError {
             TaskError::Encode { side, message } => {
                 write!(f, "{side} does not serialize: {message}")
             }
-            TaskError::Decode { side, message } if message == TOO_DEEP => {
+            TaskError::Decode { side, message } => {
                 write!(f, "{side} does not deserialize: {message}")
             }
-            TaskError::Decode { side, message } => write!(
-                f,
-                "{side} does not deserialize: {message}; its Serialize and Deserialize must agree on a \
-                 format that does not describe itself (no skip_serializing_if, untagged or flatten)"
-            ),
             TaskError::FunctionNotFound { message } => {
                 write!(f, "the function cannot be sent to a worker: {message}")
             }
@@ -205,7 +306,28 @@ impl From<PoolError> for TaskError {
     }
 }
 
-/// Why a call on the pool was not carried out.
+/// Why a call on the pool failed.
+///
+/// # Examples
+///
+/// ```
+/// # use procpool::{Pool, PoolError, TaskError};
+/// # fn main() -> anyhow::Result<()> {
+/// # procpool::init();
+/// assert!(matches!(Pool::new(0), Err(PoolError::ZeroProcesses)));
+///
+/// let pool = Pool::new(1)?;
+/// assert!(matches!(pool.join(), Err(PoolError::StillRunning)));
+/// pool.close();
+/// // A closed pool accepts no items: each resolves to the reason.
+/// match pool.apply((2u64, 3), u64::pow) {
+///     Err(TaskError::Refused(PoolError::Closed)) => {}
+///     other => panic!("{other:?}"),
+/// }
+/// pool.join()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum PoolError {
@@ -213,19 +335,19 @@ pub enum PoolError {
     ZeroProcesses,
     /// `chunk_size(0)`: a chunk holds at least one item.
     ZeroChunkSize,
-    /// A limit of nothing, such as `timeout(Duration::ZERO)`.
+    /// A limit of zero, such as `timeout(Duration::ZERO)`.
     ZeroLimit {
-        /// The method that was called with it.
+        /// The method that was called with zero.
         option: &'static str,
     },
-    /// `max_tasks_per_child(0)`: a worker must be allowed one item.
+    /// `max_tasks_per_child(0)`: a worker must be allowed at least one item.
     ZeroMaxTasksPerChild,
-    /// `main` did not call [`init`](crate::init) before the first pool was made.
+    /// `main` did not call [`init`](crate::init) before it made the first pool.
     NotInitialized,
-    /// This process is a worker of a worker of a worker, and so on, and may make no pool: more generations than anybody
-    /// means.
+    /// This process is a worker of a worker, and so on, more generations deep than any program intends, and may make no
+    /// pool.
     NestedTooDeep {
-        /// The generation that the workers would have had; those of the first process are the first.
+        /// The generation that the workers would have had. Workers of the first process are the first generation.
         depth: u32,
         /// The last generation that is allowed.
         limit: u32,
@@ -242,46 +364,46 @@ pub enum PoolError {
         /// What it did.
         message: String,
     },
-    /// A worker could not use the memory that it shares with this process, and left; later workers get a socket.
+    /// A worker could not map the memory that it shares with this process, and exited. Later workers get a socket.
     NoSharedMemory {
-        /// What the worker's system said.
+        /// The system's error in the worker.
         message: String,
     },
-    /// A worker ended while it was starting, before it had said that it was ready.
+    /// A worker ended while it was starting, before it reported that it was ready.
     DiedStarting {
         /// The worker's process id.
         pid: u32,
-        /// How it ended, when the system lets us know.
+        /// How it ended, if the system reports it.
         status: Option<ExitStatus>,
     },
-    /// No worker could be brought up, `failures` times in a row: the pool is broken for good.
+    /// No worker could be started, `failures` times in a row: the pool is broken for good.
     Broken {
-        /// How many starts failed, one after the other.
+        /// How many starts failed in a row.
         failures: u32,
-        /// What the last one died of.
+        /// The error of the last start.
         last: Box<PoolError>,
     },
-    /// The pool has been closed and takes no more tasks.
+    /// The pool has been closed and accepts no more tasks.
     Closed,
-    /// The pool has been terminated and takes no more tasks.
+    /// The pool has been terminated and accepts no more tasks.
     Terminated,
-    /// `join` before `close` or `terminate`.
+    /// `join` was called before `close` or `terminate`.
     StillRunning,
-    /// This `Pool` is the copy that a fork left in another process; only the process that made it can use it.
+    /// This `Pool` is a copy in a forked process. Only the process that made the pool can use it.
     ForkedCopy,
-    /// `join` from one of the pool's own callbacks would wait for itself.
+    /// `join` was called from one of the pool's own callbacks, and would wait for itself.
     WouldDeadlock,
-    /// These processes were sent SIGKILL and have not ended in time (uninterruptible sleep, most likely); none, if a
-    /// start that is on its way is all that is left.
+    /// These processes were sent SIGKILL and have not ended in time, most likely because of an uninterruptible sleep.
+    /// Empty if only a worker that is still being started is left.
     Unreaped {
         /// Their process ids.
         pids: Vec<u32>,
     },
-    /// The operating system refused something that the pool needs.
+    /// A system call that the pool needs has failed.
     System {
         /// What the pool was doing.
         doing: &'static str,
-        /// The error number.
+        /// The error number, as in `errno`.
         errno: i32,
     },
 }
@@ -292,7 +414,7 @@ impl fmt::Display for PoolError {
             PoolError::ZeroProcesses => f.write_str("processes(0): a pool needs at least one worker process"),
             PoolError::ZeroChunkSize => f.write_str("chunk_size(0): a chunk holds at least one item"),
             PoolError::ZeroLimit { option } => {
-                write!(f, "{option}(0): with a limit of nothing, nothing could run; leave the option out for no limit")
+                write!(f, "{option}(0): with a limit of zero, nothing could run; leave the option out for no limit")
             }
             PoolError::ZeroMaxTasksPerChild => f.write_str(
                 "max_tasks_per_child(0): a worker must be allowed at least one item; leave the option out for no limit",
@@ -335,7 +457,7 @@ impl fmt::Display for PoolError {
                 "join() from a callback of the same pool would wait for that callback; call it from another thread",
             ),
             PoolError::Unreaped { pids } if pids.is_empty() => f.write_str(
-                "a worker that was being started when the pool was terminated has not come up yet; join again",
+                "a worker that was being started when the pool was terminated is still starting; join again",
             ),
             PoolError::Unreaped { pids } => write!(f, "sent SIGKILL, but not ended yet: {pids:?}"),
             PoolError::System { doing, errno } => {
@@ -365,7 +487,26 @@ impl From<StartError> for PoolError {
     }
 }
 
-/// [`next_timeout`](crate::Imap::next_timeout) has waited its time: the next result is not there yet.
+/// The error of [`next_timeout`](crate::Imap::next_timeout): the next result did not arrive in time. It is not lost.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// # use procpool::{Pool, TimedOut};
+/// # fn main() -> anyhow::Result<()> {
+/// # procpool::init();
+/// let pool = Pool::new(1)?;
+/// let slow: fn(u64) -> u64 = |millis| {
+///     std::thread::sleep(Duration::from_millis(millis));
+///     millis
+/// };
+/// let mut results = pool.imap([500], slow);
+/// assert!(matches!(results.next_timeout(Duration::from_millis(1)), Err(TimedOut)));
+/// assert_eq!(results.next().transpose()?, Some(500));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 

@@ -21,8 +21,8 @@ use crate::work::batch::JobPolicy;
 use crate::work::batch::Target;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
-use crate::work::jobs::Context;
 use crate::work::jobs::ContextBody;
+use crate::work::jobs::JobContext;
 
 /// The options of one call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +42,7 @@ pub(super) struct Prepared {
     policy: JobPolicy,
     fail_fast: bool,
     target: Target,
-    context: Option<Context>,
+    context: Option<JobContext>,
 }
 
 impl Prepared {
@@ -101,7 +101,7 @@ fn encode_context<C: Serialize + 'static>(
     backend: &dyn Backend,
     function: FunctionId,
     context: &C,
-) -> Result<Context, TaskError> {
+) -> Result<JobContext, TaskError> {
     let failed = |message| TaskError::Encode { side: Side::Context, message };
     let mut output = Output::default();
     codec::encode(context, &mut output).map_err(failed)?;
@@ -110,5 +110,5 @@ fn encode_context<C: Serialize + 'static>(
         false => ContextBody::Blob(output.take_blob().map_err(|error| failed(no_room(&error)))?),
     };
     let id = backend.new_context_id()?;
-    Ok(Context { id, function, body })
+    Ok(JobContext { id, function, body })
 }

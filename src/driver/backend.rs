@@ -23,7 +23,7 @@ use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Work;
 use crate::work::jobs::Callback;
-use crate::work::jobs::Context;
+use crate::work::jobs::JobContext;
 use crate::work::jobs::Log;
 
 /// A job to be opened.
@@ -31,7 +31,7 @@ pub(crate) struct Opening {
     pub(crate) policy: JobPolicy,
     /// The first error cancels the items that no worker has been given.
     pub(crate) fail_fast: bool,
-    pub(crate) context: Option<Context>,
+    pub(crate) context: Option<JobContext>,
     pub(crate) if_closed: IfClosed,
 }
 

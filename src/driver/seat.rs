@@ -146,14 +146,14 @@ impl Shared {
         let mut probes = std::mem::take(&mut driven.probes);
         driven.engine.probes(&mut probes);
         let found = !probes.is_empty() && {
-            let time = driven.spin.time();
+            let time = driven.spin.duration();
             // The probes keep their memory alive, so the workers they belong to may go meanwhile.
-            MutexGuard::unlocked(driven, || spin::look(time, || probes.iter().any(AnswerProbe::has_news)))
+            MutexGuard::unlocked(driven, || spin::spin_until(time, || probes.iter().any(AnswerProbe::has_news)))
         };
         probes.clear();
         driven.probes = probes;
         if found {
-            driven.spin.was_rewarded();
+            driven.spin.found_while_spinning();
         }
         found
     }
@@ -174,7 +174,7 @@ impl Shared {
         driven.asleep_until = None;
         slept.expect("an epoll set of our own can be waited for");
         if ringers == Ringers::Some {
-            driven.spin.was_followed_by(now.elapsed());
+            driven.spin.found_after_sleep(now.elapsed());
         }
     }
 

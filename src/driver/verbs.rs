@@ -136,7 +136,7 @@ impl Backend for Shared {
     }
 
     fn processes(&self) -> usize {
-        self.with(|engine| engine.processes()).unwrap_or(self.config.size.most())
+        self.with(|engine| engine.processes()).unwrap_or(self.config.size.max())
     }
 
     fn resize(&self, processes: usize) -> Result<(), PoolError> {

@@ -13,7 +13,7 @@ use crate::error::Panic;
 use crate::error::Side;
 use crate::error::TaskError;
 use crate::schedule::WorkerId;
-use crate::schedule::load::ItemOf;
+use crate::schedule::load::ItemId;
 use crate::transport::arrival::Arrival;
 use crate::transport::arrival::LinkError;
 use crate::transport::frame::AnswerKind;
@@ -24,7 +24,7 @@ use crate::transport::panic_record::PanicRecord;
 use crate::values::blob::Blob;
 use crate::values::codec;
 use crate::work::batch::JobId;
-use crate::work::function::Verdict;
+use crate::work::function::Completion;
 use crate::work::jobs::Settled;
 
 /// Error texts are cut at this length.
@@ -52,7 +52,7 @@ impl Engine {
         match handle.flush() {
             Ok(Sent::Taken) => {
                 self.workers.has_room_again(worker, &mut self.effects);
-                self.schedule.note_room(worker);
+                self.schedule.clear_link_full(worker);
             }
             sent => self.after_send(worker, sent),
         }
@@ -151,7 +151,7 @@ impl Engine {
         }
         self.kill_if_idle(worker);
         // What filled the link may have been orders, which have no answer. The caller makes the schedule go on.
-        self.schedule.note_room(worker);
+        self.schedule.clear_link_full(worker);
         if let (Some(job), Some(time)) = (answered, service_time) {
             self.schedule.measure(job, time.ns, time.records);
         }
@@ -171,14 +171,14 @@ impl Engine {
     }
 
     /// Settles the items that were answered; says how many.
-    fn settle_arrival(&mut self, worker: WorkerId, item: ItemOf, arrival: Arrival<'_>) -> u32 {
+    fn settle_arrival(&mut self, worker: WorkerId, item: ItemId, arrival: Arrival<'_>) -> u32 {
         match arrival {
             Arrival::Values { items, bytes } => {
                 self.job(item.job).settle_values(item.index, items, bytes);
                 self.progress(item.job);
                 return items;
             }
-            Arrival::Answer { kind: AnswerKind::Verdict(Verdict::Value), bytes } => {
+            Arrival::Answer { kind: AnswerKind::Completion(Completion::Value), bytes } => {
                 self.job(item.job).settle_value(item.index, bytes);
                 self.progress(item.job);
             }
@@ -199,7 +199,7 @@ impl Engine {
 
     /// The value in the attachment with this number, or the error.
     fn attached_answer(&mut self, worker: WorkerId, kind: AnswerKind, number: u32) -> Result<Blob, TaskError> {
-        let is_value = kind == AnswerKind::Verdict(Verdict::Value);
+        let is_value = kind == AnswerKind::Completion(Completion::Value);
         let Some(fd) = self.attachment(worker, number) else {
             let is_lost = self.workers.get_mut(worker).is_some_and(|handle| handle.link.take_loss());
             return Err(match is_lost {
@@ -261,10 +261,10 @@ fn no_descriptor() -> TaskError {
 fn error_of(kind: AnswerKind, bytes: &[u8], pid: u32) -> TaskError {
     let message = || String::from_utf8_lossy(bytes).into_owned();
     match kind {
-        AnswerKind::Verdict(Verdict::Value) => unreachable!("a value is no error"),
-        AnswerKind::Verdict(Verdict::Failed) => TaskError::Failed(Failure { message: message(), pid }),
-        AnswerKind::Verdict(Verdict::NotDecoded(side)) => TaskError::Decode { side, message: message() },
-        AnswerKind::Verdict(Verdict::NotEncoded) => TaskError::Encode { side: Side::Result, message: message() },
+        AnswerKind::Completion(Completion::Value) => unreachable!("a value is no error"),
+        AnswerKind::Completion(Completion::Failed) => TaskError::Failed(Failure { message: message(), pid }),
+        AnswerKind::Completion(Completion::NotDecoded(side)) => TaskError::Decode { side, message: message() },
+        AnswerKind::Completion(Completion::NotEncoded) => TaskError::Encode { side: Side::Result, message: message() },
         AnswerKind::FunctionNotFound => TaskError::FunctionNotFound { message: message() },
         AnswerKind::Panicked => TaskError::Panicked(match codec::parse_serialized::<PanicRecord>(bytes) {
             Ok(record) => panic_of(record, pid),

@@ -38,7 +38,7 @@ pub(crate) struct Effects {
 impl Effects {
     /// The worker that had this argument has answered.
     pub(crate) fn release(&mut self, blob: Blob) {
-        blob.note_answered();
+        blob.mark_answered();
         self.spent.push(blob);
     }
 

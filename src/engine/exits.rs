@@ -94,12 +94,8 @@ impl Engine {
             }
             _ => unbegun,
         };
-        let departure = Departure {
-            unbegun,
-            in_its_senses: handle.trust.is_read(),
-            may_retry: handle.kill_reason.is_none(),
-            ending,
-        };
+        let departure =
+            Departure { unbegun, is_coherent: handle.trust.is_read(), may_retry: handle.kill_reason.is_none(), ending };
         let lost = self.schedule.exited(worker, departure, Instant::now());
         self.settle_lost(handle, &exit, lost);
     }

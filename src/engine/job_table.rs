@@ -13,8 +13,8 @@ use crate::error::TaskError;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::jobs::Cancelled;
-use crate::work::jobs::Context;
 use crate::work::jobs::Job;
+use crate::work::jobs::JobContext;
 use crate::work::jobs::Jobs;
 use crate::work::jobs::Settled;
 
@@ -32,7 +32,7 @@ pub(crate) struct JobTable {
 #[derive(Debug)]
 pub(crate) struct Finished {
     /// The workers need it no longer.
-    pub(crate) context: Option<Context>,
+    pub(crate) context: Option<JobContext>,
     /// The job was still being fed, and will not be.
     pub(crate) was_feeding: bool,
 }

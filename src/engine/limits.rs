@@ -18,7 +18,7 @@ use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::KillReason;
 use crate::error::TaskError;
 use crate::schedule::WorkerId;
-use crate::schedule::load::ItemOf;
+use crate::schedule::load::ItemId;
 use crate::schedule::time_limit::TimeVerdict;
 use crate::work::batch::JobId;
 use crate::work::jobs::Cancelled;
@@ -90,7 +90,7 @@ impl Engine {
         let progress = handle.link.progress();
         let Some(timeout) = self.schedule.timeout(worker) else { return };
         let time_is_up = TaskError::TimedOut { pid, timeout };
-        match self.schedule.look(worker, progress, now) {
+        match self.schedule.check_deadline(worker, progress, now) {
             TimeVerdict::Wait => {}
             TimeVerdict::TimeIsUp => self.stop_item(worker, item, time_is_up),
             TimeVerdict::NeverBegins => {
@@ -106,7 +106,7 @@ impl Engine {
     }
 
     /// Stops the item that the worker runs, unless it is answered at the last moment.
-    fn stop_item(&mut self, worker: WorkerId, item: ItemOf, error: TaskError) {
+    fn stop_item(&mut self, worker: WorkerId, item: ItemId, error: TaskError) {
         // In this order: after the recall the worker can begin nothing more, so what it runs after its answers were taken
         // in is this item, or nothing.
         self.schedule.dismiss(worker, Instant::now());

@@ -38,7 +38,7 @@ use crate::schedule::Schedule;
 use crate::schedule::WorkerId;
 use crate::sys::failpoint::shortened;
 use crate::sys::processor;
-use crate::sys::processor::Place;
+use crate::sys::processor::Cpu;
 use crate::sys::spin;
 use crate::transport::link::AnswerProbe;
 use crate::transport::link::Inbox;
@@ -52,7 +52,7 @@ use crate::work::jobs::Cancelled;
 use crate::work::jobs::ContextBody;
 use crate::work::jobs::Job;
 use crate::work::unbegun::FrameNumber;
-use crate::work::unbegun::Unbegun;
+use crate::work::unbegun::UnbegunWork;
 
 /// How long a worker may take between SIGTERM and SIGKILL, if the caller does not say.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
@@ -177,7 +177,7 @@ impl Engine {
     /// spins would take one from them.
     pub(crate) fn probes(&self, probes: &mut Vec<AnswerProbe>) {
         if self.has_processor_to_spare() {
-            self.workers.probes(Place::here(), probes);
+            self.workers.probes(Cpu::current(), probes);
         }
     }
 
@@ -290,7 +290,7 @@ impl Engine {
 
     /// Tells the worker how long it may spin for more work before it sleeps.
     fn allow_spinning(&mut self, worker: WorkerId) {
-        let spin_ns = if self.has_processor_to_spare() { spin::LONGEST_NS } else { 0 };
+        let spin_ns = if self.has_processor_to_spare() { spin::SPIN_MAX_NS } else { 0 };
         if let Some(handle) = self.workers.get_mut(worker) {
             handle.link.allow_spinning(spin_ns);
         }
@@ -323,15 +323,15 @@ impl Engine {
     }
 
     /// Takes everything that the worker has not begun out of its link.
-    pub(super) fn take_back(&mut self, worker: WorkerId, peer: Peer) -> Unbegun {
+    pub(super) fn take_back(&mut self, worker: WorkerId, peer: Peer) -> UnbegunWork {
         let recalled = self.workers.get_mut(worker).map(|handle| handle.link.recall(peer));
         match recalled {
             Some(Ok(unbegun)) => unbegun,
             Some(Err(message)) => {
                 self.workers.kill_for(worker, PoolError::Protocol { message }, &mut self.effects);
-                Unbegun::Last(0)
+                UnbegunWork::Last(0)
             }
-            None => Unbegun::Last(0),
+            None => UnbegunWork::Last(0),
         }
     }
 

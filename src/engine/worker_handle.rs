@@ -10,11 +10,11 @@ use start_methods::Child;
 use crate::engine::trust::Trust;
 use crate::error::Panic;
 use crate::error::TaskError;
-use crate::schedule::load::ItemOf;
+use crate::schedule::load::ItemId;
 use crate::transport::link::Link;
 use crate::transport::note::Sent;
 use crate::work::batch::Span;
-use crate::work::jobs::Context;
+use crate::work::jobs::JobContext;
 use crate::work::unbegun::FrameNumber;
 
 /// How soon after one reading of a busy worker's memory the next may follow: a reading takes some ten microseconds.
@@ -33,7 +33,7 @@ pub(crate) enum Greeting {
 /// Why a worker was killed while it worked.
 #[derive(Debug)]
 pub(crate) struct KillReason {
-    pub(crate) item: ItemOf,
+    pub(crate) item: ItemId,
     /// What the caller of the item is told.
     pub(crate) error: TaskError,
     pub(crate) has_begun: bool,
@@ -91,7 +91,7 @@ impl WorkerHandle {
         &mut self,
         span: &Span,
         number: FrameNumber,
-        context: Option<&Context>,
+        context: Option<&JobContext>,
         alone: bool,
     ) -> io::Result<Sent> {
         self.link.send(self.child.control(), span, number, context, alone)

@@ -19,7 +19,7 @@ use crate::engine::watch::Watch;
 use crate::engine::worker_handle::WorkerHandle;
 use crate::error::PoolError;
 use crate::schedule::WorkerId;
-use crate::sys::processor::Place;
+use crate::sys::processor::Cpu;
 use crate::transport::link::AnswerProbe;
 use crate::transport::link::Trigger;
 use crate::transport::link::Wakeup;
@@ -190,7 +190,7 @@ impl Workers {
     }
 
     /// Adds a probe for each worker that may answer soon.
-    pub(crate) fn probes(&self, here: Place, probes: &mut Vec<AnswerProbe>) {
+    pub(crate) fn probes(&self, here: Cpu, probes: &mut Vec<AnswerProbe>) {
         probes.extend(self.read().filter_map(|(_, handle)| handle.link.probe(here)));
     }
 

@@ -1,17 +1,20 @@
-//! Work that nobody has been given: the queue of each job, and whose turn it is. Pure.
+//! Work that no worker holds: the queue of each job, and which job is served next. Pure.
+//!
+//! Also called: run queue, round-robin scheduling.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use crate::schedule::Lost;
-use crate::schedule::load::ItemOf;
-use crate::schedule::queue::Queue;
+use crate::schedule::departure::Lost;
+use crate::schedule::load::ItemId;
+use crate::schedule::queue::JobQueue;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
 
+/// The end of a queue at which work is inserted.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum QueueEnd {
     Front,
     Back,
 }
@@ -19,16 +22,16 @@ enum End {
 /// All queued work.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    jobs: BTreeMap<JobId, Queue>,
-    /// Jobs that have queued spans, each once, the next to be served first.
+    jobs: BTreeMap<JobId, JobQueue>,
+    /// The jobs that have queued spans, each once. The next to be served is at the front.
     rotation: VecDeque<JobId>,
-    /// Work of cancelled jobs.
+    /// Work of cancelled jobs, until the engine takes it.
     dropped: Vec<Span>,
 }
 
 impl Backlog {
     pub(super) fn open(&mut self, job: JobId, policy: JobPolicy) {
-        let before = self.jobs.insert(job, Queue::new(policy));
+        let before = self.jobs.insert(job, JobQueue::new(policy));
         assert!(before.is_none(), "a job is opened once");
     }
 
@@ -38,7 +41,7 @@ impl Backlog {
         }
     }
 
-    /// Nothing more of the job is handed out.
+    /// No more items of the job are handed out; those in its queue are dropped.
     pub(super) fn cancel(&mut self, job: JobId) {
         self.rotation.retain(|&queued| queued != job);
         if let Some(queue) = self.jobs.get_mut(&job) {
@@ -57,7 +60,7 @@ impl Backlog {
         self.rotation.clear();
     }
 
-    /// Whether nothing waits.
+    /// Whether no work is queued.
     pub(super) fn is_empty(&self) -> bool {
         self.rotation.is_empty()
     }
@@ -66,22 +69,22 @@ impl Backlog {
         self.jobs.values().map(|queue| queue.queued_items).sum()
     }
 
-    pub(super) fn queue(&self, job: JobId) -> Option<&Queue> {
+    pub(super) fn queue(&self, job: JobId) -> Option<&JobQueue> {
         self.jobs.get(&job)
     }
 
-    pub(super) fn queue_mut(&mut self, job: JobId) -> Option<&mut Queue> {
+    pub(super) fn queue_mut(&mut self, job: JobId) -> Option<&mut JobQueue> {
         self.jobs.get_mut(&job)
     }
 
-    /// The queue whose turn it is.
-    pub(super) fn front(&self) -> Option<&Queue> {
+    /// The queue that is served next.
+    pub(super) fn front(&self) -> Option<&JobQueue> {
         self.rotation.front().map(|job| &self.jobs[job])
     }
 
-    /// Takes a span from the queue whose turn it is, as long as `items_max` says, and gives the next queue its turn;
-    /// with the time that each of its items takes, if it is known.
-    pub(super) fn cut(&mut self, items_max: impl FnOnce(&Queue) -> u64) -> Option<(Span, Option<u64>)> {
+    /// Takes a span of at most `items_max` items from the queue that is served next, and moves that queue to the back of
+    /// the rotation. Returns the span, and the time that each of its items takes, if it is known.
+    pub(super) fn cut(&mut self, items_max: impl FnOnce(&JobQueue) -> u64) -> Option<(Span, Option<u64>)> {
         let job = self.rotation.pop_front()?;
         let queue = self.jobs.get_mut(&job).expect("the rotation names open jobs");
         let span = queue.cut(items_max(queue).max(1));
@@ -93,24 +96,24 @@ impl Backlog {
 
     /// Work arrives at the back of its job's queue.
     pub(super) fn push(&mut self, span: Span) {
-        self.enqueue(span, End::Back);
+        self.enqueue(span, QueueEnd::Back);
     }
 
-    /// What a worker no longer holds returns to the front of its queues, in order.
+    /// Work that a worker no longer holds returns to the front of its queues, in order.
     pub(super) fn put_back(&mut self, spans: Vec<Span>) {
         for span in spans.into_iter().rev() {
-            self.enqueue(span, End::Front);
+            self.enqueue(span, QueueEnd::Front);
         }
     }
 
-    /// These items may have begun, and their worker is gone. What is run again returns to the front of its queue; the
-    /// rest is returned.
+    /// Handles items that may have begun and whose worker has ended. Those that are run again go back to the front of
+    /// their queues; the others are returned.
     pub(super) fn lose(&mut self, lost: Vec<Span>, may_retry: bool) -> Vec<Lost> {
         let (mut again, mut gone) = (Vec::new(), Vec::new());
         for mut span in lost {
             while !span.is_empty() {
                 let one = span.split_front(1);
-                let item = ItemOf { job: one.batch.job, index: one.index_of_first() };
+                let item = ItemId { job: one.batch.job, index: one.index_of_first() };
                 let queue = self.jobs.get_mut(&item.job).expect("work belongs to an open job");
                 let workers = queue.lose(item.index);
                 match may_retry && queue.tries_again(workers) {
@@ -123,7 +126,7 @@ impl Backlog {
         gone
     }
 
-    fn enqueue(&mut self, span: Span, end: End) {
+    fn enqueue(&mut self, span: Span, end: QueueEnd) {
         let job = span.batch.job;
         let queue = self.jobs.get_mut(&job).expect("work belongs to an open job");
         if queue.cancelled {
@@ -132,14 +135,14 @@ impl Backlog {
         }
         if queue.spans.is_empty() {
             match end {
-                End::Front => self.rotation.push_front(job),
-                End::Back => self.rotation.push_back(job),
+                QueueEnd::Front => self.rotation.push_front(job),
+                QueueEnd::Back => self.rotation.push_back(job),
             }
         }
         queue.queued_items += u64::from(span.len());
         match end {
-            End::Front => queue.spans.push_front(span),
-            End::Back => queue.spans.push_back(span),
+            QueueEnd::Front => queue.spans.push_front(span),
+            QueueEnd::Back => queue.spans.push_back(span),
         }
     }
 }

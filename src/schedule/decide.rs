@@ -1,37 +1,36 @@
-//! What follows from all that is known: who is given what, who leaves, who comes. Pure.
+//! The decisions: which worker is sent what, which worker leaves, and when one is started. Pure.
 
 use std::time::Instant;
 
-use super::Action;
-use super::BACKLOG_NS;
-use super::FRAMES_MAX;
-use super::Lifecycle;
-use super::Schedule;
-use super::WorkerId;
-use super::roster::Stage;
-use crate::schedule::queue::Queue;
+use crate::schedule::action::Action;
+use crate::schedule::load::BACKLOG_NS;
+use crate::schedule::load::FRAMES_MAX;
+use crate::schedule::queue::JobQueue;
 use crate::schedule::restarts::Ending;
+use crate::schedule::roster::Stage;
+use crate::schedule::state::Lifecycle;
+use crate::schedule::state::Schedule;
+use crate::schedule::worker_id::WorkerId;
 
 impl Schedule {
-    /// Work may have come, or a worker to do it.
-    pub(super) fn go_on(&mut self, now: Instant) {
+    /// Decides all that follows when there may be new work, or a worker for it.
+    pub(super) fn dispatch(&mut self, now: Instant) {
         self.assign(now);
         if self.size.can_grow() && !self.backlog.is_empty() {
-            let queued = usize::try_from(self.backlog.queued_items()).unwrap_or(usize::MAX);
-            self.size.grow_to(self.roster.busy().saturating_add(queued));
+            self.size.grow_to(self.roster.busy().saturating_add(self.queued_items()));
         }
         self.balance(now);
     }
 
-    /// Hands queued work to workers: first one frame to everybody who has none, then ahead.
+    /// Sends queued work to workers: first one frame to every worker that has none, then work ahead.
     fn assign(&mut self, now: Instant) {
-        if self.phase == Lifecycle::Ended || self.backlog.is_empty() {
+        if self.lifecycle == Lifecycle::Ended || self.backlog.is_empty() {
             return;
         }
-        let ready = self.roster.ids(|worker| worker.stage == Stage::Ready && !worker.road_full);
+        let ready = self.roster.ids(|entry| entry.stage == Stage::Ready && !entry.link_full);
         let mut busy = self.roster.busy();
         for &worker in &ready {
-            if busy < self.size.most() && self.roster.member(worker).load.is_empty() && self.hand_over(worker, now) {
+            if busy < self.size.max() && self.roster.entry(worker).load.is_empty() && self.hand_over(worker, now) {
                 busy += 1;
             }
         }
@@ -40,27 +39,27 @@ impl Schedule {
         }
     }
 
-    /// Whether a busy worker should be given the next frame before it asks for it.
+    /// Whether a busy worker should be sent the next frame now, before it has finished what it holds (prefetch).
     fn wants_ahead(&self, worker: WorkerId) -> bool {
-        let Some(member) = self.roster.get(worker) else { return false };
+        let Some(entry) = self.roster.get(worker) else { return false };
         let Some(queue) = self.backlog.front() else { return false };
         let Some(item_ns) = queue.item_ns else { return false };
         let frame_ns = item_ns.saturating_mul(u64::from(queue.frame_items(self.grain)));
-        member.stage == Stage::Ready
-            && !member.road_full
-            && !member.load.is_empty()
-            && member.load.frames() < FRAMES_MAX
-            && member.load.backlog_ns().saturating_add(frame_ns) <= BACKLOG_NS
+        entry.stage == Stage::Ready
+            && !entry.link_full
+            && !entry.load.is_empty()
+            && entry.load.frames() < FRAMES_MAX
+            && entry.load.backlog_ns().saturating_add(frame_ns) <= BACKLOG_NS
     }
 
-    /// Sends the next frame to the worker; false if there is none.
+    /// Sends the next frame to the worker. Returns false if there is none.
     fn hand_over(&mut self, worker: WorkerId, now: Instant) -> bool {
-        let allowance = self.roster.member(worker).load.allowance().unwrap_or(u64::MAX);
-        let items_max = |queue: &Queue| queue.items_max(self.size.most(), self.grain).min(allowance);
+        let allowance = self.roster.entry(worker).load.allowance().unwrap_or(u64::MAX);
+        let items_max = |queue: &JobQueue| queue.items_max(self.size.max(), self.grain).min(allowance);
         let Some((span, item_ns)) = self.backlog.cut(items_max) else { return false };
-        let member = self.roster.member(worker);
-        let number = member.load.push(span.clone(), item_ns.unwrap_or(BACKLOG_NS), now);
-        let spent = member.load.allowance() == Some(0);
+        let entry = self.roster.entry(worker);
+        let number = entry.load.push(span.clone(), item_ns.unwrap_or(BACKLOG_NS), now);
+        let spent = entry.load.allowance() == Some(0);
         self.actions.push_back(Action::Send(worker, span, number));
         if spent {
             self.retire(worker);
@@ -68,10 +67,10 @@ impl Schedule {
         true
     }
 
-    /// The worker leaves, and there is no way back. What it has not begun comes back.
-    pub(super) fn let_go(&mut self, worker: WorkerId) {
-        let Some(member) = self.roster.get_mut(worker) else { return };
-        let before = std::mem::replace(&mut member.stage, Stage::Leaving);
+    /// Makes the worker leave for good. What it has not begun is recalled.
+    pub(super) fn make_leave(&mut self, worker: WorkerId) {
+        let Some(entry) = self.roster.get_mut(worker) else { return };
+        let before = std::mem::replace(&mut entry.stage, Stage::Leaving);
         if before == Stage::Leaving {
             return;
         }
@@ -81,26 +80,26 @@ impl Schedule {
         }
     }
 
-    /// Lets go of workers beyond what is wanted.
+    /// Makes workers leave that exceed the wanted number.
     pub(super) fn trim(&mut self) {
-        let most = match self.phase {
+        let max = match self.lifecycle {
             Lifecycle::Running => self.wanted(),
-            // What is left to be done decides who leaves.
-            Lifecycle::Closing => self.size.most(),
+            // The remaining work decides which workers leave; see `balance`.
+            Lifecycle::Closing => self.size.max(),
             Lifecycle::Ended => return,
         };
-        while self.alive() > most {
+        while self.alive() > max {
             if self.take_back_start() {
                 continue;
             }
             let Some(worker) = self.roster.most_dispensable() else { break };
-            self.let_go(worker);
+            self.make_leave(worker);
         }
     }
 
-    /// The worker that should leave because it has nothing to do, and when.
+    /// The worker that should leave because it is idle, and when.
     pub(super) fn idle_too_long(&self) -> Option<(WorkerId, Instant)> {
-        if self.phase != Lifecycle::Running || !self.size.can_shrink() || !self.backlog.is_empty() {
+        if self.lifecycle != Lifecycle::Running || !self.size.can_shrink() || !self.backlog.is_empty() {
             return None;
         }
         let (worker, since) = self.roster.idlest()?;
@@ -109,29 +108,30 @@ impl Schedule {
 
     /// The worker that should leave because of its age, and when.
     pub(super) fn too_old(&self) -> Option<(WorkerId, Instant)> {
-        let age_max = self.age_max.filter(|_| self.phase != Lifecycle::Ended)?;
+        let age_max = self.age_max.filter(|_| self.lifecycle != Lifecycle::Ended)?;
         let (worker, since) = self.roster.oldest()?;
         Some((worker, since.checked_add(age_max)?))
     }
 
-    /// When one more worker is needed to share what the others have, if there may be one more and none is coming.
+    /// When one more worker is needed to share what the others hold; `None` if the pool may not grow or a worker is idle
+    /// or starting.
     pub(super) fn shortage_at(&self) -> Option<Instant> {
-        if self.phase != Lifecycle::Running || !self.size.can_grow() {
+        if self.lifecycle != Lifecycle::Running || !self.size.can_grow() {
             return None;
         }
-        let nobody_comes = self.starts_pending == 0 && self.roster.starting() == 0 && self.roster.idlest().is_none();
-        if nobody_comes { self.roster.backed_up() } else { None }
+        let has_spare = self.starts_pending > 0 || self.roster.starting() > 0 || self.roster.idlest().is_some();
+        if has_spare { None } else { self.roster.backed_up() }
     }
 
     fn retire(&mut self, worker: WorkerId) {
-        self.roster.member(worker).stage = Stage::Retiring;
+        self.roster.entry(worker).stage = Stage::Retiring;
         self.actions.push_back(Action::Stop(worker));
     }
 
-    /// Brings the number of workers to what the work and the phase ask for.
+    /// Brings the number of workers to the one that the work and the lifecycle require.
     pub(super) fn balance(&mut self, now: Instant) {
-        if self.phase == Lifecycle::Closing && self.backlog.is_empty() && self.feeding == 0 {
-            let ready = self.roster.ids(|worker| worker.stage == Stage::Ready);
+        if self.lifecycle == Lifecycle::Closing && self.backlog.is_empty() && self.feeding == 0 {
+            let ready = self.roster.ids(|entry| entry.stage == Stage::Ready);
             ready.into_iter().for_each(|worker| self.retire(worker));
         }
         if self.restarts.again_at(now).is_some() {
@@ -144,8 +144,7 @@ impl Schedule {
         }
     }
 
-    /// Drops a `Start` that is decided and not carried out yet, if there are workers enough without it. Whether there
-    /// was one.
+    /// Withdraws a `Start` that was not carried out yet, if there are enough workers without it. Returns whether it did.
     pub(super) fn take_back_start(&mut self) -> bool {
         let decided = self.actions.iter().rposition(|action| matches!(action, Action::Start));
         match decided {
@@ -158,37 +157,39 @@ impl Schedule {
         }
     }
 
-    /// Workers that stay, and starts that are on their way.
-    pub(super) fn alive(&self) -> usize {
+    /// How many workers stay, counting those whose start is pending.
+    fn alive(&self) -> usize {
         self.roster.staying() + self.starts_pending
     }
 
-    pub(super) fn wanted(&self) -> usize {
-        match self.phase {
+    fn wanted(&self) -> usize {
+        match self.lifecycle {
             Lifecycle::Running => self.size.wanted(),
             Lifecycle::Closing if self.feeding > 0 => self.size.wanted(),
-            Lifecycle::Closing => {
-                let queued = self.backlog.queued_items();
-                usize::try_from(queued).unwrap_or(usize::MAX).min(self.size.most())
-            }
+            Lifecycle::Closing => self.queued_items().min(self.size.max()),
             Lifecycle::Ended => 0,
         }
     }
 
+    /// How many items are queued, capped at `usize::MAX`.
+    fn queued_items(&self) -> usize {
+        usize::try_from(self.backlog.queued_items()).unwrap_or(usize::MAX)
+    }
+
     pub(super) fn count_start_failure(&mut self, ending: Ending, now: Instant) {
         self.restarts.failed(ending, now);
-        // A worker that still serves keeps the pool alive, however badly replacements fare.
-        let serving = self.roster.all().any(|worker| worker.stage == Stage::Ready);
-        if self.restarts.are_too_many(self.size.most()) && !serving && !self.broken && self.wanted() > 0 {
+        // A worker that still serves keeps the pool alive, however often replacements fail.
+        let serving = self.roster.all().any(|entry| entry.stage == Stage::Ready);
+        if self.restarts.are_too_many(self.size.max()) && !serving && !self.broken && self.wanted() > 0 {
             self.broken = true;
             self.actions.push_back(Action::Break);
         }
     }
 
-    /// The worker from which work should come back, and when. Nobody, unless another may take it up at once: a
-    /// replacement that waits for its predecessor to end may not.
+    /// The worker from which work should be recalled, and when. `None` unless another worker may take the work at once: a
+    /// replacement that waits until its predecessor has ended may not.
     pub(super) fn recall(&self) -> Option<(WorkerId, Instant)> {
-        match self.backlog.is_empty() && self.roster.busy() < self.size.most() {
+        match self.backlog.is_empty() && self.roster.busy() < self.size.max() {
             true => self.roster.recall(),
             false => None,
         }

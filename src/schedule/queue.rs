@@ -1,4 +1,6 @@
-//! What is queued of one job, and how long its items take. Pure.
+//! The queue of one job, and how long its items take. Pure.
+//!
+//! Also called: batching, adaptive chunk size, fair share.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -8,31 +10,31 @@ use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
 use crate::work::unbegun::Grain;
 
-/// The length of one frame when the caller did not fix it: half of what a worker may have ahead, so that two are in
-/// flight.
+/// The time that one frame should take if the caller has set no chunk size: half of the work that a worker may hold
+/// ahead, so that two frames are in flight.
 const FRAME_NS: u64 = 100_000;
-/// The least work, by estimate, for which it is worth waking a worker: about what that costs both sides.
+/// The least estimated work that is worth waking a worker for: about what the wake-up costs both sides.
 const WAKE_NS: u64 = 20_000;
-/// Items in one frame when the caller did not fix it, however short they are.
+/// Maximum items in one frame if the caller has set no chunk size, however short they are.
 const FRAME_ITEMS_MAX: u32 = 4096;
 
 /// The queue of one job.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub(crate) struct JobQueue {
     pub(crate) spans: VecDeque<Span>,
     policy: JobPolicy,
-    /// How often items were lost with their workers, for those that were.
+    /// How often each item was lost with its worker, for the items that were.
     losses: BTreeMap<u64, u32>,
     /// Smoothed time per item, `None` before the first measurement.
     pub(crate) item_ns: Option<u64>,
-    /// The most items that may travel together: doubles with each measured frame, so that the first guess is safe.
+    /// Maximum items in one frame. It doubles with each measured frame, so that a wrong first measurement does little harm.
     frame_items_max: u32,
     pub(crate) queued_items: u64,
-    /// What comes back to this queue is dropped: nobody wants its results any more.
+    /// Work that comes back to this queue is dropped: its results are no longer wanted.
     pub(crate) cancelled: bool,
 }
 
-impl Queue {
+impl JobQueue {
     pub(crate) fn new(policy: JobPolicy) -> Self {
         Self {
             spans: VecDeque::new(),
@@ -45,7 +47,7 @@ impl Queue {
         }
     }
 
-    /// The item was lost with its worker: how often that has happened to it, this time included.
+    /// Counts that the item was lost with its worker. Returns how often that has happened to it.
     pub(crate) fn lose(&mut self, index: u64) -> u32 {
         if self.policy.retries == 0 {
             return 1;
@@ -55,12 +57,12 @@ impl Queue {
         *losses
     }
 
-    /// Whether an item that was lost so often is run again.
+    /// Whether an item that was lost this often is run again.
     pub(crate) fn tries_again(&self, losses: u32) -> bool {
         losses <= self.policy.retries && !self.cancelled
     }
 
-    /// The most items that the next frame may have, when `processes` workers share what is queued.
+    /// Maximum items of the next frame, if `processes` workers share the queue.
     pub(crate) fn items_max(&self, processes: usize, grain: Grain) -> u64 {
         let items = u64::from(self.frame_items(grain));
         match (self.policy.chunk, grain) {
@@ -70,12 +72,13 @@ impl Queue {
         }
     }
 
-    /// What each worker gets if all share what is queued; but never so little that it is not worth waking one.
+    /// The share of each worker in the queue, but no less than is worth waking a worker for.
     fn fair_share(&self, processes: usize) -> u64 {
         let worth_waking = self.item_ns.map_or(1, |item_ns| WAKE_NS / item_ns.max(1));
         self.queued_items.div_ceil(processes as u64).max(worth_waking)
     }
 
+    /// How many items a frame should have, whatever is queued.
     pub(crate) fn frame_items(&self, grain: Grain) -> u32 {
         let fitting = match self.item_ns {
             None => 1,
@@ -84,11 +87,11 @@ impl Queue {
             }
         };
         match (self.policy.chunk, grain) {
-            // Of a frame that the worker has read, the parent cannot stop one item without the next.
+            // The parent cannot stop one item of a frame that the worker has read without stopping the next.
             (_, Grain::Frame) if self.policy.is_timed => 1,
             (ChunkSize::Adaptive, _) => fitting,
             (ChunkSize::Fixed(chunk), Grain::Frame) => chunk,
-            // As many chunks as fit, for whatever is not begun can be taken back.
+            // As many whole chunks as fit: every item that has not begun can be taken back.
             (ChunkSize::Fixed(chunk), Grain::Item) => (fitting / chunk).max(1).saturating_mul(chunk),
         }
     }
@@ -105,6 +108,7 @@ impl Queue {
         span
     }
 
+    /// Updates the time per item, and the maximum frame, after `items` took `elapsed_ns`.
     pub(crate) fn measure(&mut self, elapsed_ns: u64, items: u32) {
         let sample = elapsed_ns / u64::from(items.max(1));
         self.item_ns = Some(match self.item_ns {

@@ -1,37 +1,39 @@
-//! How often starting a worker may fail before the pool gives up. Pure.
+//! Limits on failed starts: how often starting a worker may fail before the pool gives up. Pure.
 //!
-//! Only starts count: a worker that got ready wipes the count, so deaths in the middle of work never break a pool.
+//! Only starts count. A worker that becomes ready resets the count, so deaths in the middle of work never break a pool.
+//!
+//! Also called: circuit breaker, exponential backoff, crash loop.
 
 use std::time::Duration;
 use std::time::Instant;
 
-/// Starts that may fail in a row while no worker is ready (or one per worker, if that is more).
+/// Starts that may fail in a row while no worker is ready; or one per worker, if that is more.
 const START_FAILURES_MAX: u32 = 3;
-/// Starts that may be ended by SIGKILL in a row while no worker is ready. That comes from outside, so trying again
-/// is likely to help, and need not wait; but it may be an OOM killer that will never relent.
+/// Starts that may be ended by SIGKILL in a row while no worker is ready. The signal comes from outside, so a retry is
+/// likely to succeed, and needs no pause; but it may be an OOM killer that kills every one.
 const START_KILLS_MAX: u32 = 100;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// How a worker came to its end, as far as it matters for starting the next.
+/// How a worker ended, as far as it matters for starting the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// By SIGKILL: somebody else's doing, which says nothing of the next one.
+    /// By SIGKILL from another process, which predicts nothing about the next worker.
     Killed,
     Other,
 }
 
-/// The starts that have failed since the last worker got ready.
+/// The starts that have failed since a worker last became ready.
 #[derive(Debug, Default)]
 pub(crate) struct Restarts {
     failures: u32,
-    /// Those that were ended by SIGKILL.
+    /// Starts that were ended by SIGKILL.
     kills: u32,
     again_at: Option<Instant>,
 }
 
 impl Restarts {
-    /// A worker got ready.
+    /// A worker became ready.
     pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
     }
@@ -48,7 +50,7 @@ impl Restarts {
         }
     }
 
-    /// Whether a pool of `processes` workers of which none serves should give up.
+    /// Whether a pool of `processes` workers, none of which serves, should give up.
     pub(crate) fn are_too_many(&self, processes: usize) -> bool {
         let per_worker = u32::try_from(processes).unwrap_or(u32::MAX);
         self.failures >= START_FAILURES_MAX.max(per_worker) || self.kills >= START_KILLS_MAX.max(per_worker)
@@ -59,17 +61,17 @@ impl Restarts {
         self.failures.saturating_add(self.kills)
     }
 
-    /// When the next start may be tried, if that is not yet.
+    /// When the next start may be tried, if not yet.
     pub(crate) fn again_at(&self, now: Instant) -> Option<Instant> {
         self.again_at.filter(|&at| now < at)
     }
 
-    /// As [`again_at`](Self::again_at), whether it has come or not; for the timer.
+    /// When the next start may be tried after the last failure, even if that time has passed.
     pub(crate) fn timer(&self) -> Option<Instant> {
         self.again_at
     }
 
-    /// The time has come, and was acted on.
+    /// The time of the next start has come.
     pub(crate) fn clear_timer(&mut self) {
         self.again_at = None;
     }
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_got_ready_wipes_the_count() {
+    fn a_worker_that_became_ready_resets_the_count() {
         let mut restarts = Restarts::default();
         let now = Instant::now();
         restarts.failed(Ending::Other, now);

@@ -1,17 +1,18 @@
-//! How many workers there should be. Pure.
+//! The number of workers that a pool should have. Pure.
 //!
-//! A pool keeps as many as it was asked for, unless it was told to let go of those that have nothing to do. Then it
-//! keeps what the work has asked for lately: it grows at once when there is more to do than workers to do it, and
-//! shrinks one by one as they sit idle.
+//! A pool keeps the number it was built with, unless it has an idle timeout. Then it keeps as many as its recent work has
+//! needed: it grows at once when there is more work than workers, and shrinks one by one as workers stay idle.
+//!
+//! Also called: autoscaling, elastic pool.
 
 use std::time::Duration;
 use std::time::Instant;
 
-/// How many workers a pool may have, and when it has fewer.
+/// The bounds on the number of workers, and the number wanted now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
-    most: usize,
-    least: usize,
+    max: usize,
+    min: usize,
     idle_timeout: Option<Duration>,
     wanted: usize,
 }
@@ -19,50 +20,50 @@ pub(crate) struct Size {
 impl Size {
     /// Always `processes`.
     pub(crate) fn fixed(processes: usize) -> Self {
-        Self { most: processes, least: processes, idle_timeout: None, wanted: processes }
+        Self { max: processes, min: processes, idle_timeout: None, wanted: processes }
     }
 
-    /// Up to `most` and no fewer than `least`; a worker that has been idle for so long is one too many.
-    pub(crate) fn elastic(least: usize, most: usize, idle_timeout: Duration) -> Self {
-        Self { most, least: least.min(most), idle_timeout: Some(idle_timeout), wanted: most }
+    /// From `min` to `max`. A worker that has been idle for `idle_timeout` is one too many.
+    pub(crate) fn elastic(min: usize, max: usize, idle_timeout: Duration) -> Self {
+        Self { max, min: min.min(max), idle_timeout: Some(idle_timeout), wanted: max }
     }
 
-    /// The most that there may be.
-    pub(crate) fn most(&self) -> usize {
-        self.most
+    /// The most workers that there may be.
+    pub(crate) fn max(&self) -> usize {
+        self.max
     }
 
-    /// How many there should be now.
+    /// How many workers there should be now.
     pub(crate) fn wanted(&self) -> usize {
         self.wanted
     }
 
-    /// Whether more would be allowed.
+    /// Whether more workers are allowed than are wanted now.
     pub(crate) fn can_grow(&self) -> bool {
-        self.wanted < self.most
+        self.wanted < self.max
     }
 
-    /// The pool's size is another from now on.
+    /// Changes the size of the pool.
     pub(crate) fn resize(&mut self, processes: usize) {
-        self.most = processes;
+        self.max = processes;
         self.wanted = processes;
         match self.idle_timeout {
-            Some(_) => self.least = self.least.min(processes),
-            None => self.least = processes,
+            Some(_) => self.min = self.min.min(processes),
+            None => self.min = processes,
         }
     }
 
-    /// There is work for so many.
+    /// There is work for this many workers.
     pub(crate) fn grow_to(&mut self, workers: usize) {
-        self.wanted = self.wanted.max(workers.min(self.most));
+        self.wanted = self.wanted.max(workers.min(self.max));
     }
 
-    /// Whether fewer would be allowed, as soon as somebody has been idle for long enough.
+    /// Whether fewer workers are allowed, once one has been idle for long enough.
     pub(crate) fn can_shrink(&self) -> bool {
-        self.idle_timeout.is_some() && self.wanted > self.least
+        self.idle_timeout.is_some() && self.wanted > self.min
     }
 
-    /// When a worker that is idle since then is one too many; never, if none is.
+    /// When a worker that has been idle since `since` is one too many; `None` if it never is.
     pub(crate) fn idle_until(&self, since: Instant) -> Option<Instant> {
         match self.can_shrink() {
             true => since.checked_add(self.idle_timeout?),
@@ -70,9 +71,9 @@ impl Size {
         }
     }
 
-    /// One has been idle for too long.
+    /// A worker has been idle for too long.
     pub(crate) fn shrink(&mut self) {
-        self.wanted = self.wanted.saturating_sub(1).max(self.least);
+        self.wanted = self.wanted.saturating_sub(1).max(self.min);
     }
 }
 
@@ -80,7 +81,7 @@ impl Size {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_fixed_size_neither_shrinks_nor_grows() {
@@ -94,10 +95,10 @@ mod tests {
 
     #[test]
     fn an_elastic_one_moves_between_its_bounds() {
-        let mut size = Size::elastic(1, 3, PATIENCE);
+        let mut size = Size::elastic(1, 3, IDLE_TIMEOUT);
         let now = Instant::now();
         for left in [2, 1] {
-            assert_eq!(size.idle_until(now), Some(now + PATIENCE));
+            assert_eq!(size.idle_until(now), Some(now + IDLE_TIMEOUT));
             size.shrink();
             assert_eq!(size.wanted(), left);
         }
@@ -110,7 +111,7 @@ mod tests {
 
     #[test]
     fn its_bounds_follow_when_it_is_resized() {
-        let mut size = Size::elastic(2, 8, PATIENCE);
+        let mut size = Size::elastic(2, 8, IDLE_TIMEOUT);
         size.resize(1);
         assert_eq!((size.wanted(), size.idle_until(Instant::now())), (1, None));
     }

@@ -1,66 +1,68 @@
-//! When the item that a worker must answer next has run for too long. Pure.
+//! Time limits: when the item that a worker must answer next has run for too long. Pure.
 //!
-//! An item's time begins when the item does. The parent is not told of that: it knows when it *saw* the item become the
-//! next one to be answered, and the clock runs from there. A worker may begin later than that, when it was asleep or
-//! had an order to obey first, or earlier, when it answered faster than anybody looked. So the clock only says when to
-//! look, and what is found then decides: the worker itself writes down when it has begun a timed item. What it writes
-//! is a hint that can gain it one more period at most.
+//! The time of an item begins when the item does. No message tells the parent so: it knows when it *saw* the item become
+//! the next one to be answered, and the timer runs from then. The worker may begin later, when it was asleep or had an
+//! order to carry out first, or earlier, when it answered faster than the parent read. So the timer only tells when to
+//! check, and the check decides: the worker itself writes down when it began a timed item. What it writes is a hint that
+//! can gain it one more period at most.
+//!
+//! Also called: deadline, timeout, watchdog.
 
 use std::time::Duration;
 use std::time::Instant;
 
 use crate::work::progress::Progress;
 
-/// How long a worker may take to begin what it has been given, and to obey what it was told before: far more than it
-/// ever does, unless it has been stopped or a context never ends decoding.
+/// How long a worker may take to begin an item and to carry out the orders before it: far more than it ever needs, unless
+/// the process is stopped or the decoding of a context never ends.
 pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How much later a second look is taken at a worker that has not written down yet what it has begun.
-const SECOND_LOOK: Duration = Duration::from_millis(1);
+/// The delay of the second check, for a worker that may not have written down its present item yet.
+const SECOND_CHECK: Duration = Duration::from_millis(1);
 
-/// What is to be done about an item.
+/// What to do about an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimeVerdict {
     /// Nothing yet.
     Wait,
-    /// It has had its time.
+    /// It has run for its whole time.
     TimeIsUp,
-    /// Its worker does not get so far as to begin it, for a reason that another worker may not have.
+    /// Its worker does not begin it, for a reason that another worker may not have.
     NeverBegins,
-    /// What must be done before it does not end, and would end with no other worker.
+    /// The orders before it do not end, and would not end in any other worker.
     NeverReady,
 }
 
-/// The clock of one item.
+/// The timer of one item.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub(crate) struct ItemTimer {
     timeout: Duration,
     /// When the item was seen to become the next one.
     since: Instant,
-    /// When to look.
+    /// When to check.
     due: Option<Instant>,
     /// When it was first seen to run.
     seen_running: Option<Instant>,
-    has_looked_twice: bool,
+    has_checked_twice: bool,
 }
 
-impl Clock {
-    /// The item is the next one from now on.
+impl ItemTimer {
+    /// The item has become the next one to be answered.
     pub(crate) fn new(timeout: Duration, now: Instant) -> Self {
-        Self { timeout, since: now, due: now.checked_add(timeout), seen_running: None, has_looked_twice: false }
+        Self { timeout, since: now, due: now.checked_add(timeout), seen_running: None, has_checked_twice: false }
     }
 
-    /// When [`look`](Self::look) is due; never, for times beyond all clocks.
+    /// When [`check`](Self::check) is due; `None` for a time beyond the range of the clock.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// What had to be done before the item has been done: its time begins.
+    /// The orders before the item have been carried out: its time begins.
     pub(crate) fn restart(&mut self, now: Instant) {
         *self = Self::new(self.timeout, now);
     }
 
-    /// The time has come, and this is what the worker does.
-    pub(crate) fn look(&mut self, progress: Progress, now: Instant) -> TimeVerdict {
+    /// Decides, from the worker's progress, what to do now that the check is due.
+    pub(crate) fn check(&mut self, progress: Progress, now: Instant) -> TimeVerdict {
         if self.due.is_none_or(|due| now < due) {
             return TimeVerdict::Wait;
         }
@@ -74,12 +76,12 @@ impl Clock {
         };
         let seen = *self.seen_running.get_or_insert(now);
         let due = match since {
-            // An hour from now it would still say that it has begun this very moment, if it is up to no good.
+            // `min(seen)`: a worker that always claims to have begun just now gains no more than one period.
             Some(since) if since > self.since => since.min(seen).checked_add(self.timeout),
-            // It may have begun so recently that this is still of the item before.
-            Some(_) if !self.has_looked_twice => {
-                self.has_looked_twice = true;
-                Some(now + SECOND_LOOK)
+            // The worker may have begun so recently that this is the time of the item before: check once more.
+            Some(_) if !self.has_checked_twice => {
+                self.has_checked_twice = true;
+                Some(now + SECOND_CHECK)
             }
             _ => Some(now),
         };
@@ -95,56 +97,56 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn clock() -> (Clock, Instant) {
+    fn timer() -> (ItemTimer, Instant) {
         let now = Instant::now();
-        (Clock::new(LIMIT, now), now)
+        (ItemTimer::new(LIMIT, now), now)
     }
 
     #[test]
     fn an_item_has_its_whole_time_from_when_it_began() {
-        let (mut clock, start) = clock();
+        let (mut timer, start) = timer();
         let began = start + 3 * SECOND;
         let runs = Progress::Runs { since: Some(began) };
-        assert_eq!(clock.due(), Some(start + LIMIT));
-        assert_eq!(clock.look(runs, start + LIMIT), TimeVerdict::Wait);
-        assert_eq!(clock.due(), Some(began + LIMIT));
-        assert_eq!(clock.look(runs, began + LIMIT), TimeVerdict::TimeIsUp);
+        assert_eq!(timer.due(), Some(start + LIMIT));
+        assert_eq!(timer.check(runs, start + LIMIT), TimeVerdict::Wait);
+        assert_eq!(timer.due(), Some(began + LIMIT));
+        assert_eq!(timer.check(runs, began + LIMIT), TimeVerdict::TimeIsUp);
     }
 
     #[test]
     fn a_worker_that_always_says_it_has_just_begun_gains_one_period() {
-        let (mut clock, start) = clock();
+        let (mut timer, start) = timer();
         let mut now = start + LIMIT;
-        while clock.look(Progress::Runs { since: Some(now) }, now) == TimeVerdict::Wait {
-            now = clock.due().unwrap();
+        while timer.check(Progress::Runs { since: Some(now) }, now) == TimeVerdict::Wait {
+            now = timer.due().unwrap();
             assert!(now <= start + 2 * LIMIT);
         }
     }
 
     #[test]
-    fn an_old_word_is_looked_at_once_more() {
-        let (mut clock, start) = clock();
+    fn an_old_hint_is_checked_once_more() {
+        let (mut timer, start) = timer();
         let now = start + LIMIT;
         let old = Progress::Runs { since: Some(start) };
-        assert_eq!(clock.look(old, now), TimeVerdict::Wait);
-        assert_eq!(clock.look(old, now + SECOND_LOOK), TimeVerdict::TimeIsUp);
+        assert_eq!(timer.check(old, now), TimeVerdict::Wait);
+        assert_eq!(timer.check(old, now + SECOND_CHECK), TimeVerdict::TimeIsUp);
     }
 
     #[test]
-    fn without_its_word_the_clock_counts_from_when_it_was_seen() {
-        let (mut clock, start) = clock();
-        assert_eq!(clock.look(Progress::Runs { since: None }, start + LIMIT), TimeVerdict::TimeIsUp);
+    fn without_a_hint_the_timer_counts_from_when_it_was_seen() {
+        let (mut timer, start) = timer();
+        assert_eq!(timer.check(Progress::Runs { since: None }, start + LIMIT), TimeVerdict::TimeIsUp);
     }
 
     #[test]
-    fn what_comes_before_the_item_is_not_its_time_and_has_an_end() {
-        let (mut clock, start) = clock();
-        assert_eq!(clock.look(Progress::Prepares, start + LIMIT), TimeVerdict::Wait);
-        assert_eq!(clock.look(Progress::Waits, start + 2 * LIMIT), TimeVerdict::Wait);
-        assert_eq!(clock.due(), Some(start + BEGIN_TIMEOUT));
-        assert_eq!(clock.look(Progress::Waits, start + BEGIN_TIMEOUT), TimeVerdict::NeverBegins);
-        assert_eq!(clock.look(Progress::Prepares, start + BEGIN_TIMEOUT), TimeVerdict::NeverReady);
-        clock.restart(start + 2 * LIMIT);
-        assert_eq!(clock.due(), Some(start + 3 * LIMIT));
+    fn orders_before_the_item_do_not_count_and_have_a_limit() {
+        let (mut timer, start) = timer();
+        assert_eq!(timer.check(Progress::Prepares, start + LIMIT), TimeVerdict::Wait);
+        assert_eq!(timer.check(Progress::Waits, start + 2 * LIMIT), TimeVerdict::Wait);
+        assert_eq!(timer.due(), Some(start + BEGIN_TIMEOUT));
+        assert_eq!(timer.check(Progress::Waits, start + BEGIN_TIMEOUT), TimeVerdict::NeverBegins);
+        assert_eq!(timer.check(Progress::Prepares, start + BEGIN_TIMEOUT), TimeVerdict::NeverReady);
+        timer.restart(start + 2 * LIMIT);
+        assert_eq!(timer.due(), Some(start + 3 * LIMIT));
     }
 }

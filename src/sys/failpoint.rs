@@ -1,8 +1,8 @@
-//! The points of the pool at which tests let faults happen; in all other builds they are no code at all.
+//! Failpoints: places in the pool at which tests inject faults. Other builds compile them to nothing.
 //!
-//! What a point does, and when there are any, is told in `start_methods/src/failpoint.rs`.
+//! Also called: fault injection. What a failpoint does, and in which builds, is described in `start_methods::failpoint`.
 
-/// `failpoint!("point")`: here a process may come to harm; `failpoint!("point" if condition)`: if that is so.
+/// `failpoint!("point")`: the process may be harmed here. `failpoint!("point" if condition)`: only if the condition holds.
 macro_rules! failpoint {
     ($point:literal) => {
         failpoint!($point if true)
@@ -16,7 +16,7 @@ macro_rules! failpoint {
 }
 pub(crate) use failpoint;
 
-/// `fault!("point")`: here a system call may fail, and with it the function, which gives an `io::Result`.
+/// `fault!("point")`: a system call may fail here, and with it the function, which returns an `io::Result`.
 macro_rules! fault {
     ($point:literal) => {
         #[cfg(all(feature = "failpoints", debug_assertions))]
@@ -25,7 +25,7 @@ macro_rules! fault {
 }
 pub(crate) use fault;
 
-/// `shortened!("point", limit)`: how long a wait may last.
+/// `shortened!("point", limit)`: `limit`, or the shorter one that a test has set for this point.
 macro_rules! shortened {
     ($point:literal, $limit:expr) => {{
         #[cfg(all(feature = "failpoints", debug_assertions))]

@@ -1,4 +1,4 @@
-//! Small tools over the system: wake-ups, waiting, processors, stacks, and the identity of a process.
+//! Thin layers over the operating system: wake-ups, waiting, clocks, CPUs, stacks, and the identity of a process.
 
 pub(crate) mod bell;
 pub(crate) mod clock;

@@ -1,8 +1,10 @@
-//! Which process made a thing, told without a system call: getpid(2) is one, and would be asked several times a task.
+//! Fork detection: whether this is the process that made a value, or a forked copy of it.
 //!
-//! A page that the kernel gives to no forked child (MADV_WIPEONFORK: a child finds zeros there, whoever forked and by
-//! what call) holds a number that no two processes of one family share. Where the kernel does not know that, the
-//! process id serves.
+//! The check needs no system call: getpid(2) is one, and would be called several times per item. Instead, a page that
+//! the kernel clears in every forked child (MADV_WIPEONFORK, whichever thread forks and by whichever call) holds a
+//! number that no two processes of one family share. Where the kernel does not support that, the process id is compared.
+//!
+//! Also called: fork safety, wipe on fork.
 
 #![expect(unsafe_code, reason = "one page of memory, mapped and never unmapped")]
 
@@ -23,13 +25,13 @@ use nix::sys::mman::munmap;
 
 const PAGE: NonZero<usize> = NonZero::new(4096).expect("a page has bytes");
 
-/// The page, once it is there. No lock: a forked child might find it held for ever.
+/// The page, once it is mapped. An atomic and not a lock: a forked child might find a lock held for ever.
 static MARK: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
 
-/// The process that made something.
+/// The process that made a value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnerProcess {
-    /// What the mark was; `None` where there is no mark.
+    /// The number in the page; `None` where there is no page.
     mark: Option<u64>,
     pid: u32,
 }
@@ -39,6 +41,8 @@ impl OwnerProcess {
     pub(crate) fn here() -> Self {
         let pid = std::process::id();
         let mark = mark_or_new().map(|mark| {
+            // Threads race to write the first number of this process; the losers use the winner's. Relaxed: the number
+            // stands alone, nothing is published with it.
             let new = new_number(pid);
             match mark.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => new,
@@ -57,7 +61,7 @@ impl OwnerProcess {
     }
 }
 
-/// A number that no process had before that could have forked this one.
+/// A number that no ancestor of this process has used: a hash of the time and the process id, and not zero.
 fn new_number(pid: u32) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let now = u64::try_from(now & u128::from(u64::MAX)).expect("cut to 64 bits");
@@ -66,8 +70,8 @@ fn new_number(pid: u32) -> u64 {
 
 fn mark() -> Option<&'static AtomicU64> {
     let mark = MARK.load(Ordering::Acquire);
-    // SAFETY: null, or the address of a mapped page that is never unmapped, aligned and zero when it was mapped, which
-    // is a valid atomic.
+    // SAFETY: null, or the address of a mapped page that is never unmapped, is aligned, and was zero when it was mapped,
+    // which is a valid atomic.
     unsafe { mark.as_ref() }
 }
 
@@ -80,11 +84,12 @@ fn mark_or_new() -> Option<&'static AtomicU64> {
     let page = unsafe { mmap_anonymous(None, PAGE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }.ok()?;
     // SAFETY: the page was mapped a line ago, and nothing is in it yet.
     let wiped = unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_WIPEONFORK) };
-    // Published only when it does what it is for.
+    // Published only if the kernel will wipe it. Of two threads that map a page at once, one publishes its own; the other
+    // unmaps its page and uses the published one.
     let published = wiped.is_ok()
         && MARK.compare_exchange(null_mut(), page.cast().as_ptr(), Ordering::AcqRel, Ordering::Acquire).is_ok();
     if !published {
-        // SAFETY: mapped above, and nobody was told of it.
+        // SAFETY: mapped above, and its address was not published.
         let unmapped = unsafe { munmap(page, PAGE.get()) };
         debug_assert!(unmapped.is_ok(), "a page of ours is unmapped");
     }

@@ -1,53 +1,57 @@
-//! How long either side of a road looks for what it waits for before it sleeps.
+//! Adaptive spinning: how long either side of a link polls for news before it sleeps.
 //!
-//! To look takes a processor, and to be woken takes time. Both sides learn what pays: longer when something came while
-//! they looked or soon after they fell asleep, shorter when nothing did.
+//! Spinning occupies a CPU, and waking a sleeper takes time. Both sides learn which is cheaper: they spin longer when
+//! news arrived while they spun or soon after they fell asleep, and shorter when nothing arrived.
+//!
+//! Also called: busy waiting, spin-then-park.
 
 use std::hint::spin_loop;
 use std::time::Duration;
 use std::time::Instant;
 
-/// The longest look, in nanoseconds: about what it takes to be woken.
-pub(crate) const LONGEST_NS: u64 = 50_000;
-const LONGEST: Duration = Duration::from_nanos(LONGEST_NS);
-/// The shortest look: what a parent takes that hands over one task after the other.
-const SHORTEST: Duration = Duration::from_micros(5);
-/// Nothing comes sooner than this. Each look takes the word that is looked at away from the side that is about to change
-/// it: a round trip of 400 ns became one of 280 when the first looks were left out.
+/// The longest spin, in nanoseconds: about as long as a wake-up takes.
+pub(crate) const SPIN_MAX_NS: u64 = 50_000;
+const SPIN_MAX: Duration = Duration::from_nanos(SPIN_MAX_NS);
+/// The shortest spin: the time that a parent takes between two calls that it makes one after the other.
+const SPIN_MIN: Duration = Duration::from_micros(5);
+/// Nothing arrives sooner than this. Each poll takes the cache line away from the side that is about to write it: a
+/// round trip of 400 ns became one of 280 when the first polls were left out.
 const HEAD_START: Duration = Duration::from_nanos(150);
-/// Looks between two looks at the clock.
-const LOOKS: u32 = 32;
+/// Polls between two reads of the clock.
+const POLLS: u32 = 32;
 
-/// How long the next look is.
+/// The length of the next spin.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AdaptiveSpin(Duration);
 
 impl AdaptiveSpin {
+    /// Begins with the longest spin.
     pub(crate) fn long() -> Self {
-        Self(LONGEST)
+        Self(SPIN_MAX)
     }
 
+    /// Begins with the shortest spin.
     pub(crate) fn short() -> Self {
-        Self(SHORTEST)
+        Self(SPIN_MIN)
     }
 
-    pub(crate) fn time(self) -> Duration {
+    pub(crate) fn duration(self) -> Duration {
         self.0
     }
 
-    /// It came while somebody looked for it.
-    pub(crate) fn was_rewarded(&mut self) {
-        self.0 = (self.0 * 2).min(LONGEST);
+    /// News arrived while this side spun.
+    pub(crate) fn found_while_spinning(&mut self) {
+        self.0 = (self.0 * 2).min(SPIN_MAX);
     }
 
-    /// It came after a sleep of so long. A short one is one that looking on would have spared.
-    pub(crate) fn was_followed_by(&mut self, sleep: Duration) {
-        self.0 = if sleep < LONGEST { self.0 * 2 } else { self.0 / 2 }.clamp(SHORTEST, LONGEST);
+    /// News arrived after a sleep of this length. A longer spin would have spared a short sleep.
+    pub(crate) fn found_after_sleep(&mut self, sleep: Duration) {
+        self.0 = if sleep < SPIN_MAX { self.0 * 2 } else { self.0 / 2 }.clamp(SPIN_MIN, SPIN_MAX);
     }
 }
 
-/// Looks for about so long, unless it is found before; says whether it was.
-pub(crate) fn look(time: Duration, mut found: impl FnMut() -> bool) -> bool {
+/// Polls `found` for about `time`, or until it returns true. Returns whether it did.
+pub(crate) fn spin_until(time: Duration, mut found: impl FnMut() -> bool) -> bool {
     if time.is_zero() {
         return false;
     }
@@ -56,7 +60,7 @@ pub(crate) fn look(time: Duration, mut found: impl FnMut() -> bool) -> bool {
         spin_loop();
     }
     loop {
-        for _ in 0..LOOKS {
+        for _ in 0..POLLS {
             if found() {
                 return true;
             }
@@ -73,25 +77,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_stays_within_its_bounds() {
+    fn a_spin_stays_within_its_bounds() {
         let mut spin = AdaptiveSpin::long();
-        spin.was_rewarded();
-        assert_eq!(spin.time(), LONGEST);
-        (0..10).for_each(|_| spin.was_followed_by(LONGEST));
-        assert_eq!(spin.time(), SHORTEST);
-        spin.was_followed_by(SHORTEST);
-        assert_eq!(spin.time(), 2 * SHORTEST);
+        spin.found_while_spinning();
+        assert_eq!(spin.duration(), SPIN_MAX);
+        (0..10).for_each(|_| spin.found_after_sleep(SPIN_MAX));
+        assert_eq!(spin.duration(), SPIN_MIN);
+        spin.found_after_sleep(SPIN_MIN);
+        assert_eq!(spin.duration(), 2 * SPIN_MIN);
     }
 
     #[test]
-    fn a_look_ends() {
-        assert!(!look(Duration::ZERO, || unreachable!("there is no time to look")));
-        let mut looks = 0;
-        assert!(!look(SHORTEST, || {
-            looks += 1;
+    fn spinning_ends() {
+        assert!(!spin_until(Duration::ZERO, || unreachable!("there is no time to poll")));
+        let mut polls = 0;
+        assert!(!spin_until(SPIN_MIN, || {
+            polls += 1;
             false
         }));
-        assert!(looks >= LOOKS);
-        assert!(look(LONGEST, || true));
+        assert!(polls >= POLLS);
+        assert!(spin_until(SPIN_MAX, || true));
     }
 }

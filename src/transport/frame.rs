@@ -24,8 +24,8 @@ use crate::error::Side;
 use crate::values::number;
 use crate::work::batch::Span;
 use crate::work::batch::Target;
+use crate::work::function::Completion;
 use crate::work::function::FunctionId;
-use crate::work::function::Verdict;
 
 /// No frame is longer.
 pub(crate) const FRAME_MAX: usize = 64 * 1024;
@@ -79,7 +79,7 @@ pub(crate) enum Body<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerKind {
     /// The task ran to its end, or its values would not travel.
-    Verdict(Verdict),
+    Completion(Completion),
     /// The bytes are postcard of a panic report.
     Panicked,
     /// The bytes are the reason.
@@ -97,11 +97,11 @@ pub(crate) struct Answer<'a> {
 impl AnswerKind {
     pub(crate) fn code(self) -> u8 {
         match self {
-            AnswerKind::Verdict(Verdict::Value) => VALUE,
-            AnswerKind::Verdict(Verdict::Failed) => FAILED,
-            AnswerKind::Verdict(Verdict::NotDecoded(Side::Context)) => CONTEXT_NOT_DECODED,
-            AnswerKind::Verdict(Verdict::NotDecoded(_)) => ARGUMENT_NOT_DECODED,
-            AnswerKind::Verdict(Verdict::NotEncoded) => RESULT_NOT_ENCODED,
+            AnswerKind::Completion(Completion::Value) => VALUE,
+            AnswerKind::Completion(Completion::Failed) => FAILED,
+            AnswerKind::Completion(Completion::NotDecoded(Side::Context)) => CONTEXT_NOT_DECODED,
+            AnswerKind::Completion(Completion::NotDecoded(_)) => ARGUMENT_NOT_DECODED,
+            AnswerKind::Completion(Completion::NotEncoded) => RESULT_NOT_ENCODED,
             AnswerKind::Panicked => PANICKED,
             AnswerKind::FunctionNotFound => FUNCTION_NOT_FOUND,
         }
@@ -109,12 +109,12 @@ impl AnswerKind {
 
     pub(crate) fn from_code(code: u8) -> Option<Self> {
         Some(match code {
-            VALUE => AnswerKind::Verdict(Verdict::Value),
-            FAILED => AnswerKind::Verdict(Verdict::Failed),
+            VALUE => AnswerKind::Completion(Completion::Value),
+            FAILED => AnswerKind::Completion(Completion::Failed),
             PANICKED => AnswerKind::Panicked,
-            ARGUMENT_NOT_DECODED => AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument)),
-            CONTEXT_NOT_DECODED => AnswerKind::Verdict(Verdict::NotDecoded(Side::Context)),
-            RESULT_NOT_ENCODED => AnswerKind::Verdict(Verdict::NotEncoded),
+            ARGUMENT_NOT_DECODED => AnswerKind::Completion(Completion::NotDecoded(Side::Argument)),
+            CONTEXT_NOT_DECODED => AnswerKind::Completion(Completion::NotDecoded(Side::Context)),
+            RESULT_NOT_ENCODED => AnswerKind::Completion(Completion::NotEncoded),
             FUNCTION_NOT_FOUND => AnswerKind::FunctionNotFound,
             _ => return None,
         })
@@ -277,7 +277,7 @@ pub(crate) fn close_item(bytes: &mut [u8], start: usize) -> u32 {
 
 /// A number as an item: behind its length.
 #[inline]
-pub(crate) fn number_item(number: &number::Bytes) -> ([u8; ITEM_HEAD + number::LEN_MAX], usize) {
+pub(crate) fn number_item(number: &number::NumberBytes) -> ([u8; ITEM_HEAD + number::LEN_MAX], usize) {
     let bytes = number.as_slice();
     let end = ITEM_HEAD + bytes.len();
     let mut item = [0; ITEM_HEAD + number::LEN_MAX];

@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use start_methods::PrivateFd;
 use start_methods::Socket;
 
-use crate::sys::processor::Place;
+use crate::sys::processor::Cpu;
 use crate::transport::arrival::Arrival;
 use crate::transport::arrival::LinkError;
 use crate::transport::control;
@@ -28,11 +28,11 @@ use crate::transport::socket;
 use crate::work::batch::Span;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
-use crate::work::jobs::Context;
 use crate::work::jobs::ContextBody;
+use crate::work::jobs::JobContext;
 use crate::work::progress::Progress;
 use crate::work::unbegun::FrameNumber;
-use crate::work::unbegun::Unbegun;
+use crate::work::unbegun::UnbegunWork;
 
 /// Answers taken from one socket before other workers are served.
 const ANSWERS_MAX: usize = 512;
@@ -170,7 +170,7 @@ impl Link {
         control: &Socket,
         span: &Span,
         number: FrameNumber,
-        context: Option<&Context>,
+        context: Option<&JobContext>,
         alone: bool,
     ) -> io::Result<Sent> {
         let function = span.batch.target.function;
@@ -221,7 +221,7 @@ impl Link {
         self.push_note(frame, None);
     }
 
-    fn introduce(&mut self, context: &Context) {
+    fn introduce(&mut self, context: &JobContext) {
         if !self.contexts.insert(context.id) {
             return;
         }
@@ -290,16 +290,16 @@ impl Link {
     /// # Errors
     ///
     /// What the worker left behind is not a link of this build.
-    pub(crate) fn recall(&mut self, peer: Peer) -> Result<Unbegun, String> {
+    pub(crate) fn recall(&mut self, peer: Peer) -> Result<UnbegunWork, String> {
         match &mut self.end {
-            End::Socket(_) if self.introducing && peer == Peer::Alive => Ok(Unbegun::Frames(Vec::new())),
+            End::Socket(_) if self.introducing && peer == Peer::Alive => Ok(UnbegunWork::Frames(Vec::new())),
             End::Ring(RingLink { rings, .. }) => {
                 let recalled = rings.recall().map_err(|broken| broken.0.to_owned())?;
                 // In front: these were sent before the orders that still wait.
                 for note in recalled.notes.into_iter().rev() {
                     self.notes.push_front(note);
                 }
-                Ok(Unbegun::Last(recalled.items))
+                Ok(UnbegunWork::Last(recalled.items))
             }
             End::Socket(socket) => {
                 let unread = socket.recall().map_err(|error| format!("its link broke: {error}"))?;
@@ -310,7 +310,7 @@ impl Link {
                         None => self.notes.push_back(note),
                     }
                 }
-                Ok(Unbegun::Frames(numbers))
+                Ok(UnbegunWork::Frames(numbers))
             }
         }
     }
@@ -428,7 +428,7 @@ impl Link {
 
     /// Sees whether the worker answers, if it has something to answer and is not on this processor, where it cannot run
     /// while a thread spins.
-    pub(crate) fn probe(&self, here: Place) -> Option<AnswerProbe> {
+    pub(crate) fn probe(&self, here: Cpu) -> Option<AnswerProbe> {
         match &self.end {
             End::Ring(RingLink { rings, .. }) if !rings.is_idle() && !rings.is_at(here) => Some(rings.probe()),
             _ => None,

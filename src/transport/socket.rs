@@ -41,7 +41,7 @@ use crate::transport::note::Sent;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
 use crate::values::blob::Blob;
-use crate::work::function::Verdict;
+use crate::work::function::Completion;
 
 /// The parent's side.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl ParentEnd {
             // Only results, and very long error texts, are attached: which of the two is lost with the message.
             Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
                 let number = self.count_answer();
-                let kind = AnswerKind::Verdict(Verdict::Value);
+                let kind = AnswerKind::Completion(Completion::Value);
                 return Ok(Some((Arrival::Attached { kind, number }, None)));
             }
             Err(_) => return Err(LinkError::Closed),

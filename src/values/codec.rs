@@ -1,13 +1,18 @@
-//! Values to bytes and back: the only file that names the serializer (postcard, by way of serde), but for
-//! [`explain`], which is asked why a value did not go through.
+//! Serialization of values. Only this file and [`explain`] name the serializer (postcard, through serde).
 //!
-//! Values are walked by recursion, and no bytes may make that overflow the stack. Every level of a value that has an
-//! end has bytes of its own (an option's tag, a sequence's length, the number of a variant), so the two flavors in
-//! here, through which all bytes go, see every level at its depth, and end the walk with an error where the
-//! [`Room`] ends.
+//! Values are walked by recursion, and no bytes may make that overflow the stack. Every level of a finite value has
+//! bytes of its own (the tag of an option, the length of a sequence, the index of a variant). All bytes pass through the
+//! two flavors below, so these see every level at its depth, and end the walk with an error when the [`StackBudget`] is
+//! exhausted.
 //!
-//! The user's `Serialize` and `Deserialize` run in here, and may panic. [`encode`] and [`decode`] turn that into an
-//! error like any other, because one bad value must not take a job, let alone the parent, with it.
+//! The user's `Serialize` and `Deserialize` are called from here, and may panic. [`encode`] and [`decode`] turn a panic
+//! into an error, because one bad value must not end a job, let alone the parent.
+//!
+//! Messages say why *this* value failed. The advice that holds for all of them, that both sides must agree on a format
+//! that does not describe itself, is appended to the message of every value that does not decode, unless its depth is
+//! the reason.
+//!
+//! Also called: codec, wire format, marshalling, non-self-describing format.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -20,9 +25,8 @@ use postcard::ser_flavors;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::error::TOO_DEEP;
 use crate::sys::payload;
-use crate::sys::stack::Room;
+use crate::sys::stack::StackBudget;
 use crate::values::explain;
 use crate::values::number;
 use crate::values::number::WrongLen;
@@ -30,17 +34,25 @@ use crate::values::output::Full;
 use crate::values::output::Output;
 use crate::values::output::no_room;
 
-/// Appends to an output, so that values are encoded where they will stay.
+/// The message of a value that would have overflowed the stack of the thread that reads or writes it.
+const TOO_DEEP: &str = "it is nested too deeply for the stack of the thread that reads or writes it; use a thread with a \
+                        larger stack, or a type that is flatter";
+
+/// What the author of a type can do about bytes that do not decode.
+const FORMAT_ADVICE: &str = "its Serialize and Deserialize must agree on a format that does not describe itself (no \
+                             skip_serializing_if, untagged or flatten)";
+
+/// A postcard flavor that appends to an output, so that values are encoded where they will stay.
 struct Append<'a> {
     output: &'a mut Output,
-    room: Room,
+    budget: StackBudget,
 }
 
 impl Append<'_> {
-    /// Postcard makes another error of this one; it is known again by the room.
+    /// Postcard and the value may replace this error; the budget remembers what happened.
     #[inline]
     fn check(&mut self) -> postcard::Result<()> {
-        if self.room.is_left() { Ok(()) } else { Err(postcard::Error::SerializeBufferFull) }
+        if self.budget.is_left() { Ok(()) } else { Err(postcard::Error::SerializeBufferFull) }
     }
 }
 
@@ -55,7 +67,7 @@ impl ser_flavors::Flavor for Append<'_> {
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        // No level begins with so many: it would be a length that no memory has. It is a number with a point, or text.
+        // No level begins with 8 bytes or more: as a length, that would exceed any memory. It is a float, or text.
         if bytes.len() < 8 {
             self.check()?;
         }
@@ -67,20 +79,20 @@ impl ser_flavors::Flavor for Append<'_> {
     }
 }
 
-/// Takes from a slice.
+/// A postcard flavor that reads a slice.
 struct Take<'de> {
     slice: Slice<'de>,
-    room: Room,
+    budget: StackBudget,
 }
 
 impl<'de> de_flavors::Flavor<'de> for Take<'de> {
-    type Remainder = (&'de [u8], Room);
+    type Remainder = (&'de [u8], StackBudget);
     type Source = &'de [u8];
 
-    /// Levels begin with this. It is known by the room that the error is not what it says.
+    /// Every level begins with a call of this. Whether the error is real or a lack of stack is read from the budget.
     #[inline]
     fn pop(&mut self) -> postcard::Result<u8> {
-        if self.room.is_left() { self.slice.pop() } else { Err(postcard::Error::DeserializeUnexpectedEnd) }
+        if self.budget.is_left() { self.slice.pop() } else { Err(postcard::Error::DeserializeUnexpectedEnd) }
     }
 
     #[inline]
@@ -93,56 +105,84 @@ impl<'de> de_flavors::Flavor<'de> for Take<'de> {
         self.slice.try_take_n(count)
     }
 
-    fn finalize(self) -> postcard::Result<(&'de [u8], Room)> {
-        Ok((self.slice.finalize()?, self.room))
+    fn finalize(self) -> postcard::Result<(&'de [u8], StackBudget)> {
+        Ok((self.slice.finalize()?, self.budget))
     }
 }
 
-/// Why a walk through a value came to no good end.
+/// Why a walk through a value failed.
 enum Stopped {
     TooDeep,
     ByPostcard(postcard::Error),
 }
 
-/// By itself, because only of an argument is it known that nothing else points to the output: of long sequences of small
-/// numbers, a quarter of the time.
+/// Never inlined, because the compiler knows only of an argument that nothing else points to the output: that saves a
+/// quarter of the time of long sequences of small numbers.
 #[inline(never)]
 fn write<T: Serialize + ?Sized>(value: &T, output: &mut Output) -> Result<(), Stopped> {
-    let mut serializer = postcard::Serializer { output: Append { output, room: Room::from_here() } };
+    let mut serializer = postcard::Serializer { output: Append { output, budget: StackBudget::from_here() } };
     let result = value.serialize(&mut serializer);
-    // A value may have made something else of the error that stopped it.
-    if serializer.output.room.is_used_up() {
+    // Checked first: the value may have replaced the error that stopped it, or swallowed it.
+    if serializer.output.budget.is_exhausted() {
         return Err(Stopped::TooDeep);
     }
     result.map_err(Stopped::ByPostcard)
 }
 
-/// The value, and the bytes that are left.
+/// The value, and the bytes behind it.
 fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8]), Stopped> {
-    let take = Take { slice: Slice::new(bytes), room: Room::from_here() };
+    let take = Take { slice: Slice::new(bytes), budget: StackBudget::from_here() };
     let mut deserializer = postcard::Deserializer::from_flavor(take);
     let result = T::deserialize(&mut deserializer);
-    let (rest, room) = deserializer.finalize().map_err(Stopped::ByPostcard)?;
-    if room.is_used_up() {
+    let (rest, budget) = deserializer.finalize().map_err(Stopped::ByPostcard)?;
+    if budget.is_exhausted() {
         return Err(Stopped::TooDeep);
     }
     Ok((result.map_err(Stopped::ByPostcard)?, rest))
 }
 
-/// What to tell; the value is asked if it has stopped the walk itself.
-fn in_words(stopped: Stopped, ask: impl FnOnce() -> Option<String>) -> String {
+/// The message for an error of postcard. `explain` is called if the error came from the value itself.
+fn message_for(error: &postcard::Error, explain: impl FnOnce() -> Option<String>) -> String {
     use postcard::Error;
-    match stopped {
-        Stopped::TooDeep => TOO_DEEP.to_owned(),
-        Stopped::ByPostcard(error) => {
-            // Any other error is the format's own: the value has said nothing that could be asked for.
-            let custom = matches!(error, Error::SerdeSerCustom | Error::SerdeDeCustom).then(ask).flatten();
-            custom.unwrap_or_else(|| explain::in_words(&error))
+    // Any other error is the format's own: the value has reported none.
+    let custom = matches!(error, Error::SerdeSerCustom | Error::SerdeDeCustom).then(explain).flatten();
+    custom.unwrap_or_else(|| explain::describe(error))
+}
+
+/// Why bytes are not a value.
+enum Undecoded {
+    TooDeep,
+    /// The message.
+    Mismatch(String),
+}
+
+impl Undecoded {
+    /// For a message of ours: both sides are this crate, so there is no advice to give.
+    fn for_message(self) -> String {
+        match self {
+            Undecoded::TooDeep => TOO_DEEP.to_owned(),
+            Undecoded::Mismatch(message) => message,
+        }
+    }
+
+    /// For a value of a user's type.
+    fn for_value(self) -> String {
+        match self {
+            Undecoded::TooDeep => TOO_DEEP.to_owned(),
+            Undecoded::Mismatch(message) => with_advice(&message),
         }
     }
 }
 
-/// Appends the bytes of `value`; after an error `output` is as it was. A panic passes through.
+fn with_advice(message: &str) -> String {
+    format!("{message}; {FORMAT_ADVICE}")
+}
+
+/// Appends the bytes of `value`. After an error, `output` is as it was. A panic passes through.
+///
+/// # Errors
+///
+/// The message says why the value does not serialize.
 #[inline]
 pub(crate) fn append<T: Serialize + 'static>(value: &T, output: &mut Output) -> Result<(), String> {
     output.begin();
@@ -154,22 +194,27 @@ pub(crate) fn append<T: Serialize + 'static>(value: &T, output: &mut Output) -> 
 
 fn append_serialized<T: Serialize>(value: &T, output: &mut Output) -> Result<(), String> {
     write(value, output).map_err(|stopped| {
-        // First, because asking for the reason runs the user's code again, and may panic.
-        match output.roll_back() {
-            Some(error) => no_room(&error),
-            None => in_words(stopped, || explain::why_not_encoded(value)),
+        // Rolled back first, because the explanation runs the user's code again, which may panic.
+        match (output.roll_back(), stopped) {
+            (Some(error), _) => no_room(&error),
+            (None, Stopped::TooDeep) => TOO_DEEP.to_owned(),
+            (None, Stopped::ByPostcard(error)) => message_for(&error, || explain::why_not_encoded(value)),
         }
     })
 }
 
-/// The bytes of a message of ours, however long.
+/// The bytes of a message between parent and worker, of any length.
+///
+/// # Errors
+///
+/// The message says why the value does not serialize.
 pub(crate) fn to_vec<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
-    postcard::to_stdvec(message).map_err(|error| explain::in_words(&error))
+    postcard::to_stdvec(message).map_err(|error| explain::describe(&error))
 }
 
-/// Appends the bytes of `value`; after an error, or a panic in `Serialize`, `output` is as it was.
+/// As [`append`], but a panic in `Serialize` is an error as well, after which `output` is as it was.
 pub(crate) fn encode<T: Serialize + 'static>(value: &T, output: &mut Output) -> Result<(), String> {
-    // It is rolled back below, so nobody sees what the panic left half done.
+    // Unwind safe: what the panic left half done is rolled back below.
     let result = catch_unwind(AssertUnwindSafe(|| append(value, output)));
     result.unwrap_or_else(|payload| {
         output.roll_back();
@@ -177,21 +222,25 @@ pub(crate) fn encode<T: Serialize + 'static>(value: &T, output: &mut Output) -> 
     })
 }
 
-/// The value of exactly these bytes. A panic passes through.
+/// The value that is encoded in exactly these bytes. A panic passes through.
+///
+/// # Errors
+///
+/// The message says why the bytes are not a value, and what the author of the type can do about it.
 #[inline]
 pub(crate) fn parse<'de, T: Deserialize<'de> + 'static>(bytes: &'de [u8]) -> Result<T, String> {
     match number::from_bytes(bytes) {
         Some(Ok(number)) => Ok(number),
-        Some(Err(WrongLen { wanted })) => Err(not_so_long(bytes.len(), wanted)),
-        None => parse_serialized(bytes),
+        Some(Err(WrongLen { wanted })) => Err(with_advice(&wrong_len(bytes.len(), wanted))),
+        None => parse_exactly(bytes).map_err(Undecoded::for_value),
     }
 }
 
 #[cold]
-fn not_so_long(len: usize, wanted: usize) -> String {
+fn wrong_len(len: usize, wanted: usize) -> String {
     match len.checked_sub(wanted) {
         Some(more) => too_many(more),
-        None => explain::in_words(&postcard::Error::DeserializeUnexpectedEnd),
+        None => explain::describe(&postcard::Error::DeserializeUnexpectedEnd),
     }
 }
 
@@ -199,12 +248,23 @@ fn too_many(bytes: usize) -> String {
     format!("{bytes} bytes too many")
 }
 
-/// The value of exactly the bytes that a serializer has written, of [`to_vec`], say. A panic passes through.
+/// The message that [`to_vec`] has encoded in exactly these bytes. A panic passes through.
+///
+/// # Errors
+///
+/// The text says why the bytes are not a message.
 pub(crate) fn parse_serialized<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
+    parse_exactly(bytes).map_err(Undecoded::for_message)
+}
+
+fn parse_exactly<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Undecoded> {
     match read(bytes) {
         Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(too_many(rest.len())),
-        Err(stopped) => Err(in_words(stopped, || explain::why_not_decoded::<T>(bytes))),
+        Ok((_, rest)) => Err(Undecoded::Mismatch(too_many(rest.len()))),
+        Err(Stopped::TooDeep) => Err(Undecoded::TooDeep),
+        Err(Stopped::ByPostcard(error)) => {
+            Err(Undecoded::Mismatch(message_for(&error, || explain::why_not_decoded::<T>(bytes))))
+        }
     }
 }
 
@@ -214,23 +274,28 @@ pub(crate) fn parse_front<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<
     read(bytes).ok()
 }
 
-/// The value of exactly these bytes; a panic in `Deserialize` is an error.
+/// As [`parse`], but a panic in `Deserialize` is an error as well.
 pub(crate) fn decode<'de, T: Deserialize<'de> + 'static>(bytes: &'de [u8]) -> Result<T, String> {
-    // `T` is not seen again after a panic.
-    catch_unwind(AssertUnwindSafe(|| parse(bytes))).unwrap_or_else(|payload| Err(panic_in("Deserialize", payload)))
+    // Unwind safe: the half-made value is not used after a panic.
+    catch_unwind(AssertUnwindSafe(|| parse(bytes))).unwrap_or_else(|payload| Err(panic_in_deserialize(payload)))
 }
 
-/// Shows the value of each of `items`, or why it has none, until `f` answers with an error. A panic in `Deserialize` is
-/// an error of its item; one in `f` passes through.
+/// Passes the value of each of `items`, or the reason why it has none, to `f`, until `f` returns an error. A panic in
+/// `Deserialize` is an error of its item; a panic in `f` passes through.
+///
+/// # Errors
+///
+/// The error that `f` returned.
 pub(crate) fn decode_each<'de, T: Deserialize<'de> + 'static, E>(
     mut items: impl Iterator<Item = &'de [u8]>,
     mut f: impl FnMut(Result<T, String>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut is_parsing = false;
     loop {
-        // Caught once for many items, since small ones take less time than that. The value that was parsed is not seen
-        // again after a panic; `items` and `f` have nothing half done, or are not used again either.
-        let shown = catch_unwind(AssertUnwindSafe(|| {
+        // One catch_unwind serves many items, because it takes longer than decoding a small one. Unwind safe: the value
+        // that was being parsed is not used after a panic; `items` and `f` were not running then, and if `f` has
+        // panicked neither is used again.
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
             items.by_ref().try_for_each(|item| {
                 is_parsing = true;
                 let value = parse(item);
@@ -238,15 +303,19 @@ pub(crate) fn decode_each<'de, T: Deserialize<'de> + 'static, E>(
                 f(value)
             })
         }));
-        match shown {
+        match outcome {
             Ok(result) => return result,
-            Err(payload) if is_parsing => f(Err(panic_in("Deserialize", payload)))?,
+            Err(payload) if is_parsing => f(Err(panic_in_deserialize(payload)))?,
             Err(payload) => resume_unwind(payload),
         }
     }
 }
 
-/// The message of an error that was a panic in the user's `Serialize` or `Deserialize`.
+fn panic_in_deserialize(payload: Box<dyn Any + Send>) -> String {
+    with_advice(&panic_in("Deserialize", payload))
+}
+
+/// The message for a panic in a user's implementation of the trait `what`.
 pub(crate) fn panic_in(what: &str, payload: Box<dyn Any + Send>) -> String {
     format!("panic in {what}: {}", payload::into_text(payload))
 }
@@ -258,13 +327,13 @@ mod tests {
     use std::collections::HashMap;
     use std::fmt::Debug;
     use std::num::NonZero;
-    use std::thread;
 
     use serde::Serializer;
     use serde::de::DeserializeOwned;
     use serde::ser::Error as _;
 
     use super::*;
+    use crate::sys::stack::tests::on_a_stack_of;
 
     struct Bad;
 
@@ -289,7 +358,7 @@ mod tests {
 
     #[test]
     fn bytes_too_many_are_an_error() {
-        assert_eq!(decode::<u8>(&[1, 2]), Err("1 bytes too many".to_owned()));
+        assert_eq!(decode::<u8>(&[1, 2]), Err(with_advice("1 bytes too many")));
     }
 
     /// Refuses 1 by a panic.
@@ -309,18 +378,18 @@ mod tests {
         let items: [&[u8]; 6] = [&[0], &[1], &[], &[1], &[4], &[5, 5]];
         let mut seen = Vec::new();
         let shown = decode_each(items.into_iter(), |value: Result<Picky, String>| {
-            seen.push(value.map_err(|message| message.chars().take(30).collect::<String>()));
+            seen.push(value);
             Ok::<(), ()>(())
         });
         assert_eq!(shown, Ok(()));
-        let panic = || Err("panic in Deserialize: not one".to_owned());
+        let panic = || Err(with_advice("panic in Deserialize: not one"));
         assert!(seen[2].as_ref().is_err_and(|message| message.starts_with("the bytes end too early")), "{seen:?}");
         drop(seen.remove(2));
-        assert_eq!(seen, [Ok(Picky(0)), panic(), panic(), Ok(Picky(4)), Err("1 bytes too many".to_owned())]);
+        assert_eq!(seen, [Ok(Picky(0)), panic(), panic(), Ok(Picky(4)), Err(with_advice("1 bytes too many"))]);
     }
 
     #[test]
-    fn whoever_looks_at_values_may_stop_or_panic() {
+    fn the_consumer_of_values_may_stop_or_panic() {
         let items = || [&[0u8][..], &[2], &[3]].into_iter();
         let mut seen = 0;
         let stopped = decode_each(items(), |value: Result<u8, String>| {
@@ -351,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_a_value_that_is_asked_why_is_like_any_other() {
+    fn a_panic_during_the_explanation_is_an_error_like_any_other() {
         let mut output = holding(&[1, 2, 3]);
         let error = encode(&(1u64, Worse(Cell::new(false))), &mut output).unwrap_err();
         assert_eq!(error, "panic in Serialize: not again");
@@ -367,17 +436,18 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_a_value_are_the_message() {
+    fn the_error_of_a_value_is_the_message() {
         let mut output = holding(&[1, 2, 3]);
         assert_eq!(append(&(1u64, Refusing), &mut output), Err("will not be written".to_owned()));
         assert_eq!(encode(&(1u64, Refusing), &mut output), Err("will not be written".to_owned()));
         assert_eq!(output.bytes(), &[1, 2, 3]);
         let zero = "invalid value: integer `0`, expected a nonzero u8";
-        assert_eq!(parse::<NonZero<u8>>(&[0]), Err(zero.to_owned()));
-        assert_eq!(decode::<NonZero<u8>>(&[0]), Err(zero.to_owned()));
+        assert_eq!(parse::<NonZero<u8>>(&[0]), Err(with_advice(zero)));
+        assert_eq!(decode::<NonZero<u8>>(&[0]), Err(with_advice(zero)));
+        assert_eq!(parse_serialized::<NonZero<u8>>(&[0]), Err(zero.to_owned()));
     }
 
-    /// Large enough to be half in a file when it fails.
+    /// The value is large enough to be partly in a file when it fails.
     #[test]
     fn a_large_value_that_fails_leaves_the_buffer_as_it_was() {
         let mut output = holding(&[1, 2, 3]);
@@ -392,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn without_words_of_the_value_the_message_is_of_the_format() {
+    fn without_an_error_of_the_value_the_message_is_the_formats() {
         let error = decode::<(u8, String)>(&[1]).unwrap_err();
         assert!(error.starts_with("the bytes end too early"), "{error}");
         assert!(error.contains("Hit the end of buffer"), "{error}");
@@ -427,11 +497,7 @@ mod tests {
     const DEEP: usize = 1_000_000;
     const STACKS: [usize; 3] = [64 << 10, 128 << 10, 2 << 20];
 
-    fn on_a_stack_of<R: Send + 'static>(size: usize, f: impl FnOnce() -> R + Send + 'static) -> R {
-        thread::Builder::new().stack_size(size).spawn(f).unwrap().join().unwrap()
-    }
-
-    /// Bytes with this at every level but the last, which has nothing but zeros.
+    /// The bytes of a value with `level` at every level except the innermost, which is all zeros.
     fn nested(level: &[u8], depth: usize) -> Vec<u8> {
         let last = if level.first() == Some(&0) { level.len() } else { 1 };
         let mut bytes = level.repeat(depth);
@@ -439,7 +505,7 @@ mod tests {
         bytes
     }
 
-    /// Far too deep is an error; what is only just not is a value with which the usual can be done, and then dropped.
+    /// A value far too deep is an error. The deepest value that still decodes can be cloned, compared, written and dropped.
     fn assert_no_depth_overflows<T>(level: &'static [u8])
     where
         T: Clone + Debug + PartialEq + Serialize + DeserializeOwned + 'static,
@@ -502,7 +568,7 @@ mod tests {
                 let mut output = holding(&[1, 2, 3]);
                 assert_eq!(append(&tree, &mut output).err().as_deref(), Some(TOO_DEEP));
                 assert_eq!(output.bytes(), &[1, 2, 3]);
-                // Its own drop is the recursion that this is about.
+                // Taken apart level by level: its drop would overflow this stack.
                 while let Some(inner) = tree.0.pop() {
                     tree = inner;
                 }
@@ -510,7 +576,7 @@ mod tests {
         }
     }
 
-    /// Takes any error for an empty value.
+    /// Swallows any error.
     struct Careless(Option<Chain>);
 
     impl<'de> Deserialize<'de> for Careless {
@@ -520,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_can_hide_that_a_value_was_too_deep() {
+    fn a_value_cannot_hide_that_it_was_too_deep() {
         assert!(decode::<Careless>(&nested(&[1], 3)).unwrap().0.is_some());
         assert_eq!(decode::<Careless>(&nested(&[1], DEEP)).err().as_deref(), Some(TOO_DEEP));
     }

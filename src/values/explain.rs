@@ -1,18 +1,19 @@
-//! Why a value does not (de)serialize, in the words of its own type.
+//! Recovers the custom error message of a value that does not (de)serialize.
 //!
-//! Postcard's error has no room for the text that a `Serialize` or `Deserialize` gives to `Error::custom`, and that
-//! text is the only clue its author gets. So when postcard has failed, the same is done once more, with an error that
-//! keeps the text. On the error path only: a value that travels costs nothing here.
+//! Postcard's error drops the text that a `Serialize` or `Deserialize` passes to `Error::custom`, and that text is the
+//! only clue for the author of the type. So after postcard has failed, the value is written or read once more with an
+//! error type that keeps the text. This runs on the error path only: a value that travels pays nothing.
 //!
 //! ```text
-//!  writing:  Serialize ───────────▶ Nowhere, which fails where postcard does
+//!  writing:  Serialize ───────────▶ NullSerializer, which fails where postcard does
 //!  reading:  Deserialize ◀─ToUser── postcard's Deserializer ◀─ToPostcard── its visitors and seeds
 //! ```
 //!
-//! What a user's code says travels through postcard as a *success* that holds a [`Why`], since its errors hold none.
+//! The error of a user's code passes through postcard as a *success* that holds a [`Cause`], because postcard's errors
+//! cannot hold one.
 //!
-//! The user's code runs again in here, and may panic; the panic passes through. A value for which the stack does not
-//! suffice says nothing: this needs several times what postcard needs.
+//! The user's code runs again here, and may panic; the panic passes through. A value for which there is not enough stack
+//! has no explanation: the second pass needs several times the stack of the first.
 
 use std::fmt;
 use std::fmt::Display;
@@ -27,20 +28,20 @@ use serde::de::IntoDeserializer;
 use serde::de::Visitor;
 use serde::ser;
 
-use crate::sys::stack::Room;
+use crate::sys::stack::StackBudget;
 
-/// What the type of `value` says about why it is not written; `None` if it says nothing, or is written this time.
+/// The custom error with which `value` fails to serialize; `None` if it has none, or serializes this time.
 pub(crate) fn why_not_encoded<T: Serialize + ?Sized>(value: &T) -> Option<String> {
-    value.serialize(Nowhere(Room::from_here())).err()?.into_custom()
+    value.serialize(NullSerializer(StackBudget::from_here())).err()?.into_custom()
 }
 
-/// What `T` says about why it is not read from `bytes`; `None` if it says nothing, or is read this time.
+/// The custom error with which a `T` fails to deserialize from `bytes`; `None` if it has none, or deserializes this time.
 pub(crate) fn why_not_decoded<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<String> {
     read_again::<T>(bytes).err()?.into_custom()
 }
 
-/// Postcard's own message, after what it means for the author of a type where that is not plain.
-pub(crate) fn in_words(error: &postcard::Error) -> String {
+/// Postcard's own message in parentheses, behind an explanation for the author of the type where the message needs one.
+pub(crate) fn describe(error: &postcard::Error) -> String {
     use postcard::Error;
     let meaning = match error {
         Error::WontImplement => {
@@ -67,88 +68,88 @@ pub(crate) fn in_words(error: &postcard::Error) -> String {
     format!("{meaning} ({error})")
 }
 
-/// An error that keeps what it was given.
+/// An error that keeps its text.
 #[derive(Debug)]
-enum Why {
-    /// The words of the user's code, or of serde on its behalf.
+enum Cause {
+    /// From the user's code, or from serde on its behalf.
     Custom(String),
-    /// The format's own, kept as text because a user's code may put it into its own words.
+    /// From postcard. Kept as text because the user's code may embed it into an error of its own.
     Format(String),
 }
 
-impl Why {
-    fn of_format(error: impl Display) -> Why {
-        Why::Format(error.to_string())
+impl Cause {
+    fn of_format(error: impl Display) -> Cause {
+        Cause::Format(error.to_string())
     }
 
-    /// Empty words are none: postcard's message says more.
+    /// An empty text counts as none: postcard's message says more.
     fn into_custom(self) -> Option<String> {
         match self {
-            Why::Custom(text) if !text.is_empty() => Some(text),
-            Why::Custom(_) | Why::Format(_) => None,
+            Cause::Custom(text) if !text.is_empty() => Some(text),
+            Cause::Custom(_) | Cause::Format(_) => None,
         }
     }
 }
 
-impl Display for Why {
+impl Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Why::Custom(text) | Why::Format(text) => f.write_str(text),
+            Cause::Custom(text) | Cause::Format(text) => f.write_str(text),
         }
     }
 }
 
-impl std::error::Error for Why {}
+impl std::error::Error for Cause {}
 
-impl ser::Error for Why {
-    fn custom<T: Display>(text: T) -> Why {
-        Why::Custom(text.to_string())
+impl ser::Error for Cause {
+    fn custom<T: Display>(text: T) -> Cause {
+        Cause::Custom(text.to_string())
     }
 }
 
-impl de::Error for Why {
-    fn custom<T: Display>(text: T) -> Why {
-        Why::Custom(text.to_string())
+impl de::Error for Cause {
+    fn custom<T: Display>(text: T) -> Cause {
+        Cause::Custom(text.to_string())
     }
 }
 
-/// The same room for one level deeper. It is a copy, so what it has learnt goes down, and not up.
-fn inside(mut room: Room) -> Result<Room, Why> {
-    if room.is_left() { Ok(room) } else { Err(Why::of_format("nested too deep to be explained")) }
+/// The budget for one level deeper. It is a copy, so what it has looked up is known further down, but not further up.
+fn inside(mut budget: StackBudget) -> Result<StackBudget, Cause> {
+    if budget.is_left() { Ok(budget) } else { Err(Cause::of_format("nested too deep to be explained")) }
 }
 
-/// A serializer, with all of its parts and results, that writes nothing and fails where postcard does: what a type
-/// would say after that is not why it failed.
-struct Nowhere(Room);
+/// A serializer that writes nothing and fails where postcard does: an error after that point is not the cause. Also the
+/// type of its compound serializers and of its result.
+struct NullSerializer(StackBudget);
 
-impl Nowhere {
-    fn write_inside<T: Serialize + ?Sized>(&self, value: &T) -> Result<Nowhere, Why> {
-        value.serialize(Nowhere(inside(self.0)?))
+impl NullSerializer {
+    fn write_inside<T: Serialize + ?Sized>(&self, value: &T) -> Result<NullSerializer, Cause> {
+        value.serialize(NullSerializer(inside(self.0)?))
     }
 
-    fn with_length(self, length: Option<usize>) -> Result<Nowhere, Why> {
-        length.map(|_| self).ok_or_else(|| Why::of_format(postcard::Error::SerializeSeqLengthUnknown))
+    fn with_length(self, length: Option<usize>) -> Result<NullSerializer, Cause> {
+        length.map(|_| self).ok_or_else(|| Cause::of_format(postcard::Error::SerializeSeqLengthUnknown))
     }
 }
 
 macro_rules! accept {
     ($($method:ident($($type:ty),*))*) => {$(
-        fn $method(self, $(_: $type),*) -> Result<Nowhere, Why> {
+        fn $method(self, $(_: $type),*) -> Result<NullSerializer, Cause> {
             Ok(self)
         }
     )*};
 }
 
-impl ser::Serializer for Nowhere {
-    type Ok = Nowhere;
-    type Error = Why;
-    type SerializeSeq = Nowhere;
-    type SerializeTuple = Nowhere;
-    type SerializeTupleStruct = Nowhere;
-    type SerializeTupleVariant = Nowhere;
-    type SerializeMap = Nowhere;
-    type SerializeStruct = Nowhere;
-    type SerializeStructVariant = Nowhere;
+impl ser::Serializer for NullSerializer {
+    type Ok = NullSerializer;
+    type Error = Cause;
+    type SerializeSeq = NullSerializer;
+    type SerializeTuple = NullSerializer;
+    type SerializeTupleStruct = NullSerializer;
+    type SerializeTupleVariant = NullSerializer;
+    type SerializeMap = NullSerializer;
+    type SerializeStruct = NullSerializer;
+    type SerializeStructVariant = NullSerializer;
 
     accept! {
         serialize_bool(bool)
@@ -178,11 +179,15 @@ impl ser::Serializer for Nowhere {
         serialize_struct_variant(&'static str, u32, &'static str, usize)
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Nowhere, Why> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<NullSerializer, Cause> {
         self.write_inside(value)
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<Nowhere, Why> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Result<NullSerializer, Cause> {
         self.write_inside(value)
     }
 
@@ -192,23 +197,23 @@ impl ser::Serializer for Nowhere {
         _: u32,
         _: &'static str,
         value: &T,
-    ) -> Result<Nowhere, Why> {
+    ) -> Result<NullSerializer, Cause> {
         self.write_inside(value)
     }
 
-    fn serialize_seq(self, length: Option<usize>) -> Result<Nowhere, Why> {
+    fn serialize_seq(self, length: Option<usize>) -> Result<NullSerializer, Cause> {
         self.with_length(length)
     }
 
-    fn serialize_map(self, length: Option<usize>) -> Result<Nowhere, Why> {
+    fn serialize_map(self, length: Option<usize>) -> Result<NullSerializer, Cause> {
         self.with_length(length)
     }
 
-    /// Serde's own would make a `String`, which panics if the `Display` fails; postcard makes an error of that.
-    fn collect_str<T: Display + ?Sized>(mut self, value: &T) -> Result<Nowhere, Why> {
+    /// Serde's default builds a `String`, which panics if the `Display` fails. Postcard returns an error, and so does this.
+    fn collect_str<T: Display + ?Sized>(mut self, value: &T) -> Result<NullSerializer, Cause> {
         match write!(self, "{value}") {
             Ok(()) => Ok(self),
-            Err(fmt::Error) => Err(Why::of_format(postcard::Error::CollectStrError)),
+            Err(fmt::Error) => Err(Cause::of_format(postcard::Error::CollectStrError)),
         }
     }
 
@@ -217,7 +222,7 @@ impl ser::Serializer for Nowhere {
     }
 }
 
-impl fmt::Write for Nowhere {
+impl fmt::Write for NullSerializer {
     fn write_str(&mut self, _: &str) -> fmt::Result {
         Ok(())
     }
@@ -225,13 +230,13 @@ impl fmt::Write for Nowhere {
 
 macro_rules! accept_parts {
     ($($part:ident: $($method:ident($($key:ty)?))*;)*) => {$(
-        impl ser::$part for Nowhere {
-            type Ok = Nowhere;
-            type Error = Why;
-            $(fn $method<T: Serialize + ?Sized>(&mut self, $(_: $key,)? value: &T) -> Result<(), Why> {
+        impl ser::$part for NullSerializer {
+            type Ok = NullSerializer;
+            type Error = Cause;
+            $(fn $method<T: Serialize + ?Sized>(&mut self, $(_: $key,)? value: &T) -> Result<(), Cause> {
                 self.write_inside(value).map(drop)
             })*
-            fn end(self) -> Result<Nowhere, Why> {
+            fn end(self) -> Result<NullSerializer, Cause> {
                 Ok(self)
             }
         }
@@ -248,32 +253,32 @@ accept_parts! {
     SerializeStructVariant: serialize_field(&'static str);
 }
 
-fn read_again<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Why> {
-    T::deserialize(ToUser(&mut postcard::Deserializer::from_bytes(bytes), Room::from_here()))
+fn read_again<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Cause> {
+    T::deserialize(ToUser(&mut postcard::Deserializer::from_bytes(bytes), StackBudget::from_here()))
 }
 
-/// What postcard shows to a user's code, with an error that keeps its words: a deserializer, or access to some parts.
-struct ToUser<X>(X, Room);
+/// Wraps what postcard hands to the user's code, a deserializer or an access, so that its error is a [`Cause`].
+struct ToUser<X>(X, StackBudget);
 
-/// What a user's code gives to postcard, a visitor or a seed. It never fails: its value says whether the user's did.
-struct ToPostcard<X>(X, Room);
+/// Wraps what the user's code hands to postcard, a visitor or a seed. It never fails: its value holds the user's result.
+struct ToPostcard<X>(X, StackBudget);
 
-/// Takes out what [`ToPostcard`] has put in. An error around it is postcard's own.
-fn opened<T, E: Display>(result: Result<Result<T, Why>, E>) -> Result<T, Why> {
-    result.unwrap_or_else(|error| Err(Why::of_format(error)))
+/// Unwraps the result that [`ToPostcard`] has wrapped. An error around it is postcard's own.
+fn unwrapped<T, E: Display>(result: Result<Result<T, Cause>, E>) -> Result<T, Cause> {
+    result.unwrap_or_else(|error| Err(Cause::of_format(error)))
 }
 
 macro_rules! forward_to_postcard {
     ($($method:ident($($name:ident: $type:ty),*))*) => {$(
-        fn $method<V: Visitor<'de>>(self, $($name: $type,)* visitor: V) -> Result<V::Value, Why> {
-            let room = inside(self.1)?;
-            opened(self.0.$method($($name,)* ToPostcard(visitor, room)))
+        fn $method<V: Visitor<'de>>(self, $($name: $type,)* visitor: V) -> Result<V::Value, Cause> {
+            let budget = inside(self.1)?;
+            unwrapped(self.0.$method($($name,)* ToPostcard(visitor, budget)))
         }
     )*};
 }
 
 impl<'de, D: de::Deserializer<'de>> de::Deserializer<'de> for ToUser<D> {
-    type Error = Why;
+    type Error = Cause;
 
     forward_to_postcard! {
         deserialize_any()
@@ -315,10 +320,10 @@ impl<'de, D: de::Deserializer<'de>> de::Deserializer<'de> for ToUser<D> {
 }
 
 impl<'de, A: de::SeqAccess<'de>> de::SeqAccess<'de> for ToUser<A> {
-    type Error = Why;
+    type Error = Cause;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Why> {
-        self.0.next_element_seed(ToPostcard(seed, self.1)).map_err(Why::of_format)?.transpose()
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Cause> {
+        self.0.next_element_seed(ToPostcard(seed, self.1)).map_err(Cause::of_format)?.transpose()
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -327,14 +332,14 @@ impl<'de, A: de::SeqAccess<'de>> de::SeqAccess<'de> for ToUser<A> {
 }
 
 impl<'de, A: de::MapAccess<'de>> de::MapAccess<'de> for ToUser<A> {
-    type Error = Why;
+    type Error = Cause;
 
-    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Why> {
-        self.0.next_key_seed(ToPostcard(seed, self.1)).map_err(Why::of_format)?.transpose()
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Cause> {
+        self.0.next_key_seed(ToPostcard(seed, self.1)).map_err(Cause::of_format)?.transpose()
     }
 
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Why> {
-        opened(self.0.next_value_seed(ToPostcard(seed, self.1)))
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Cause> {
+        unwrapped(self.0.next_value_seed(ToPostcard(seed, self.1)))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -343,27 +348,27 @@ impl<'de, A: de::MapAccess<'de>> de::MapAccess<'de> for ToUser<A> {
 }
 
 impl<'de, A: de::EnumAccess<'de>> de::EnumAccess<'de> for ToUser<A> {
-    type Error = Why;
+    type Error = Cause;
     type Variant = ToUser<A::Variant>;
 
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), Why> {
-        // As postcard does it, but the index is handed on by us: a deserializer of serde's own makes custom errors,
-        // and shall make them of our type.
-        let (index, variant) = self.0.variant_seed(PhantomData::<u32>).map_err(Why::of_format)?;
-        let value = seed.deserialize(IntoDeserializer::<Why>::into_deserializer(index))?;
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), Cause> {
+        // As postcard does, but the index passes through a deserializer of serde's that is made here: it makes custom
+        // errors, and must make them of this type.
+        let (index, variant) = self.0.variant_seed(PhantomData::<u32>).map_err(Cause::of_format)?;
+        let value = seed.deserialize(IntoDeserializer::<Cause>::into_deserializer(index))?;
         Ok((value, ToUser(variant, self.1)))
     }
 }
 
 impl<'de, A: de::VariantAccess<'de>> de::VariantAccess<'de> for ToUser<A> {
-    type Error = Why;
+    type Error = Cause;
 
-    fn unit_variant(self) -> Result<(), Why> {
-        self.0.unit_variant().map_err(Why::of_format)
+    fn unit_variant(self) -> Result<(), Cause> {
+        self.0.unit_variant().map_err(Cause::of_format)
     }
 
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Why> {
-        opened(self.0.newtype_variant_seed(ToPostcard(seed, self.1)))
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Cause> {
+        unwrapped(self.0.newtype_variant_seed(ToPostcard(seed, self.1)))
     }
 
     forward_to_postcard! {
@@ -373,7 +378,7 @@ impl<'de, A: de::VariantAccess<'de>> de::VariantAccess<'de> for ToUser<A> {
 }
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for ToPostcard<S> {
-    type Value = Result<S::Value, Why>;
+    type Value = Result<S::Value, Cause>;
 
     fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         Ok(self.0.deserialize(ToUser(deserializer, self.1)))
@@ -389,7 +394,7 @@ macro_rules! forward_to_visitor {
 }
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for ToPostcard<V> {
-    type Value = Result<V::Value, Why>;
+    type Value = Result<V::Value, Cause>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.expecting(f)
@@ -467,8 +472,9 @@ mod tests {
     use serde::ser::SerializeSeq;
 
     use super::*;
+    use crate::sys::stack::tests::on_a_stack_of;
 
-    /// Neither written nor read.
+    /// Fails to serialize and to deserialize.
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     struct Refusing;
 
@@ -521,7 +527,7 @@ mod tests {
         assert_eq!(why_not_decoded::<Good>(&bytes), None);
     }
 
-    /// The same shape twice: around a value that refuses, and around one that has its bytes and does not.
+    /// The same shape twice: around a value that fails, and around one that has the same bytes and does not fail.
     macro_rules! assert_kept_in {
         ($slot:ident => $shape:expr) => {
             assert_kept(
@@ -538,12 +544,12 @@ mod tests {
     }
 
     #[test]
-    fn the_words_come_out_of_the_value_itself() {
+    fn the_message_comes_out_of_the_value_itself() {
         assert_kept_in!(slot => slot());
     }
 
     #[test]
-    fn the_words_come_out_of_structs() {
+    fn the_message_comes_out_of_structs() {
         assert_kept_in!(slot => Newtype(slot()));
         assert_kept_in!(slot => Pair("before".to_owned(), slot()));
         assert_kept_in!(slot => Named { before: 0.5, slot: slot(), after: "after".to_owned() });
@@ -551,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_come_out_of_every_kind_of_variant() {
+    fn the_message_comes_out_of_every_kind_of_variant() {
         assert_kept_in!(slot => Choice::Newtype(slot()));
         assert_kept_in!(slot => Choice::Tuple('ö', slot()));
         assert_kept_in!(slot => Choice::Struct { before: i128::MIN, slot: slot() });
@@ -559,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_come_out_of_sequences_maps_tuples_and_options() {
+    fn the_message_comes_out_of_sequences_maps_tuples_and_options() {
         assert_kept_in!(slot => vec![slot(), slot()]);
         assert_kept_in!(slot => (1u8, "two".to_owned(), slot()));
         assert_kept_in!(slot => [slot()]);
@@ -571,16 +577,16 @@ mod tests {
     }
 
     #[test]
-    fn the_words_come_out_of_the_depths() {
+    fn the_message_comes_out_of_the_depths() {
         assert_kept_in!(slot => Some(vec![Choice::Struct {
             before: -1,
             slot: BTreeMap::from([("key".to_owned(), Newtype(Pair("before".to_owned(), (1u128, Some(slot())))))]),
         }]));
     }
 
-    /// Words that serde and std have for their own types are lost to postcard as well.
+    /// Postcard drops the errors of serde's and std's own types as well.
     #[test]
-    fn the_words_of_std_are_kept_in_writing() {
+    fn the_messages_of_std_are_kept_in_writing() {
         use std::os::unix::ffi::OsStrExt;
         let path = Path::new(std::ffi::OsStr::from_bytes(b"\xff"));
         assert_eq!(why_not_encoded(path).as_deref(), Some("path contains invalid UTF-8 characters"));
@@ -590,18 +596,18 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_words_of<'de, T: Deserialize<'de>>(bytes: &'de [u8], expected: &str) {
+    fn assert_message_of<'de, T: Deserialize<'de>>(bytes: &'de [u8], expected: &str) {
         assert_eq!(postcard::from_bytes::<T>(bytes).err(), Some(postcard::Error::SerdeDeCustom));
         assert_eq!(why_not_decoded::<T>(bytes).as_deref(), Some(expected));
     }
 
     #[test]
-    fn the_words_of_serde_are_kept_in_reading() {
-        assert_words_of::<NonZero<u8>>(&[0], "invalid value: integer `0`, expected a nonzero u8");
-        assert_words_of::<Choice<u8>>(&[9], "invalid value: integer `9`, expected variant index 0 <= i < 4");
+    fn the_messages_of_serde_are_kept_in_reading() {
+        assert_message_of::<NonZero<u8>>(&[0], "invalid value: integer `0`, expected a nonzero u8");
+        assert_message_of::<Choice<u8>>(&[9], "invalid value: integer `9`, expected variant index 0 <= i < 4");
     }
 
-    /// Asks for what it is told to, and expects something else.
+    /// Expects something other than what it is given.
     struct Expecting;
 
     impl<'de> Visitor<'de> for Expecting {
@@ -645,21 +651,21 @@ mod tests {
 
     #[test]
     fn a_visitor_that_expects_something_else_says_so() {
-        assert_words_of::<OfBytes>(&[1, 7], "invalid type: byte array, expected the impossible");
-        assert_words_of::<OfByteBuf>(&[1, 7], "invalid type: byte array, expected the impossible");
-        assert_words_of::<OfStr>(b"\x01x", "invalid type: string \"x\", expected the impossible");
-        assert_words_of::<OfI128>(&[1], "invalid type: integer `-1` as i128, expected the impossible");
-        assert_words_of::<OfU128>(&[1], "invalid type: integer `1` as u128, expected the impossible");
-        assert_words_of::<OfF32>(&[0; 4], "invalid type: floating point `0.0`, expected the impossible");
-        assert_words_of::<OfOption>(&[0], "invalid type: Option value, expected the impossible");
-        assert_words_of::<OfUnit>(&[], "invalid type: unit value, expected the impossible");
-        assert_words_of::<OfNewtype>(&[], "invalid type: newtype struct, expected the impossible");
-        assert_words_of::<OfTuple>(&[1, 2], "invalid type: sequence, expected the impossible");
-        assert_words_of::<OfMap>(&[1, 2, 3], "missing field `wisdom`");
-        assert_words_of::<OfEnum>(&[0], "invalid type: enum, expected the impossible");
+        assert_message_of::<OfBytes>(&[1, 7], "invalid type: byte array, expected the impossible");
+        assert_message_of::<OfByteBuf>(&[1, 7], "invalid type: byte array, expected the impossible");
+        assert_message_of::<OfStr>(b"\x01x", "invalid type: string \"x\", expected the impossible");
+        assert_message_of::<OfI128>(&[1], "invalid type: integer `-1` as i128, expected the impossible");
+        assert_message_of::<OfU128>(&[1], "invalid type: integer `1` as u128, expected the impossible");
+        assert_message_of::<OfF32>(&[0; 4], "invalid type: floating point `0.0`, expected the impossible");
+        assert_message_of::<OfOption>(&[0], "invalid type: Option value, expected the impossible");
+        assert_message_of::<OfUnit>(&[], "invalid type: unit value, expected the impossible");
+        assert_message_of::<OfNewtype>(&[], "invalid type: newtype struct, expected the impossible");
+        assert_message_of::<OfTuple>(&[1, 2], "invalid type: sequence, expected the impossible");
+        assert_message_of::<OfMap>(&[1, 2, 3], "missing field `wisdom`");
+        assert_message_of::<OfEnum>(&[0], "invalid type: enum, expected the impossible");
     }
 
-    /// Its variant is asked for in a way that only serde's deserializer of an index can refuse.
+    /// Asks for its variant in a way that only serde's deserializer of an index can refuse.
     #[derive(Debug)]
     struct Index;
 
@@ -682,12 +688,12 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_the_deserializer_of_an_index_are_kept() {
-        assert_words_of::<Index>(&[1], "invalid type: unit variant, expected newtype variant");
+    fn the_message_of_the_deserializer_of_an_index_is_kept() {
+        assert_message_of::<Index>(&[1], "invalid type: unit variant, expected newtype variant");
     }
 
     #[test]
-    fn words_of_the_format_are_left_to_postcard() {
+    fn errors_of_the_format_are_left_to_postcard() {
         assert_eq!(why_not_decoded::<u64>(&[]), None);
         assert_eq!(why_not_decoded::<bool>(&[2]), None);
         assert_eq!(why_not_decoded::<Vec<(String, u8)>>(&[1, 1, 0xff, 1]), None);
@@ -696,7 +702,7 @@ mod tests {
         assert_eq!(why_not_decoded::<OfAny>(&[1]), None);
     }
 
-    /// Wraps what it is told in its own words, with the format's inside.
+    /// Embeds the format's error into an error of its own.
     #[derive(Debug)]
     struct Wordy;
 
@@ -708,11 +714,11 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_is_put_into_other_words_is_seen_in_full() {
-        assert_words_of::<Wordy>(&[2], "no flag: Found a bool that wasn't 0 or 1");
+    fn an_error_that_embeds_another_is_kept_in_full() {
+        assert_message_of::<Wordy>(&[2], "no flag: Found a bool that wasn't 0 or 1");
     }
 
-    /// A failure that the type makes up for is not the failure of the type.
+    /// A failure that the type recovers from is not the type's failure.
     #[derive(Debug, PartialEq, Eq)]
     struct Forgiving(bool);
 
@@ -723,13 +729,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_is_forgiven_is_not_told() {
+    fn a_failure_that_is_recovered_from_is_not_reported() {
         assert_eq!(postcard::from_bytes(&[7, 8]), Ok((Forgiving(true), 8u8)));
         assert_eq!(read_again::<(Forgiving, u8)>(&[7, 8]).unwrap(), (Forgiving(true), 8));
     }
 
     #[test]
-    fn empty_words_are_none() {
+    fn an_empty_message_is_none() {
         struct Mute;
         impl Serialize for Mute {
             fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
@@ -739,7 +745,7 @@ mod tests {
         assert_eq!(why_not_encoded(&Mute), None);
     }
 
-    /// Postcard had stopped before the element that would have said something.
+    /// Postcard stops before the element that has a custom error.
     #[test]
     fn writing_stops_where_postcard_stops() {
         struct Endless;
@@ -754,7 +760,7 @@ mod tests {
         assert_eq!(why_not_encoded(&Endless), None);
     }
 
-    /// A `String` made of it would panic.
+    /// Formatting it into a `String` would panic.
     #[test]
     fn a_display_that_fails_does_not_panic() {
         struct Unspeakable;
@@ -773,7 +779,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_written_the_second_time_says_nothing() {
+    fn a_value_that_serializes_the_second_time_has_no_explanation() {
         struct Moody(Cell<bool>);
         impl Serialize for Moody {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -795,7 +801,7 @@ mod tests {
         assert_eq!(why_not_decoded::<(&str, Refusing)>(&bytes).as_deref(), Some("will not be read: 5"));
     }
 
-    /// Addresses are text to a human-readable format, and numbers to this one.
+    /// Addresses are text in a human-readable format, and numbers in this one.
     #[test]
     fn neither_direction_is_human_readable() {
         struct Asking;
@@ -835,13 +841,13 @@ mod tests {
     type Small<'a> = (Option<Choice<NonZero<u8>>>, &'a str, Vec<(bool, i16)>, BTreeMap<u8, Choice<char>>);
 
     proptest! {
-        /// Small numbers, so that many of the inputs get far.
+        /// Small numbers, so that many inputs decode far.
         #[test]
         fn any_bytes_are_read_as_postcard_reads_them(bytes in proptest::collection::vec(0u8..6, 0..24)) {
             match (postcard::from_bytes::<Small<'_>>(&bytes), read_again::<Small<'_>>(&bytes)) {
                 (Ok(first), Ok(again)) => assert_eq!(first, again),
-                (Err(postcard::Error::SerdeDeCustom), Err(Why::Custom(_))) => {}
-                (Err(error), Err(Why::Format(text))) => assert_eq!(error.to_string(), text),
+                (Err(postcard::Error::SerdeDeCustom), Err(Cause::Custom(_))) => {}
+                (Err(error), Err(Cause::Format(text))) => assert_eq!(error.to_string(), text),
                 (first, again) => panic!("{first:?} is not {again:?}"),
             }
         }
@@ -864,12 +870,9 @@ mod tests {
         (0..depth).fold(innermost, |inner, _| Nest { slot: None, inner: Some(Box::new(inner)) })
     }
 
-    /// The second pass needs more stack than the first, and must not try what it cannot do.
+    /// The second pass needs more stack than the first, and must not overflow it.
     #[test]
-    fn a_value_that_is_nested_too_deep_says_nothing() {
-        fn on_a_stack_of<R: Send + 'static>(size: usize, f: impl FnOnce() -> R + Send + 'static) -> R {
-            std::thread::Builder::new().stack_size(size).spawn(f).unwrap().join().unwrap()
-        }
+    fn a_value_that_is_nested_too_deep_has_no_explanation() {
         assert_kept_in!(slot => nest(slot(), 100));
         let depth = 20_000;
         on_a_stack_of(256 << 20, move || {
@@ -879,9 +882,9 @@ mod tests {
             std::thread::scope(|scope| {
                 let small = std::thread::Builder::new().stack_size(128 << 10);
                 let asked = small.spawn_scoped(scope, || {
-                    // Optimized, this writing takes no stack, and so has an answer.
-                    let told = why_not_encoded(&refusing);
-                    assert!(told.is_none() || !cfg!(debug_assertions), "{told:?}");
+                    // In an optimized build the serializer needs no stack, so there may be an explanation.
+                    let explained = why_not_encoded(&refusing);
+                    assert!(explained.is_none() || !cfg!(debug_assertions), "{explained:?}");
                     assert_eq!(why_not_decoded::<Nest<Refusing>>(&bytes), None);
                 });
                 asked.unwrap().join().unwrap();
@@ -891,9 +894,9 @@ mod tests {
 
     #[test]
     fn the_message_of_postcard_is_always_there() {
-        let told = in_words(&postcard::Error::DeserializeUnexpectedEnd);
-        assert!(told.starts_with("the bytes end too early"), "{told}");
-        assert!(told.ends_with("(Hit the end of buffer, expected more data)"), "{told}");
-        assert_eq!(in_words(&postcard::Error::SerdeSerCustom), "Serde Serialization Error");
+        let message = describe(&postcard::Error::DeserializeUnexpectedEnd);
+        assert!(message.starts_with("the bytes end too early"), "{message}");
+        assert!(message.ends_with("(Hit the end of buffer, expected more data)"), "{message}");
+        assert_eq!(describe(&postcard::Error::SerdeSerCustom), "Serde Serialization Error");
     }
 }

@@ -1,4 +1,4 @@
-//! Values as bytes: serialization, and the files that carry large values.
+//! Values as bytes: serialization, and the files that carry large values (out-of-band data).
 
 pub(crate) mod blob;
 pub(crate) mod codec;

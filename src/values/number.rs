@@ -1,29 +1,28 @@
-//! Numbers as items and results: as the bytes they are.
+//! Numbers as items and results: encoded as their little-endian bytes, without the serializer.
 //!
-//! A number that is a whole item needs no serializer, which would look at each of its bits to make it short; that takes
-//! longer than to send eight bytes. Which types these are is known when the code is compiled, so all others pay nothing.
-//! Both processes are of one build, and so of one mind about it.
+//! The serializer would make a number short (a varint), and that takes longer than sending eight bytes. The type is
+//! known at compile time, so other types pay nothing. Both processes run the same build, so they agree on these types.
 
 use std::any::Any;
 use std::any::TypeId;
 
-/// No number is longer.
+/// The longest number.
 pub(crate) const LEN_MAX: usize = 8;
 
 /// The bytes of a number.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bytes {
+pub(crate) struct NumberBytes {
     bytes: [u8; LEN_MAX],
     len: usize,
 }
 
-/// A number has other than so many bytes.
+/// The bytes are not as long as the number's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WrongLen {
     pub(crate) wanted: usize,
 }
 
-impl Bytes {
+impl NumberBytes {
     #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
@@ -32,22 +31,26 @@ impl Bytes {
 
 macro_rules! numbers {
     ($($number:ty)+) => {
-        /// `None` if it is no number.
+        /// The bytes of `value`; `None` if its type is not a number.
         #[inline]
-        pub(crate) fn to_bytes<T: 'static>(value: &T) -> Option<Bytes> {
+        pub(crate) fn to_bytes<T: 'static>(value: &T) -> Option<NumberBytes> {
             let value: &dyn Any = value;
             $(
                 if let Some(number) = value.downcast_ref::<$number>() {
                     const LEN: usize = size_of::<$number>();
                     let mut bytes = [0; LEN_MAX];
                     bytes[..LEN].copy_from_slice(&number.to_le_bytes());
-                    return Some(Bytes { bytes, len: LEN });
+                    return Some(NumberBytes { bytes, len: LEN });
                 }
             )+
             None
         }
 
-        /// The number that is all of `bytes`; `None` if `T` is none.
+        /// The number that `bytes` encode; `None` if `T` is not a number.
+        ///
+        /// # Errors
+        ///
+        /// `bytes` are not as long as a `T`.
         #[inline]
         pub(crate) fn from_bytes<T: 'static>(bytes: &[u8]) -> Option<Result<T, WrongLen>> {
             $(
@@ -65,7 +68,7 @@ macro_rules! numbers {
 
 numbers!(u8 u16 u32 u64 usize i8 i16 i32 i64 isize f32 f64);
 
-/// A value by another name of its type; `None` if that is another type.
+/// `value` as a `T`; `None` if `F` is another type.
 #[inline]
 fn same<F: 'static, T: 'static>(value: F) -> Option<T> {
     let mut value = Some(value);
@@ -94,7 +97,7 @@ mod tests {
             prop_assert_eq!(there_and_back(d), Some(d));
             prop_assert_eq!(there_and_back(e), Some(e));
             prop_assert_eq!(there_and_back(f), Some(f));
-            // Not-a-numbers, too, with all their bits.
+            // NaNs keep all their bits as well.
             prop_assert_eq!(there_and_back(f64::from_bits(bits)).map(f64::to_bits), Some(bits));
         }
     }

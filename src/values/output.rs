@@ -1,9 +1,10 @@
-//! Where a value is encoded: in a vector, and from there on in a file if it becomes too large for a frame.
+//! The sink of the encoder: a vector, which overflows into a file when a value becomes too large for a frame.
 //!
-//! A small value is appended to a vector and nothing else happens. Once a value is too large for a frame, what there is
-//! of it is written into a [`Blob`] that is still being made, and so is what follows: large pieces straight from where
-//! they lie in the value, small ones by way of the vector. So each byte of a large value is copied once, and the
-//! vector never holds more than a frame or two.
+//! A small value is only appended to the vector. When a value becomes too large for a frame, its bytes so far are
+//! written into a new [`Blob`], and so are those that follow: large pieces directly from the value, small ones through
+//! the vector. So each byte of a large value is copied once, and the vector never holds more than a frame or two.
+//!
+//! Also called: out-of-band data, spill to file.
 
 use std::io;
 use std::sync::Arc;
@@ -13,23 +14,23 @@ use crate::values::blob::BlobCache;
 use crate::values::blob::INLINE_MAX;
 use crate::values::blob::Writer;
 
-/// How much of a value is gathered before it is written. All that fits a frame is.
+/// How many bytes of a value are gathered in the vector before they are written. More than a frame holds.
 const GATHER: usize = 64 * 1024;
 const _: () = assert!(GATHER > INLINE_MAX);
 
-/// The file did not take the bytes; [`Output::roll_back`] or [`Output::take_blob`] says why.
+/// Writing to the file has failed; [`Output::roll_back`] or [`Output::take_blob`] returns the reason.
 #[derive(Debug)]
 pub(crate) struct Full;
 
-/// Values one behind the other, of which the last may be large.
+/// Encoded values, back to back. The last one may be large.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     bytes: Vec<u8>,
-    /// Where the last value begins.
+    /// Where the last value begins in `bytes`.
     start: usize,
-    /// The beginning of the last value, if it is large.
+    /// The first part of the last value, if it is large.
     overflow: Option<Overflow>,
-    /// Where files are kept that have been used before.
+    /// Files for reuse.
     cache: Option<Arc<BlobCache>>,
 }
 
@@ -40,18 +41,18 @@ struct Overflow {
 }
 
 impl Output {
-    /// One whose files are used again.
+    /// An output whose files come from `cache`, and return to it.
     pub(crate) fn with_cache(cache: Arc<BlobCache>) -> Self {
         Self { cache: Some(cache), ..Self::default() }
     }
 
-    /// Forgets everything but its memory.
+    /// Drops all values and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.begin();
     }
 
-    /// A value begins here.
+    /// Begins a value. An unfinished large one is dropped.
     #[inline]
     pub(crate) fn begin(&mut self) {
         self.start = self.bytes.len();
@@ -76,7 +77,7 @@ impl Output {
             return self.make_room_for(bytes);
         }
         match short(bytes) {
-            // Most pieces are numbers, which take less time than a call of a function that copies any length.
+            // Most pieces are numbers. Copying a fixed length takes less time than a call of memcpy.
             Some(padded) if room >= SHORT => {
                 let end = self.bytes.len() + bytes.len();
                 self.bytes.extend_from_slice(&padded);
@@ -87,7 +88,7 @@ impl Output {
         Ok(())
     }
 
-    /// Appends what the vector has no room for: makes it longer, or empties it.
+    /// Appends bytes for which the vector has no capacity: grows it, or empties it into the file.
     #[cold]
     fn make_room_for(&mut self, bytes: &[u8]) -> Result<(), Full> {
         if self.bytes.len() - self.start + bytes.len() > GATHER {
@@ -97,7 +98,7 @@ impl Output {
         Ok(())
     }
 
-    /// Writes what is in the vector of the last value, and these bytes behind it, into the file.
+    /// Writes the bytes of the last value that are in the vector, and then `bytes`, into the file.
     fn overflow_with(&mut self, bytes: &[u8]) -> Result<(), Full> {
         let gathered = &self.bytes[self.start..];
         let len = gathered.len() as u64 + bytes.len() as u64;
@@ -113,32 +114,32 @@ impl Output {
         overflow.file.as_ref().map(|_| ()).map_err(|_| Full)
     }
 
-    /// Appends what is encoded already, or is a text, as a value.
-    pub(crate) fn say(&mut self, bytes: &[u8]) {
+    /// Appends bytes that need no encoding as a value: a text, or a value that is encoded already.
+    pub(crate) fn append_encoded(&mut self, bytes: &[u8]) {
         self.begin();
-        // If that fails, it will be told when the file is asked for.
+        // An error is reported by `take_blob`.
         let _: Result<(), Full> = self.extend(bytes);
     }
 
-    /// Takes the last value back; says why no file took it, if that is so.
+    /// Removes the last value. Returns why writing it to a file has failed, if it has.
     pub(crate) fn roll_back(&mut self) -> Option<io::Error> {
         self.bytes.truncate(self.start);
         self.overflow.take().and_then(|overflow| overflow.file.err())
     }
 
-    /// How long the last value is.
+    /// The length of the last value.
     #[inline]
     pub(crate) fn len(&self) -> u64 {
         let overflowed = self.overflow.as_ref().map_or(0, |overflow| overflow.len);
         overflowed + (self.bytes.len() - self.start) as u64
     }
 
-    /// Whether the last value can travel without a file.
+    /// Whether the last value fits a frame, so that it needs no file.
     pub(crate) fn fits_a_frame(&self) -> bool {
         self.len() <= INLINE_MAX as u64
     }
 
-    /// The bytes of all values, none of which is large.
+    /// The bytes of all values. None may be large.
     #[inline]
     pub(crate) fn bytes(&mut self) -> &mut Vec<u8> {
         debug_assert!(self.overflow.is_none(), "a large value is a blob");
@@ -150,13 +151,13 @@ impl Output {
         std::mem::take(self.bytes())
     }
 
-    /// Takes the last value away as a file, whatever its length. Other values stay.
+    /// Removes the last value and returns it as a file, whatever its length. Other values stay.
     ///
     /// # Errors
     ///
-    /// No file took it. It is gone all the same.
+    /// Writing to the file has failed. The value is removed all the same.
     pub(crate) fn take_blob(&mut self) -> io::Result<Blob> {
-        // If that fails, the reason stands in the overflow.
+        // An error is kept in the overflow, and returned below.
         let _: Result<(), Full> = self.overflow_with(&[]);
         let overflow = self.overflow.take().expect("it was made a line ago");
         overflow.file?.finish()
@@ -165,8 +166,8 @@ impl Output {
 
 const SHORT: usize = 8;
 
-/// Two to eight bytes, and zeros behind them. Byte by byte, as most have just been written: a load of several would
-/// have to wait until they are in the cache.
+/// Two to eight bytes, padded with zeros. Read byte by byte, because most have just been written one by one: a wider
+/// load would wait until those stores have left the store buffer.
 #[inline]
 fn short(bytes: &[u8]) -> Option<[u8; SHORT]> {
     match bytes.len() {
@@ -176,7 +177,7 @@ fn short(bytes: &[u8]) -> Option<[u8; SHORT]> {
     }
 }
 
-/// What is said of a value that no file takes.
+/// The message for a value that is too large for a frame and could not be written to a file.
 pub(crate) fn no_room(error: &io::Error) -> String {
     format!("its bytes are too many for a frame, and no anonymous file takes them: {error}")
 }

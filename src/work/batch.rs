@@ -1,8 +1,10 @@
-//! Items on their way to the workers: encoded once, cut into spans without copying.
+//! Encoded items: encoded once into batches, and cut into spans without copying.
 //!
-//! A [`Batch`] is what the submitting thread encodes at one go; a [`Span`] is a run of items inside one batch, the
-//! thing that is queued, sent and, when its worker dies, queued again. Items are stored back to back, each behind its
-//! length in four bytes, just as they will stand in the frame.
+//! A [`Batch`] is what the submitting thread encodes in one go. A [`Span`] is a run of items of one batch: the unit that
+//! is queued, sent and, when its worker dies, queued again. Items are stored back to back, each behind its length in
+//! four bytes, exactly as in a frame.
+//!
+//! Also called: chunking, zero-copy slicing.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,30 +18,30 @@ use crate::work::function::FunctionId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct JobId(pub(crate) u64);
 
-/// How many items travel together.
+/// How many items travel in one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChunkSize {
-    /// As many as the caller said.
+    /// The number that the caller has set.
     Fixed(u32),
-    /// As many as make a frame worth its hand-over, by measured time.
+    /// As many as make a frame worth the cost of its transfer, by measured time.
     Adaptive,
 }
 
-/// On what policy the items of a job are handed out.
+/// How the items of a job are handed out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JobPolicy {
     pub(crate) chunk: ChunkSize,
-    /// How often an item is run again that was lost with its worker.
+    /// How often an item that was lost with its worker is run again.
     pub(crate) retries: u32,
-    /// Whether its items have a time limit: then it must be known which of them runs.
+    /// Whether its items have a time limit. Then the parent must know which of them runs.
     pub(crate) is_timed: bool,
 }
 
-/// What the items of a job are given to, and how long each may take.
+/// What runs the items of a job, and how long each may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) function: FunctionId,
-    /// The call's context, 0 for none.
+    /// The id of the call's context, 0 for none.
     pub(crate) context: u64,
     pub(crate) timeout: Option<Duration>,
 }
@@ -54,10 +56,10 @@ pub(crate) struct Batch {
     pub(crate) items: Items,
 }
 
-/// The bytes of a batch.
+/// The encoded items of a batch.
 #[derive(Debug)]
 pub(crate) enum Items {
-    /// `ends[i]` is where item `i` ends in `bytes`.
+    /// Item `i` ends at offset `ends[i]` of `bytes`.
     Inline { bytes: Vec<u8>, ends: Vec<u32> },
     /// One item that is too large for a frame.
     Blob(Blob),
@@ -107,20 +109,20 @@ impl Span {
         self.index_of_first()..self.index_of_first() + u64::from(self.len())
     }
 
-    /// Takes the first `items` away as a span of their own.
+    /// Splits the first `items` off into another span.
     pub(crate) fn split_front(&mut self, items: u32) -> Span {
         let front = Span { batch: Arc::clone(&self.batch), start: self.start, end: self.start + items };
         self.start += items;
         front
     }
 
-    /// The bytes of these items as they stand in a frame; `None` for a blob.
+    /// The bytes of these items as they are in a frame; `None` for a blob.
     pub(crate) fn bytes(&self) -> Option<&[u8]> {
         let Items::Inline { bytes, .. } = &self.batch.items else { return None };
         Some(&bytes[self.place_of(self.start)..self.place_of(self.end)])
     }
 
-    /// Its one item, if that is a blob.
+    /// The one item of this span, if it is a blob.
     pub(crate) fn blob(&self) -> Option<&Blob> {
         match &self.batch.items {
             Items::Blob(blob) => Some(blob),
@@ -128,7 +130,7 @@ impl Span {
         }
     }
 
-    /// Where an item of the batch begins in its bytes; a blob has none.
+    /// Where an item begins in the bytes of the batch; 0 for a blob, which has none.
     fn place_of(&self, item: u32) -> usize {
         match (&self.batch.items, item) {
             (Items::Blob(_), _) | (_, 0) => 0,
@@ -136,10 +138,10 @@ impl Span {
         }
     }
 
-    /// As many of the first items as have no more than `room` bytes.
-    pub(crate) fn fitting(&self, room: usize) -> Span {
+    /// The longest run of the first items that has at most `bytes_max` bytes.
+    pub(crate) fn fitting(&self, bytes_max: usize) -> Span {
         let Items::Inline { ends, .. } = &self.batch.items else { return Span { end: self.start, ..self.clone() } };
-        let limit = self.place_of(self.start) + room;
+        let limit = self.place_of(self.start) + bytes_max;
         let ends = &ends[self.start as usize..self.end as usize];
         let items = match ends.last() {
             Some(&last) if last as usize <= limit => ends.len(),
@@ -149,14 +151,14 @@ impl Span {
         Span { end: self.start + items, ..self.clone() }
     }
 
-    /// Drops the first `items`; says how many bytes they had.
+    /// Drops the first `items`; returns how many bytes they had.
     pub(crate) fn cut_front(&mut self, items: u32) -> u64 {
         let before = self.place_of(self.start);
         self.start += items;
         (self.place_of(self.start) - before) as u64
     }
 
-    /// Drops the last `items`; says how many bytes they had.
+    /// Drops the last `items`; returns how many bytes they had.
     pub(crate) fn cut_back(&mut self, items: u32) -> u64 {
         let before = self.place_of(self.end);
         self.end -= items;

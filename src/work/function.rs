@@ -1,13 +1,15 @@
-//! A function, named so that another process of the same build can call it.
+//! References to functions that another process of the same build can resolve and call.
 //!
-//! A function pointer is a number that means nothing elsewhere: the worker's image may be loaded at another address.
-//! What travels is a [`Definition`]: two positions relative to their images, one of the function, one of its
-//! [`Glue`], a constant of this crate for each signature that knows how to decode the arguments, call the function
-//! and encode the result. The worker looks both up, and checks before anything is called: inside a loaded image of
-//! the same build, readable and aligned (the glue) or executable (the code), the magic number, the signature.
+//! A function pointer means nothing in another process, which may load the image at another address. What travels is a
+//! [`Definition`]: two positions relative to their images, one of the function and one of its [`Glue`]. The glue is a
+//! constant of this crate for each signature, which decodes the arguments, calls the function and encodes the result. The
+//! worker resolves both, and checks before anything is called that they are inside a loaded image of the same build, that
+//! the glue is readable and aligned and the code executable, the magic number, and the signature.
 //!
-//! The identity of a function is the *pair*: compilers merge functions with the same code, so one address may stand
-//! for several functions, which is harmless for a call and useless as a name.
+//! The *pair* identifies a function: compilers merge functions with the same code, so one address may stand for several
+//! functions, which is harmless for a call and useless as a name.
+//!
+//! Also called: trampoline, vtable, remote function pointer, type erasure.
 
 #![expect(unsafe_code, reason = "a function's address arrives as a number; each SAFETY note says what was checked")]
 
@@ -31,14 +33,14 @@ use crate::work::task::Data;
 use crate::work::task::Initialized;
 use crate::work::task::Outcome;
 
-/// "procpool" and a version: what a glue begins with.
+/// The first bytes of every glue: "proc", "glu" and a version.
 const MAGIC: u64 = u64::from_le_bytes(*b"procglu1");
 
-/// One function in one pool's conversation with its workers.
+/// The number of a function; see [`LocalFunction::id`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FunctionId(pub(crate) u32);
 
-/// A function as it travels.
+/// A function as it is sent to a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Definition {
     glue: ImageRef,
@@ -46,55 +48,57 @@ pub(crate) struct Definition {
     signature: u64,
 }
 
-/// How one call ended, short of a panic. The bytes are in the buffer that was given.
+/// How one call ended, unless it panicked. The buffer of the call has bytes that go with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Completion {
     /// The bytes are the value.
     Value,
-    /// The bytes are the text of the error.
+    /// The bytes are the text of the function's error.
     Failed,
-    /// The bytes are the text of serde's error.
+    /// The bytes are the text of serde's error for this value.
     NotDecoded(Side),
-    /// The bytes are the text of serde's error.
+    /// The bytes are the text of serde's error for the result.
     NotEncoded,
 }
 
-/// Items that are run one after the other, without a word about each in between.
-pub(crate) trait Lane {
-    /// Takes the answer to the item before, whose bytes are in the buffer that came with it, and gives the next item and
-    /// an empty buffer. `None`: there are no more for now.
-    fn exchange(&mut self, answer: Option<Verdict>) -> Option<(&[u8], &mut Output)>;
+/// A source of items that are run one after the other inside one call of the glue, and the sink of their results.
+pub(crate) trait ItemStream {
+    /// Takes the completion of the previous item, whose bytes are in the buffer that came with that item, and returns the
+    /// next item and an empty buffer; `None` if there are no more for now.
+    fn exchange(&mut self, previous: Option<Completion>) -> Option<(&[u8], &mut Output)>;
 }
 
-/// A lane of one item.
-struct Single<'a> {
+/// A stream of one item.
+struct SingleItem<'a> {
     item: Option<&'a [u8]>,
     out: &'a mut Output,
-    answer: Option<Verdict>,
+    completion: Option<Completion>,
 }
 
-impl Lane for Single<'_> {
-    fn exchange(&mut self, answer: Option<Verdict>) -> Option<(&[u8], &mut Output)> {
-        self.answer = answer;
+impl ItemStream for SingleItem<'_> {
+    fn exchange(&mut self, previous: Option<Completion>) -> Option<(&[u8], &mut Output)> {
+        self.completion = previous;
         let item = self.item.take()?;
         Some((item, self.out))
     }
 }
 
 /// A decoded context, or the text of serde's error.
-type Opened = Result<Box<dyn Any>, String>;
+type DecodedContext = Result<Box<dyn Any>, String>;
 
-/// Everything that depends on the types of one call, behind plain bytes.
+/// The code that depends on the types of one call, behind an interface of plain bytes.
 #[repr(C)]
 #[derive(Debug)]
 struct Glue {
     magic: u64,
     signature: fn() -> u64,
-    open: fn(&[u8]) -> Opened,
-    run: unsafe fn(usize, &dyn Any, &mut dyn Lane),
+    /// Decodes the context.
+    open: fn(&[u8]) -> DecodedContext,
+    /// Runs the function at an address on every item.
+    run: unsafe fn(usize, &dyn Any, &mut dyn ItemStream),
 }
 
-/// How a function pointer is called, and with what. One type for each shape of call.
+/// The shape of a call: the type of the function pointer and of what it is called with.
 pub(crate) trait Shape: 'static {
     /// What all items of the call share.
     type Context: 'static;
@@ -178,7 +182,7 @@ impl<C: 'static, T: Args, O: 'static> Shape for StarWith<C, T, O> {
     }
 }
 
-/// The glue of tasks: input and context are owned data, the output is an [`Outcome`].
+/// The glue of tasks: input and context are owned data, and the output is an [`Outcome`].
 struct TaskGlue<S, M>(PhantomData<fn(S) -> M>);
 
 impl<S: Shape, M: 'static> TaskGlue<S, M>
@@ -190,40 +194,40 @@ where
     const GLUE: &'static Glue =
         &Glue { magic: MAGIC, signature: signature_of::<Self>, open: Self::open, run: Self::run };
 
-    fn open(bytes: &[u8]) -> Opened {
+    fn open(bytes: &[u8]) -> DecodedContext {
         codec::decode::<S::Context>(bytes).map(|context| Box::new(context) as Box<dyn Any>)
     }
 
     /// # Safety
     ///
     /// `address` must have come from `S::address` of a pointer of this very build.
-    unsafe fn run(address: usize, context: &dyn Any, lane: &mut dyn Lane) {
-        // SAFETY: the caller promises that the number is the address of such a function, in this process.
+    unsafe fn run(address: usize, context: &dyn Any, items: &mut dyn ItemStream) {
+        // SAFETY: the caller promises that this is the address of a function of that type, in this process.
         let f = unsafe { pointer_from_address::<S::Pointer>(address) };
-        let context = context.downcast_ref::<S::Context>().expect("the context was opened by this very glue");
-        let mut answer = None;
-        while let Some((item, out)) = lane.exchange(answer) {
-            answer = Some(Self::call(f, context, item, out));
+        let context = context.downcast_ref::<S::Context>().expect("the context was decoded by this very glue");
+        let mut completion = None;
+        while let Some((item, out)) = items.exchange(completion) {
+            completion = Some(Self::call(f, context, item, out));
         }
     }
 
     #[inline]
-    fn call(f: S::Pointer, context: &S::Context, input: &[u8], out: &mut Output) -> Verdict {
+    fn call(f: S::Pointer, context: &S::Context, input: &[u8], out: &mut Output) -> Completion {
         let input = match codec::parse::<S::Input>(input) {
             Ok(input) => input,
-            Err(error) => return text(out, &error, Verdict::NotDecoded(Side::Argument)),
+            Err(error) => return fail(out, &error, Completion::NotDecoded(Side::Argument)),
         };
         match S::call(f, context, input).into_value() {
             Ok(value) => match codec::append(&value, out) {
-                Ok(()) => Verdict::Value,
-                Err(error) => text(out, &error, Verdict::NotEncoded),
+                Ok(()) => Completion::Value,
+                Err(error) => fail(out, &error, Completion::NotEncoded),
             },
-            Err(error) => text(out, &error, Verdict::Failed),
+            Err(error) => fail(out, &error, Completion::Failed),
         }
     }
 }
 
-/// The glue of initializers: runs once in a worker, so its arguments may live as long as the worker.
+/// The glue of initializers. An initializer runs once per worker, so its arguments may live as long as the worker.
 struct InitializerGlue<T, O>(PhantomData<fn(T) -> O>);
 
 impl<T: Args + Deserialize<'static>, O: Initialized> InitializerGlue<T, O> {
@@ -233,31 +237,32 @@ impl<T: Args + Deserialize<'static>, O: Initialized> InitializerGlue<T, O> {
     /// # Safety
     ///
     /// `address` must have come from `T::address` of a pointer of this very build.
-    unsafe fn run(address: usize, _: &dyn Any, lane: &mut dyn Lane) {
-        // SAFETY: the caller promises that the number is the address of such a function, in this process.
+    unsafe fn run(address: usize, _: &dyn Any, items: &mut dyn ItemStream) {
+        // SAFETY: the caller promises that this is the address of a function of that type, in this process.
         let f = unsafe { pointer_from_address::<T::Fp<O>>(address) };
-        let mut answer = None;
-        while let Some((item, out)) = lane.exchange(answer) {
-            answer = Some(Self::call(f, item, out));
+        let mut completion = None;
+        while let Some((item, out)) = items.exchange(completion) {
+            completion = Some(Self::call(f, item, out));
         }
     }
 
-    fn call(f: T::Fp<O>, input: &[u8], out: &mut Output) -> Verdict {
-        // Leaked on purpose, once per worker: this is what makes `("db.sqlite",)` a valid argument, a `&'static str`.
+    fn call(f: T::Fp<O>, input: &[u8], out: &mut Output) -> Completion {
+        // Leaked on purpose, once per worker: that makes `("db.sqlite",)`, a `&'static str`, a valid argument.
         let input: &'static [u8] = Box::leak(Box::from(input));
         match codec::parse::<T>(input) {
             Ok(args) => match args.call(f).into_result() {
-                Ok(()) => Verdict::Value,
-                Err(error) => text(out, &error, Verdict::Failed),
+                Ok(()) => Completion::Value,
+                Err(error) => fail(out, &error, Completion::Failed),
             },
-            Err(error) => text(out, &error, Verdict::NotDecoded(Side::Argument)),
+            Err(error) => fail(out, &error, Completion::NotDecoded(Side::Argument)),
         }
     }
 }
 
-fn text(out: &mut Output, text: &str, verdict: Verdict) -> Verdict {
-    out.say(text.as_bytes());
-    verdict
+/// Appends the text of an error; returns `completion`.
+fn fail(out: &mut Output, text: &str, completion: Completion) -> Completion {
+    out.append_encoded(text.as_bytes());
+    completion
 }
 
 /// # Safety
@@ -270,7 +275,7 @@ unsafe fn pointer_from_address<P: Copy + 'static>(address: usize) -> P {
     unsafe { std::mem::transmute_copy::<usize, P>(&address) }
 }
 
-/// A number for a type that two processes of one build agree on, and two types of one build do not share.
+/// A number for a type: the same in all processes of one build, and different for different types of one build.
 fn signature_of<T: 'static>() -> u64 {
     struct Fold(u64);
     impl Hasher for Fold {
@@ -278,7 +283,7 @@ fn signature_of<T: 'static>() -> u64 {
             self.0
         }
         fn write(&mut self, bytes: &[u8]) {
-            // FNV-1a: no seed, so both processes get the same.
+            // FNV-1a: it has no seed, so all processes compute the same number.
             for byte in bytes {
                 self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
             }
@@ -289,7 +294,7 @@ fn signature_of<T: 'static>() -> u64 {
     fold.finish()
 }
 
-/// A function of this process, on its way to a worker.
+/// A function of this process, which can be sent to a worker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalFunction {
     glue: &'static Glue,
@@ -312,7 +317,7 @@ impl LocalFunction {
         Self { glue: InitializerGlue::<T, O>::GLUE, address: T::address::<O>(f) }
     }
 
-    /// How to find it from another process.
+    /// The definition by which another process resolves the function.
     ///
     /// # Errors
     ///
@@ -330,11 +335,11 @@ impl LocalFunction {
         })
     }
 
-    /// A small number for this function, the same for all pools of this process, for ever.
+    /// A small number for this function, the same for all pools and the whole life of this process.
     ///
     /// # Errors
     ///
-    /// Another process could not find it; see [`definition`](Self::definition).
+    /// Another process could not resolve it; see [`definition`](Self::definition).
     pub(crate) fn id(&self) -> Result<FunctionId, String> {
         let key = (std::ptr::from_ref(self.glue) as usize, self.address);
         let position = |known: &[LocalFunction]| {
@@ -344,9 +349,10 @@ impl LocalFunction {
         let index = match found {
             Some(index) => index,
             None => {
-                // Asked once: it stays where it is.
+                // Checked once per function: it does not move.
                 self.definition()?;
                 let mut functions = FUNCTIONS.write();
+                // Looked up again: another thread may have registered it between the two locks.
                 position(&functions).unwrap_or_else(|| {
                     functions.push(*self);
                     functions.len() - 1
@@ -362,10 +368,10 @@ impl LocalFunction {
     }
 }
 
-/// Every function that was ever given to a pool of this process. It only grows, and is bounded by the program's code.
+/// Every function that was ever given to a pool of this process. The list only grows; the size of the program bounds it.
 static FUNCTIONS: RwLock<Vec<LocalFunction>> = RwLock::new(Vec::new());
 
-/// A function that was looked up in this process and found to be what it claims.
+/// A function that was resolved in this process, and checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResolvedFunction {
     glue: &'static Glue,
@@ -373,11 +379,11 @@ pub(crate) struct ResolvedFunction {
 }
 
 impl ResolvedFunction {
-    /// Looks the definition up.
+    /// Resolves a definition.
     ///
     /// # Errors
     ///
-    /// What is not as it should be; nothing has been called.
+    /// The text says which check has failed. The function itself has not been called.
     pub(crate) fn find(definition: &Definition) -> Result<Self, String> {
         let glue = definition
             .glue
@@ -386,14 +392,14 @@ impl ResolvedFunction {
         let address = definition.function.resolve_code().map_err(|error| format!("the function: {error}"))?;
         const { assert!(std::mem::offset_of!(Glue, magic) == 0) };
         let magic = std::ptr::with_exposed_provenance::<u64>(glue);
-        // SAFETY: `resolve_data` has checked that a whole, aligned `Glue` lies in a readable segment of a loaded
-        // image with the sender's build id; its first field is a plain number, valid whatever its bits.
+        // SAFETY: `resolve_data` has checked that the size of a `Glue`, aligned, is in a readable segment of a loaded image
+        // with the sender's build id; its first field is a plain number, which is valid whatever its bits.
         let magic = unsafe { magic.read() };
         if magic != MAGIC {
             return Err("the glue of the function is not one (wrong magic number)".to_owned());
         }
-        // SAFETY: the same image, the same build, and the magic number stand there: these are a glue's bytes, and a
-        // glue is a constant, so they never change.
+        // SAFETY: the same image of the same build, and the magic number: these are the bytes of a glue, which is a
+        // constant, so they never change.
         let glue: &'static Glue = unsafe { &*std::ptr::with_exposed_provenance::<Glue>(glue) };
         if (glue.signature)() != definition.signature {
             return Err("the function has another signature here".to_owned());
@@ -402,23 +408,27 @@ impl ResolvedFunction {
     }
 
     /// Decodes the context of a call.
-    pub(crate) fn open(&self, context: &[u8]) -> Opened {
+    ///
+    /// # Errors
+    ///
+    /// The text of serde's error.
+    pub(crate) fn open(&self, context: &[u8]) -> DecodedContext {
         (self.glue.open)(context)
     }
 
-    /// Decodes the items of the lane one after the other, runs the function on each, and leaves the bytes of its answer
-    /// in the buffer that came with it. A panic passes through.
-    pub(crate) fn run(&self, context: &dyn Any, lane: &mut dyn Lane) {
-        // SAFETY: the definition came from the parent, which made it from a pointer of the type that the signature
-        // stands for; signature, build and image were checked in `find`.
-        unsafe { (self.glue.run)(self.address, context, lane) }
+    /// Decodes the items of the stream one after the other, runs the function on each, and appends the bytes of its result
+    /// to the buffer that came with the item. A panic passes through.
+    pub(crate) fn run(&self, context: &dyn Any, items: &mut dyn ItemStream) {
+        // SAFETY: the definition came from the parent, which made it from a pointer of the type that the signature stands
+        // for; `find` has checked signature, build and image.
+        unsafe { (self.glue.run)(self.address, context, items) }
     }
 
     /// [`run`](Self::run) for one item.
-    pub(crate) fn call(&self, context: &dyn Any, input: &[u8], out: &mut Output) -> Verdict {
-        let mut single = Single { item: Some(input), out, answer: None };
+    pub(crate) fn call(&self, context: &dyn Any, input: &[u8], out: &mut Output) -> Completion {
+        let mut single = SingleItem { item: Some(input), out, completion: None };
         self.run(context, &mut single);
-        single.answer.expect("whoever takes an item answers it, or panics")
+        single.completion.expect("a glue completes every item that it takes, or panics")
     }
 }
 
@@ -435,7 +445,7 @@ mod tests {
     fn a_function_is_found_and_called_through_bytes() {
         let function = resolved::<Map<u32, u64>>(|x| u64::from(x) * 2);
         let mut out = Output::default();
-        assert_eq!(function.call(&(), &21u32.to_le_bytes(), &mut out), Verdict::Value);
+        assert_eq!(function.call(&(), &21u32.to_le_bytes(), &mut out), Completion::Value);
         assert_eq!(codec::decode::<u64>(out.bytes()), Ok(42));
     }
 
@@ -446,7 +456,7 @@ mod tests {
         codec::encode(&"x", &mut encoded).unwrap();
         let context = function.open(encoded.bytes()).unwrap();
         let mut out = Output::default();
-        assert_eq!(function.call(context.as_ref(), &[1, 2], &mut out), Verdict::Value);
+        assert_eq!(function.call(context.as_ref(), &[1, 2], &mut out), Completion::Value);
         assert_eq!(codec::decode::<String>(out.bytes()), Ok("x12".to_owned()));
     }
 
@@ -459,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn something_that_is_no_glue_is_refused() {
+    fn data_that_is_no_glue_is_refused() {
         static NOT_GLUE: [u64; 4] = [1, 2, 3, 4];
         let mut definition = LocalFunction::task::<Map<u8, u8>, Plain>(|x| x).definition().unwrap();
         definition.glue = image::locate(NOT_GLUE.as_ptr() as usize).unwrap();

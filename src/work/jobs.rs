@@ -1,8 +1,8 @@
-//! The unfinished jobs, and what has come back for each.
+//! The unfinished jobs, and the results of each.
 //!
-//! Outcomes are kept as they arrive, in a [`Log`]: runs of values, and errors, in order of arrival. Nothing is decoded
-//! here: whoever consumes the log does that, on its own thread. A job is *finished* when it takes no more items and
-//! every item has an outcome; then, and only then, its log is complete.
+//! Results are kept in a [`Log`] as they arrive: runs of values, and errors, in order of arrival. Nothing is decoded
+//! here: the thread that consumes the log decodes it. A job is *finished* when it accepts no more items and every item
+//! has a result; then, and only then, its log is complete.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -17,18 +17,18 @@ use crate::values::blob::Blob;
 use crate::work::batch::JobId;
 use crate::work::function::FunctionId;
 
-/// What became of one item, when that is no small value.
+/// The result of one item, if it is not a small value.
 #[derive(Debug)]
 pub(crate) enum Settled {
-    /// Its bytes, too many for a frame.
+    /// A value that is too large for a frame.
     Blob(Blob),
     Error(Box<TaskError>),
 }
 
-/// What became of items with consecutive positions.
+/// The result of one item, or the results of items with consecutive positions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SettledRef<'a> {
-    /// The values of so many, each behind its length. More may follow that is not theirs.
+    /// The values of this many items, each behind its length. Bytes that belong to other entries may follow.
     Values {
         items: u32,
         bytes: &'a [u8],
@@ -37,10 +37,10 @@ pub(crate) enum SettledRef<'a> {
     Error(&'a TaskError),
 }
 
-/// Outcomes that stand side by side.
+/// Results that arrived together.
 #[derive(Debug)]
-enum Entry {
-    /// Values of items with consecutive positions, from this place in the log's bytes on, each behind its length.
+enum LogEntry {
+    /// Values of items with consecutive positions, each behind its length, from `start` on in the bytes of the log.
     Values {
         first: u64,
         items: u32,
@@ -48,21 +48,21 @@ enum Entry {
     },
     One {
         index: u64,
-        outcome: Settled,
+        settled: Settled,
     },
 }
 
-/// Outcomes by order of arrival.
+/// Results in order of arrival.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    entries: Vec<Entry>,
+    entries: Vec<LogEntry>,
     bytes: Vec<u8>,
-    /// What became of all items that have no entry, once the pool has ended.
+    /// The error of all items without an entry, once the pool has ended.
     pub(crate) rest: Option<TaskError>,
 }
 
 impl Log {
-    /// The log of something that never began.
+    /// The log of a call that was refused.
     pub(crate) fn refused(error: TaskError) -> Self {
         Self { rest: Some(error), ..Self::default() }
     }
@@ -71,14 +71,14 @@ impl Log {
         self.entries.is_empty() && self.rest.is_none()
     }
 
-    /// The outcomes in order of arrival, with the position of the first of each.
+    /// The results in order of arrival, each with the position of its first item.
     pub(crate) fn outcomes(&self) -> impl Iterator<Item = (u64, SettledRef<'_>)> {
         self.entries.iter().map(|entry| match entry {
-            Entry::Values { first, items, start } => {
+            LogEntry::Values { first, items, start } => {
                 (*first, SettledRef::Values { items: *items, bytes: &self.bytes[*start..] })
             }
-            Entry::One { index, outcome: Settled::Blob(blob) } => (*index, SettledRef::Blob(blob)),
-            Entry::One { index, outcome: Settled::Error(error) } => (*index, SettledRef::Error(error)),
+            LogEntry::One { index, settled: Settled::Blob(blob) } => (*index, SettledRef::Blob(blob)),
+            LogEntry::One { index, settled: Settled::Error(error) } => (*index, SettledRef::Error(error)),
         })
     }
 
@@ -89,17 +89,18 @@ impl Log {
         outcomes
     }
 
-    /// Values of consecutive items, each behind its length, in as many parts as they come.
+    /// Appends values of consecutive items, each behind its length. The parts are concatenated.
     fn append(&mut self, first: u64, items: u32, parts: [&[u8]; 2]) {
         let start = self.bytes.len();
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
         match self.entries.last_mut() {
-            Some(Entry::Values { first: before, items: count, .. })
+            // They continue the last run: no new entry.
+            Some(LogEntry::Values { first: before, items: count, .. })
                 if *before + u64::from(*count) == first && count.checked_add(items).is_some() =>
             {
                 *count += items;
             }
-            _ => self.entries.push(Entry::Values { first, items, start }),
+            _ => self.entries.push(LogEntry::Values { first, items, start }),
         }
     }
 }
@@ -107,9 +108,9 @@ impl Log {
 /// Called once, on the callback thread, with the finished log.
 pub(crate) type Callback = Box<dyn FnOnce(&Log) + Send>;
 
-/// A context that the workers of one job share.
+/// The context of one job, which all its items share.
 #[derive(Clone, Debug)]
-pub(crate) struct Context {
+pub(crate) struct JobContext {
     pub(crate) id: u64,
     pub(crate) function: FunctionId,
     pub(crate) body: ContextBody,
@@ -122,10 +123,10 @@ pub(crate) enum ContextBody {
     Blob(Blob),
 }
 
-/// Why nothing more of a job is handed out.
+/// Why no more items of a job are handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cancelled {
-    /// An item of a fail-fast call has failed, or nobody is left to see the others.
+    /// An item of a fail-fast call has failed, or no handle is left through which the other results could be read.
     ByItself,
     ByCaller,
 }
@@ -133,31 +134,31 @@ pub(crate) enum Cancelled {
 /// One call on the pool.
 #[derive(Default)]
 pub(crate) struct Job {
-    /// What has arrived and was not taken yet.
+    /// The results that have arrived and were not taken yet.
     pub(crate) log: Log,
-    /// The whole log of a finished job that somebody still holds.
+    /// The whole log of a finished job that a handle still refers to.
     pub(crate) finished: Option<Arc<Log>>,
     pub(crate) submitted: u64,
     pub(crate) settled: u64,
     /// No more items will be submitted.
     pub(crate) sealed: bool,
-    /// The call that feeds it is still running, and `close` lets it.
+    /// The call that submits its items is still running; `close` lets it go on.
     pub(crate) feeding: bool,
-    /// The first error cancels what has not been handed out.
+    /// The first error cancels the items that have not been handed out.
     pub(crate) fail_fast: bool,
     pub(crate) cancelled: Option<Cancelled>,
-    /// Nobody holds the job any more: it goes when it is finished.
+    /// No handle refers to the job any more: it is removed when it is finished.
     pub(crate) abandoned: bool,
-    pub(crate) context: Option<Context>,
+    pub(crate) context: Option<JobContext>,
     pub(crate) callbacks: Vec<Callback>,
-    /// Of the future that was polled last; a handle is one future.
+    /// The waker of the last poll. A handle is one future, so one is enough.
     pub(crate) waker: Option<Waker>,
-    /// Threads that wait for this job without driving.
+    /// Threads that wait for this job without driving the engine.
     pub(crate) watchers: Vec<Arc<Condvar>>,
 }
 
 impl Job {
-    /// Whether there is nothing left to wait for.
+    /// Whether it has been finished.
     pub(crate) fn is_finished(&self) -> bool {
         self.finished.is_some()
     }
@@ -171,21 +172,22 @@ impl Job {
         (!self.log.is_empty()).then(|| std::mem::take(&mut self.log))
     }
 
+    /// Whether every item has a result, and no more items will come.
     pub(crate) fn is_complete(&self) -> bool {
         self.log.rest.is_some() || (self.sealed && self.settled == self.submitted)
     }
 
-    /// Somebody is told when it finishes, although nobody waits.
+    /// Whether a callback or a waker must be called when it finishes, even if no thread waits.
     pub(crate) fn is_attended(&self) -> bool {
         !self.callbacks.is_empty() || self.waker.is_some()
     }
 
-    /// Nobody will ever look at the outcomes.
+    /// Whether the results will never be read.
     fn is_forgotten(&self) -> bool {
         self.abandoned && self.callbacks.is_empty()
     }
 
-    /// Values of consecutive items, each behind its length.
+    /// Adds the values of consecutive items, each behind its length.
     pub(crate) fn settle_values(&mut self, first: u64, items: u32, bytes: &[u8]) {
         if !self.is_forgotten() {
             self.log.append(first, items, [bytes, &[]]);
@@ -193,7 +195,7 @@ impl Job {
         self.count(items);
     }
 
-    /// The value of one item.
+    /// Adds the value of one item.
     pub(crate) fn settle_value(&mut self, index: u64, bytes: &[u8]) {
         if !self.is_forgotten() {
             let len = u32::try_from(bytes.len()).expect("what came in a frame fits one");
@@ -202,24 +204,25 @@ impl Job {
         self.count(1);
     }
 
-    pub(crate) fn settle(&mut self, index: u64, outcome: Settled) {
+    /// Adds the result of one item.
+    pub(crate) fn settle(&mut self, index: u64, settled: Settled) {
         if !self.is_forgotten() {
-            self.log.entries.push(Entry::One { index, outcome });
+            self.log.entries.push(LogEntry::One { index, settled });
         }
         self.count(1);
     }
 
     fn count(&mut self, items: u32) {
         self.settled += u64::from(items);
-        assert!(self.settled <= self.submitted, "an item has one outcome");
+        assert!(self.settled <= self.submitted, "an item has one result");
     }
 }
 
-/// Job numbers are counted up, so they are as good as their own hash.
+/// Hashes job ids. They are consecutive numbers, so a multiplication suffices.
 #[derive(Debug, Default)]
-pub(crate) struct Identity(u64);
+pub(crate) struct JobIdHasher(u64);
 
-impl Hasher for Identity {
+impl Hasher for JobIdHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -229,10 +232,10 @@ impl Hasher for Identity {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // Spread over the high bits, which the table looks at too.
+        // Spread over the high bits, which the table uses as well.
         self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
-/// All jobs that are unfinished, or whose results somebody still holds.
-pub(crate) type Jobs = HashMap<JobId, Job, BuildHasherDefault<Identity>>;
+/// All jobs that are unfinished, or that a handle still refers to.
+pub(crate) type Jobs = HashMap<JobId, Job, BuildHasherDefault<JobIdHasher>>;

@@ -1,4 +1,4 @@
-//! The units of work: functions, items in batches, and jobs with what has come back for them.
+//! The units of work: functions, items in batches, and jobs with their results.
 
 pub(crate) mod batch;
 pub(crate) mod function;

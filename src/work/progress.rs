@@ -1,14 +1,14 @@
-//! How far a worker has come with its next item.
+//! The progress of a worker, as far as time limits depend on it.
 
 use std::time::Instant;
 
 /// How far a worker has come with its next item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// It has not begun anything.
+    /// It has begun nothing.
     Waits,
-    /// It obeys an order that comes before the item.
+    /// It carries out an order that was sent before the item.
     Prepares,
-    /// It runs the item, by its own word since then.
+    /// It runs the item. It has written down itself since when; `None` if it has not.
     Runs { since: Option<Instant> },
 }

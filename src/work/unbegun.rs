@@ -1,31 +1,32 @@
-//! What a worker has been sent and has not begun, and what can be taken back from it.
+//! Work that was sent to a worker which has not begun it, so that it can be taken back (recall, work stealing).
 
-/// Numbers the frames that are sent to one worker, so that the parent recognizes a frame that it takes back unread.
+/// The number of a frame among those that are sent to one worker. The parent recognizes a frame by it that it takes back
+/// unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameNumber(pub(crate) u32);
 
-/// What a worker has not begun, as its link reports it.
+/// The work that a worker has not begun, as its link reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Unbegun {
-    /// These frames, whole. In any other frame, an item may have begun if no item of the frame is before it.
+pub(crate) enum UnbegunWork {
+    /// These whole frames. Of any other frame, an item may have begun if all items before it in the frame are answered.
     Frames(Vec<FrameNumber>),
     /// Exactly this many of the items that were sent last.
     Last(u64),
 }
 
-impl Unbegun {
-    /// As if one more item had begun, if none of the `items` that the worker held has.
+impl UnbegunWork {
+    /// As `self`; but if none of the `items` that the worker held has begun, as if one had.
     pub(crate) fn with_one_begun(self, items: u64) -> Self {
         match self {
-            Unbegun::Last(unbegun) if unbegun == items => Unbegun::Last(unbegun.saturating_sub(1)),
+            UnbegunWork::Last(unbegun) if unbegun == items => UnbegunWork::Last(unbegun.saturating_sub(1)),
             unbegun => unbegun,
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         match self {
-            Unbegun::Frames(numbers) => numbers.is_empty(),
-            Unbegun::Last(items) => *items == 0,
+            UnbegunWork::Frames(numbers) => numbers.is_empty(),
+            UnbegunWork::Last(items) => *items == 0,
         }
     }
 }
@@ -33,8 +34,8 @@ impl Unbegun {
 /// The unit in which a link takes work back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grain {
-    /// Whole frames, so frames are cut small.
+    /// Whole frames. So frames are small.
     Frame,
-    /// Any item that has not begun, so frames are cut for speed.
+    /// Every item that has not begun. So frames may be as large as is efficient.
     Item,
 }

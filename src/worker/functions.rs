@@ -28,10 +28,10 @@ use crate::values::codec;
 use crate::values::output::Output;
 use crate::values::output::no_room;
 use crate::work::batch::Target;
+use crate::work::function::Completion;
 use crate::work::function::Definition;
 use crate::work::function::FunctionId;
 use crate::work::function::ResolvedFunction;
-use crate::work::function::Verdict;
 use crate::worker::deadline;
 use crate::worker::panics;
 
@@ -128,7 +128,7 @@ impl Functions {
             None => return Err(broken("a task names a function that was never defined")),
         };
         let failed = |message: &str| {
-            let kind = AnswerKind::Verdict(Verdict::NotDecoded(Side::Context));
+            let kind = AnswerKind::Completion(Completion::NotDecoded(Side::Context));
             Callee::Failed { kind, message: message.to_owned() }
         };
         Ok(match self.contexts.get(&context) {
@@ -151,12 +151,12 @@ impl Callee {
         out.clear();
         let (ready, item) = match (self, item) {
             (Callee::Failed { kind, message }, _) => {
-                out.say(message.as_bytes());
+                out.append_encoded(message.as_bytes());
                 return *kind;
             }
             (Callee::Ready(_), Err(error)) => {
-                out.say(error.as_bytes());
-                return AnswerKind::Verdict(Verdict::NotDecoded(Side::Argument));
+                out.append_encoded(error.as_bytes());
+                return AnswerKind::Completion(Completion::NotDecoded(Side::Argument));
             }
             (Callee::Ready(ready), Ok(item)) => (ready, item),
         };
@@ -169,7 +169,7 @@ impl Callee {
         });
         failpoint!("after_run");
         match ended {
-            Ok(verdict) => AnswerKind::Verdict(verdict),
+            Ok(completion) => AnswerKind::Completion(completion),
             Err(panic) => say_panic(&panic, out),
         }
     }
@@ -178,7 +178,7 @@ impl Callee {
 /// The answer to an item that has panicked.
 pub(super) fn say_panic(panic: &PanicRecord, out: &mut Output) -> AnswerKind {
     out.clear();
-    out.say(&control::encode(panic));
+    out.append_encoded(&control::encode(panic));
     AnswerKind::Panicked
 }
 
@@ -189,5 +189,5 @@ pub(super) fn read_attached(attached: Option<PrivateFd>, cache: &Arc<BlobCache>)
 
 /// An answer whose bytes do not fit the road: the file that has them, or the answer to give instead.
 pub(super) fn blob_of(out: &mut Output) -> Result<Blob, (AnswerKind, String)> {
-    out.take_blob().map_err(|error| (AnswerKind::Verdict(Verdict::NotEncoded), no_room(&error)))
+    out.take_blob().map_err(|error| (AnswerKind::Completion(Completion::NotEncoded), no_room(&error)))
 }

@@ -1,6 +1,6 @@
 //! Plain items of the rings, one after the other: received, run and answered without leaving the task's own code.
 //!
-//! That code asks for items and gives answers by [`exchange`](function::Lane::exchange), so that what must be done once for a
+//! That code asks for items and gives answers by [`exchange`](function::ItemStream::exchange), so that what must be done once for a
 //! task (look up what it is, expect a panic) is not done again for each item, which may take less time than that.
 
 use std::io;
@@ -18,7 +18,7 @@ use crate::transport::record::Record;
 use crate::transport::worker_link::WorkerLink;
 use crate::values::output::Output;
 use crate::work::function;
-use crate::work::function::Verdict;
+use crate::work::function::Completion;
 use crate::worker::deadline;
 use crate::worker::deadline::Limit;
 use crate::worker::panics;
@@ -110,11 +110,11 @@ impl<'a> Lane<'a> {
 
     /// Where the next item stands that has begun.
     #[inline]
-    fn next(&mut self, answer: Option<Verdict>) -> io::Result<Result<Record, End>> {
-        if let Some(verdict) = answer {
+    fn next(&mut self, answer: Option<Completion>) -> io::Result<Result<Record, End>> {
+        if let Some(completion) = answer {
             self.end_task();
             panics::begin_again();
-            match self.answer(AnswerKind::Verdict(verdict))? {
+            match self.answer(AnswerKind::Completion(completion))? {
                 End::Done(Next::HasBegun) => {}
                 end => return Ok(Err(end)),
             }
@@ -130,8 +130,8 @@ impl<'a> Lane<'a> {
     }
 }
 
-impl function::Lane for Lane<'_> {
-    fn exchange(&mut self, answer: Option<Verdict>) -> Option<(&[u8], &mut Output)> {
+impl function::ItemStream for Lane<'_> {
+    fn exchange(&mut self, answer: Option<Completion>) -> Option<(&[u8], &mut Output)> {
         let record = match self.next(answer) {
             Ok(Ok(record)) => record,
             Ok(Err(end)) => {

@@ -43,8 +43,8 @@ use crate::values::blob::BlobCache;
 use crate::values::codec;
 use crate::values::output::Output;
 use crate::values::output::no_room;
+use crate::work::function::Completion;
 use crate::work::function::ResolvedFunction;
-use crate::work::function::Verdict;
 use crate::worker::panics::LastWords;
 
 /// The exit code of a worker whose initializer failed.
@@ -111,9 +111,9 @@ fn initialize(initializer: Initializer, attached: Option<PrivateFd>) -> Result<(
         }
     };
     let mut out = Output::default();
-    let verdict = panics::recorded(|| catch_unwind(AssertUnwindSafe(|| function.call(&(), args, &mut out))));
-    match verdict {
-        Ok(Verdict::Value) => Ok(()),
+    let completion = panics::recorded(|| catch_unwind(AssertUnwindSafe(|| function.call(&(), args, &mut out))));
+    match completion {
+        Ok(Completion::Value) => Ok(()),
         Ok(_) => Err(text_of(out)),
         Err(panic) => Err(format!("panic: {}{}", panic.message, panic.place())),
     }

@@ -1,4 +1,4 @@
-//! Jobs and workers as the model has them.
+//! The jobs and workers of the model.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use crate::work::batch::Span;
 use crate::work::unbegun::FrameNumber;
 use crate::work::unbegun::Grain;
 
+/// How often an item was started, and how many outcomes it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ItemState {
     pub(super) started: u32,
@@ -27,20 +28,20 @@ pub(super) struct ModelJob {
 #[derive(Debug, Default)]
 pub(super) struct ModelWorker {
     pub(super) ready: bool,
-    /// On the road, in order.
+    /// Frames in the link, in order.
     pub(super) unread: VecDeque<(FrameNumber, Span)>,
-    /// Read, and not answered yet.
+    /// What it has read and not answered yet.
     pub(super) reading: Option<Span>,
     pub(super) stop_sent: bool,
     pub(super) dismissed: bool,
-    /// Its road is full and has not said since that it has room.
+    /// Its link is full and has not reported since that it has room.
     pub(super) full: bool,
-    /// Items it was ever made to begin.
+    /// How many items it has begun in its life.
     pub(super) begun: u64,
 }
 
 impl ModelWorker {
-    /// Takes the next frame off the road, or the next item where items come one by one.
+    /// Takes the next frame out of the link, or the next item if items are read one by one.
     pub(super) fn read_next(&mut self, grain: Grain) {
         let Some((number, mut span)) = self.unread.pop_front() else { return };
         if grain == Grain::Item {

@@ -1,24 +1,24 @@
-//! The model of the world that the schedule is walked through: jobs, workers, roads.
+//! The model of the world around the schedule: jobs, workers, links.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 use std::time::Instant;
 
-use super::Event;
-use super::Refusal;
+use super::event::Event;
+use super::event::SendRefusal;
 use super::model::ItemState;
 use super::model::ModelJob;
 use super::model::ModelWorker;
-use crate::schedule::Action;
-use crate::schedule::Departure;
-use crate::schedule::Lost;
-use crate::schedule::PoolPolicy;
-use crate::schedule::Schedule;
-use crate::schedule::WorkerId;
+use crate::schedule::action::Action;
+use crate::schedule::departure::Departure;
+use crate::schedule::departure::Lost;
 use crate::schedule::load::FinishedFrame;
-use crate::schedule::load::ItemOf;
+use crate::schedule::load::ItemId;
+use crate::schedule::policy::PoolPolicy;
 use crate::schedule::restarts::Ending;
+use crate::schedule::state::Schedule;
 use crate::schedule::time_limit::TimeVerdict;
+use crate::schedule::worker_id::WorkerId;
 use crate::work::batch::Batch;
 use crate::work::batch::ChunkSize;
 use crate::work::batch::Items;
@@ -30,7 +30,7 @@ use crate::work::function::FunctionId;
 use crate::work::progress::Progress;
 use crate::work::unbegun::FrameNumber;
 use crate::work::unbegun::Grain;
-use crate::work::unbegun::Unbegun;
+use crate::work::unbegun::UnbegunWork;
 
 pub(super) struct World {
     pub(super) schedule: Schedule,
@@ -42,8 +42,8 @@ pub(super) struct World {
     processes: usize,
     tasks_max: Option<u64>,
     grain: Grain,
-    refusal: Option<Refusal>,
-    /// The most workers that may be busy, until a pool that was made smaller has come down to that.
+    refusal: Option<SendRefusal>,
+    /// Maximum busy workers: more than `processes` until a pool that was made smaller has shrunk.
     busy_max: usize,
     closed: bool,
     pub(super) broken: bool,
@@ -80,7 +80,8 @@ impl World {
         (!workers.is_empty()).then(|| workers[n % workers.len()])
     }
 
-    pub(super) fn happen(&mut self, event: &Event) {
+    /// Applies an event, carries out what the schedule decides, and checks its rules.
+    pub(super) fn apply(&mut self, event: &Event) {
         match *event {
             Event::Open { fixed_chunk, feeding, retries, timeout_ms } if !self.closed => {
                 let timeout = timeout_ms.map(Duration::from_millis);
@@ -122,7 +123,7 @@ impl World {
             Event::Room { worker } => self.room(worker),
             Event::Wait { millis } => {
                 self.now += Duration::from_millis(millis);
-                self.look();
+                self.check_deadlines();
                 self.schedule.tick(self.now);
             }
             Event::Resize { processes } if !self.closed => {
@@ -136,8 +137,8 @@ impl World {
             }
             Event::Open { .. } | Event::Resize { .. } => {}
         }
-        self.act();
-        self.check();
+        self.carry_out();
+        self.check_rules();
     }
 
     fn open(&mut self, fixed_chunk: Option<u32>, job: ModelJob) {
@@ -207,7 +208,7 @@ impl World {
     fn room(&mut self, worker: usize) {
         let Some(id) = self.nth_worker(worker, |worker| worker.full) else { return };
         self.workers.get_mut(&id).unwrap().full = false;
-        self.schedule.note_room(id);
+        self.schedule.clear_link_full(id);
         self.schedule.after_settled(self.now);
     }
 
@@ -247,29 +248,29 @@ impl World {
         self.schedule.after_settled(self.now);
     }
 
-    /// What the engine does when an item may have run for too long.
-    fn look(&mut self) {
+    /// Checks items that may have run for too long, as the engine does.
+    fn check_deadlines(&mut self) {
         for id in self.schedule.checks_due(self.now) {
             let worker = &self.workers[&id];
             let progress = match worker.reading {
                 Some(_) => Progress::Runs { since: None },
                 None => Progress::Waits,
             };
-            let item = self.schedule.running(id).expect("only what is held has a clock");
-            match self.schedule.look(id, progress, self.now) {
+            let item = self.schedule.running(id).expect("only an item that is held has a timer");
+            match self.schedule.check_deadline(id, progress, self.now) {
                 TimeVerdict::Wait => {}
                 TimeVerdict::NeverReady => unreachable!("workers of this model obey at once"),
-                ruling => {
+                verdict => {
                     self.workers.get_mut(&id).unwrap().dismissed = true;
                     self.schedule.dismiss(id, self.now);
-                    self.act();
-                    if ruling == TimeVerdict::TimeIsUp {
+                    self.carry_out();
+                    if verdict == TimeVerdict::TimeIsUp {
                         assert_eq!(self.schedule.running(id), Some(item), "nothing was answered meanwhile");
                     }
-                    self.die(id, Ending::Killed, ruling == TimeVerdict::NeverBegins);
+                    self.die(id, Ending::Killed, verdict == TimeVerdict::NeverBegins);
                 }
             }
-            self.act();
+            self.carry_out();
         }
     }
 
@@ -277,19 +278,19 @@ impl World {
         let worker = self.workers.remove(&id).unwrap();
         let numbers: Vec<FrameNumber> = worker.unread.iter().map(|(number, _)| *number).collect();
         let unbegun = match self.grain {
-            Grain::Frame => Unbegun::Frames(numbers),
-            Grain::Item => Unbegun::Last(worker.unread.iter().map(|(_, span)| u64::from(span.len())).sum()),
+            Grain::Frame => UnbegunWork::Frames(numbers),
+            Grain::Item => UnbegunWork::Last(worker.unread.iter().map(|(_, span)| u64::from(span.len())).sum()),
         };
-        let departure = Departure { unbegun, in_its_senses: true, may_retry, ending };
+        let departure = Departure { unbegun, is_coherent: true, may_retry, ending };
         let lost = self.schedule.exited(id, departure, self.now);
-        let running = worker.reading.map(|span| ItemOf { job: span.batch.job, index: span.index_of_first() });
+        let running = worker.reading.map(|span| ItemId { job: span.batch.job, index: span.index_of_first() });
         let lost_now = running.filter(|item| {
             let job = &self.jobs[&item.job];
             let state = job.items[usize::try_from(item.index).unwrap()];
             !may_retry || job.cancelled || state.started > job.retries
         });
-        let told: Vec<ItemOf> = lost.iter().map(|lost| lost.item).collect();
-        assert_eq!(told, Vec::from_iter(lost_now), "exactly the running item is lost, unless it is tried again");
+        let reported: Vec<ItemId> = lost.iter().map(|lost| lost.item).collect();
+        assert_eq!(reported, Vec::from_iter(lost_now), "exactly the running item is lost, unless it is tried again");
         for Lost { item, workers } in lost {
             let state = self.jobs[&item.job].items[usize::try_from(item.index).unwrap()];
             assert_eq!(workers, state.started, "each try is counted");
@@ -297,8 +298,8 @@ impl World {
         }
     }
 
-    /// What the engine does.
-    fn act(&mut self) {
+    /// Carries out the actions, as the engine does.
+    fn carry_out(&mut self) {
         while let Some(action) = self.schedule.next_action() {
             match action {
                 Action::Start => self.starts += 1,
@@ -319,17 +320,17 @@ impl World {
         assert!(!worker.dismissed, "nothing is sent to a worker that is not trusted");
         let alone = self.schedule.holds_only(id, number);
         assert_eq!(alone, worker.unread.is_empty() && worker.reading.is_none(), "the parent knows what is held");
-        // A frame that travels alone is refused only by a full road; `Later` waits for an answer that must come.
-        let refusal = if worker.full { Some(Refusal::Full) } else { self.refusal };
+        // Only a full link refuses a frame that the worker holds alone: `Later` waits for an answer, and none would come.
+        let refusal = if worker.full { Some(SendRefusal::Full) } else { self.refusal };
         match refusal {
             None => worker.unread.push_back((number, span)),
-            Some(Refusal::Later) if alone => worker.unread.push_back((number, span)),
-            Some(Refusal::Part) if alone && span.len() == 1 => worker.unread.push_back((number, span)),
+            Some(SendRefusal::Later) if alone => worker.unread.push_back((number, span)),
+            Some(SendRefusal::Part) if alone && span.len() == 1 => worker.unread.push_back((number, span)),
             Some(refusal) => {
-                worker.full |= refusal == Refusal::Full;
+                worker.full |= refusal == SendRefusal::Full;
                 self.refusal = None;
-                // Part of a frame is taken only where items count one by one.
-                let taken = if self.grain == Grain::Item && refusal == Refusal::Part { span.len() / 2 } else { 0 };
+                // A part of a frame is taken only if the grain is an item.
+                let taken = if self.grain == Grain::Item && refusal == SendRefusal::Part { span.len() / 2 } else { 0 };
                 if taken > 0 {
                     let mut span = span;
                     worker.unread.push_back((number, span.split_front(taken)));
@@ -339,7 +340,7 @@ impl World {
         }
     }
 
-    /// Takes back what is unread, one by one, while the worker reads on.
+    /// Takes back what is unread, frame by frame, while the worker reads on.
     fn recall(&mut self, id: WorkerId) {
         let dismissed = self.workers[&id].dismissed;
         let is_leaving = dismissed || !self.schedule.is_staying(id);
@@ -347,7 +348,7 @@ impl World {
         let worker = self.workers.get_mut(&id).unwrap();
         if self.grain == Grain::Item {
             let items = worker.unread.drain(..).map(|(_, span)| u64::from(span.len())).sum();
-            self.schedule.recalled(id, &Unbegun::Last(items), self.now);
+            self.schedule.recalled(id, &UnbegunWork::Last(items), self.now);
             return;
         }
         let mut numbers = Vec::new();
@@ -359,14 +360,14 @@ impl World {
                 self.begin(id);
             }
         }
-        self.schedule.recalled(id, &Unbegun::Frames(numbers), self.now);
+        self.schedule.recalled(id, &UnbegunWork::Frames(numbers), self.now);
     }
 
     fn busy(&self) -> usize {
         self.workers.values().filter(|w| w.reading.is_some() || !w.unread.is_empty()).count()
     }
 
-    fn check(&mut self) {
+    fn check_rules(&mut self) {
         for job in self.jobs.values() {
             for item in &job.items {
                 assert!(item.started <= 1 + job.retries, "no item begins more often than it may");
@@ -376,37 +377,37 @@ impl World {
         assert!(self.busy() <= self.busy_max, "busy workers never exceed the pool's size");
         self.busy_max = self.busy().max(self.processes);
         let staying = self.workers.values().filter(|worker| !worker.stop_sent).count();
-        // Starts that are on their way when the pool is made smaller cannot be called back.
+        // Starts that are being carried out when the pool is made smaller cannot be withdrawn.
         let most = self.processes.max(self.starts);
         assert!(staying + self.starts <= most, "never more workers stay than were asked for");
         for worker in self.workers.values() {
-            assert!(self.tasks_max.is_none_or(|max| worker.begun <= max), "nobody runs more than its share");
+            assert!(self.tasks_max.is_none_or(|max| worker.begun <= max), "no worker runs more than its share");
         }
     }
 
-    /// Everything that can go on goes on, until nothing does.
+    /// Closes the pool, and lets every worker go on until nothing is left to do.
     pub(super) fn run_out(&mut self) {
         self.refusal = None;
-        self.happen(&Event::Close);
+        self.apply(&Event::Close);
         let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| !job.sealed).map(|(&id, _)| id).collect();
         jobs.into_iter().for_each(|job| self.seal(job));
         for _ in 0..10_000 {
-            self.act();
+            self.carry_out();
             if self.schedule.is_at_rest() || self.broken {
                 break;
             }
             for n in 0..self.workers.len() + 1 {
-                self.happen(&Event::Start { works: true });
-                self.happen(&Event::Ready { worker: n });
-                self.happen(&Event::Room { worker: n });
-                self.happen(&Event::Read { worker: n });
-                self.happen(&Event::Answer { worker: n });
+                self.apply(&Event::Start { works: true });
+                self.apply(&Event::Ready { worker: n });
+                self.apply(&Event::Room { worker: n });
+                self.apply(&Event::Read { worker: n });
+                self.apply(&Event::Answer { worker: n });
             }
             let done = |w: &ModelWorker| w.ready && w.stop_sent && w.unread.is_empty() && w.reading.is_none();
             while let Some(worker) = self.nth_worker(0, done) {
                 self.die(worker, Ending::Other, true);
             }
-            self.happen(&Event::Wait { millis: 100 });
+            self.apply(&Event::Wait { millis: 100 });
         }
     }
 }

@@ -28,7 +28,7 @@ use super::memory::Ring;
 use super::record;
 use super::record::Broken;
 use super::record::DownHead;
-use crate::sys::processor::Place;
+use crate::sys::processor::Cpu;
 use crate::transport::arrival::Arrival;
 use crate::transport::frame::Head;
 use crate::transport::note::Note;
@@ -89,7 +89,7 @@ pub(crate) struct ParentEnd {
     busy: ServiceTime,
     spin_ns: u64,
     /// Where this side is, as the worker was told.
-    place: Place,
+    place: Cpu,
     /// What was found when something was sent.
     broken: Option<Broken>,
     /// What is wrong has been told.
@@ -149,7 +149,7 @@ impl ParentEnd {
             rings: 0,
             busy: ServiceTime::default(),
             spin_ns: 0,
-            place: Place::default(),
+            place: Cpu::default(),
             broken: None,
             is_given_up: false,
             waited_for: cell::Cell::new(None),
@@ -479,15 +479,15 @@ impl ParentEnd {
     /// Tells the worker where this side is, if all that it has is one item: then the two take turns. Of many items it does
     /// some while this side does its part, and is the better for looking wherever that is.
     fn show_place(&mut self, takes_turns: bool) {
-        let place = if takes_turns { Place::here() } else { Place::default() };
+        let place = if takes_turns { Cpu::current() } else { Cpu::default() };
         if std::mem::replace(&mut self.place, place) != place {
             self.memory.cell(Cell::ParentOn).store(place.to_word(), Ordering::Relaxed);
         }
     }
 
     /// Whether the worker was seen last on this processor: it does nothing while somebody looks for it here.
-    pub(crate) fn is_at(&self, here: Place) -> bool {
-        Place::from_word(self.memory.cell(Cell::WorkerOn).load(Ordering::Relaxed)).is(here)
+    pub(crate) fn is_at(&self, here: Cpu) -> bool {
+        Cpu::from_word(self.memory.cell(Cell::WorkerOn).load(Ordering::Relaxed)).is(here)
     }
 
     /// For a look at the rings without whatever guards them.

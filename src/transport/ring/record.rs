@@ -11,7 +11,7 @@
 
 use crate::transport::arrival::LinkError;
 use crate::transport::frame::AnswerKind;
-use crate::work::function::Verdict;
+use crate::work::function::Completion;
 
 /// The length of a head.
 pub(crate) const HEAD: usize = 4;
@@ -58,7 +58,7 @@ pub(crate) struct UpHead {
     pub(crate) len: usize,
 }
 
-const VALUE: AnswerKind = AnswerKind::Verdict(Verdict::Value);
+const VALUE: AnswerKind = AnswerKind::Completion(Completion::Value);
 
 impl UpHead {
     pub(crate) fn to_bytes(self) -> [u8; HEAD] {
@@ -124,7 +124,7 @@ mod tests {
         fn heads_come_back_from_their_bytes(is_order: bool, is_attached: bool, len in 0..1usize << 20) {
             let head = DownHead { is_order, is_attached, len };
             prop_assert_eq!(DownHead::from_bytes(head.to_bytes()), head);
-            for kind in [VALUE, AnswerKind::Panicked, AnswerKind::Verdict(Verdict::NotDecoded(Side::Context))] {
+            for kind in [VALUE, AnswerKind::Panicked, AnswerKind::Completion(Completion::NotDecoded(Side::Context))] {
                 let head = UpHead { kind, is_attached, len };
                 prop_assert_eq!(UpHead::from_bytes(head.to_bytes()), Some(head));
             }

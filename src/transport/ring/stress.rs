@@ -34,13 +34,13 @@ use crate::work::batch::Items;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::batch::Target;
+use crate::work::function::Completion;
 use crate::work::function::FunctionId;
-use crate::work::function::Verdict;
 
 const RECORDS: u64 = 1_000_000;
 /// Somebody who sleeps longer has missed a ring.
 const PATIENCE_MS: u16 = 30_000;
-const VALUE: AnswerKind = AnswerKind::Verdict(Verdict::Value);
+const VALUE: AnswerKind = AnswerKind::Completion(Completion::Value);
 
 /// Bytes that follow from the number of their record; of different lengths, most of them short.
 fn put_record(number: u64, salt: u64, bytes: &mut Vec<u8>) {

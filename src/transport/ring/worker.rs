@@ -27,7 +27,7 @@ use super::record::DownHead;
 use super::record::UpHead;
 use crate::sys::clock;
 use crate::sys::failpoint::failpoint;
-use crate::sys::processor::Place;
+use crate::sys::processor::Cpu;
 use crate::sys::spin;
 use crate::sys::spin::AdaptiveSpin;
 use crate::transport::frame::AnswerKind;
@@ -62,7 +62,7 @@ pub(crate) struct WorkerEnd {
     clock: ServiceClock,
     spin: AdaptiveSpin,
     /// Where this worker is, as the parent was told, and how often in a row it has slept for a short time only.
-    place: Place,
+    place: Cpu,
     short_sleeps: u32,
     /// Whether it may go elsewhere. After so many it does, as it did last at that time.
     may_leave: bool,
@@ -106,7 +106,7 @@ impl WorkerEnd {
             taken: 0,
             clock: ServiceClock { since: Instant::now(), records: 0, every: 1, busy_ns: 0, busy_records: 0 },
             spin: AdaptiveSpin::short(),
-            place: Place::default(),
+            place: Cpu::default(),
             short_sleeps: 0,
             may_leave: true,
             short_sleeps_max: SHORT_SLEEPS,
@@ -142,16 +142,16 @@ impl WorkerEnd {
     }
 
     fn has_slept(&mut self, time: Duration) {
-        self.spin.was_followed_by(time);
+        self.spin.found_after_sleep(time);
         self.short_sleeps = if time < SHORT_SLEEP { self.short_sleeps.saturating_add(1) } else { 0 };
         self.show_place();
     }
 
     fn show_place(&mut self) {
-        self.show(Place::here());
+        self.show(Cpu::current());
     }
 
-    fn show(&mut self, place: Place) {
+    fn show(&mut self, place: Cpu) {
         if std::mem::replace(&mut self.place, place) != place {
             self.memory.cell(Cell::WorkerOn).store(place.to_word(), Ordering::Relaxed);
         }
@@ -162,7 +162,7 @@ impl WorkerEnd {
     /// place, because to wake somebody there is quickly done.
     fn may_look(&mut self) -> bool {
         self.show_place();
-        let parent = Place::from_word(self.memory.cell(Cell::ParentOn).load(Ordering::Relaxed));
+        let parent = Cpu::from_word(self.memory.cell(Cell::ParentOn).load(Ordering::Relaxed));
         if !self.place.is(parent) {
             return true;
         }
@@ -176,8 +176,8 @@ impl WorkerEnd {
         self.short_sleeps_max = if lately { self.short_sleeps_max.saturating_mul(2) } else { SHORT_SLEEPS };
         let here = self.place;
         // Before: the parent shall look for it from now on.
-        self.show(Place::default());
-        let has_left = here.leave();
+        self.show(Cpu::default());
+        let has_left = here.migrate_away();
         self.show_place();
         has_left
     }
@@ -185,9 +185,9 @@ impl WorkerEnd {
     /// Looks for work for a while: longer the next time if that was of use.
     fn look(&mut self) -> bool {
         let allowed = Duration::from_nanos(self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed));
-        let found = spin::look(self.spin.time().min(allowed), || self.ledger().has_work());
+        let found = spin::spin_until(self.spin.duration().min(allowed), || self.ledger().has_work());
         if found {
-            self.spin.was_rewarded();
+            self.spin.found_while_spinning();
         }
         found
     }

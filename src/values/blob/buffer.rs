@@ -1,10 +1,13 @@
-//! A file that this process may write for ever, and nobody else at any time.
+//! A file that this process can always write, and that no other process can ever write.
 //!
-//! F_SEAL_FUTURE_WRITE (Linux 5.1) forbids every write and every writable mapping but those that exist already: ours,
-//! which no forked child has. So a worker to which the descriptor was passed can read what is in the file now, and
-//! neither change what others will be sent in it, nor make it shorter under our hands.
+//! F_SEAL_FUTURE_WRITE (Linux 5.1) forbids every write and every writable mapping except those that exist already: the
+//! one of this process, which no forked child inherits. So a worker that has the descriptor can read what is in the file
+//! now, but can neither change what other workers will be sent in it, nor truncate it while this process writes.
 //!
-//! A worker has it mapped and reads it there. So whoever has a buffer must be sure that nobody reads it before he writes.
+//! A worker maps the file and reads it in place. So the owner of a [`Buffer`] must be sure that no process reads it
+//! before it writes.
+//!
+//! Also called: shared memory buffer, single-writer mapping.
 
 #![expect(unsafe_code, reason = "the one writable mapping is a raw pointer; its SAFETY notes say who reads and writes")]
 
@@ -25,18 +28,18 @@ use nix::sys::mman::mmap;
 use nix::sys::mman::munmap;
 use start_methods::PrivateFd;
 
-use super::FUTURE_WRITE;
-use super::Foot;
-use super::State;
-use super::fixed;
+use super::footer::Footer;
+use super::footer::LoanState;
+use super::seals::FUTURE_WRITE;
+use super::seals::fixed_length;
 use crate::sys::owner_process::OwnerProcess;
 
-/// See the head of this file.
+/// A writable mapping of a file that is sealed against all other writers.
 #[derive(Debug)]
 pub(super) struct Buffer {
     fd: Arc<PrivateFd>,
     base: NonNull<u8>,
-    /// How many bytes have room. The foot stands behind them.
+    /// How many bytes fit before the footer.
     capacity: usize,
     /// The process that has the mapping.
     owner: OwnerProcess,
@@ -49,20 +52,20 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Makes a buffer of a file in which `capacity` bytes and a foot stand, and which has no holes. `None` if the kernel
-    /// does not know such seals; then nothing has been done to the file.
+    /// Turns a file of `capacity` bytes and a footer, without holes, into a buffer. `None` if the kernel does not support
+    /// the seals; the file is unchanged then.
     pub(super) fn of_file(fd: &Arc<PrivateFd>, capacity: usize) -> Option<Self> {
-        let len = NonZero::new(mapping_len(capacity)).expect("the foot has bytes");
+        let len = NonZero::new(mapping_len(capacity)).expect("the footer has bytes");
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new shared mapping at an address of the kernel's choice; it overlaps nothing.
         let base = unsafe { mmap(None, len, prot, MapFlags::MAP_SHARED, &**fd, 0) }.ok()?;
-        // A forked worker must not be able to write what its siblings are sent.
+        // DONTFORK: a forked worker must not be able to write what its siblings are sent.
         // SAFETY: the range is the mapping that was just made; its contents in this process do not change.
         let hidden = unsafe { madvise(base, len.get(), MmapAdvise::MADV_DONTFORK) };
-        let seals = FUTURE_WRITE | fixed() | SealFlag::F_SEAL_SEAL;
+        let seals = FUTURE_WRITE | fixed_length() | SealFlag::F_SEAL_SEAL;
         let sealed = hidden.and_then(|()| fcntl(&**fd, FcntlArg::F_ADD_SEALS(seals)));
         if sealed.is_err() {
-            // SAFETY: made above, with this length; nobody has another pointer to it.
+            // SAFETY: mapped above, with this length; there is no other pointer to it.
             let _: nix::Result<()> = unsafe { munmap(base, len.get()) };
             return None;
         }
@@ -73,45 +76,49 @@ impl Buffer {
         self.capacity
     }
 
-    /// Whether this process can write it.
+    /// Whether this process made the mapping, and is no forked copy.
     fn is_here(&self) -> bool {
         self.owner.is_here()
     }
 
-    /// Copies `bytes` to `start`, where there must be room.
+    /// Copies `bytes` to the offset `start`.
+    ///
+    /// # Panics
+    ///
+    /// They do not fit before the footer.
     pub(super) fn write(&mut self, start: usize, bytes: &[u8]) {
-        assert!(start + bytes.len() <= self.capacity, "the writer looks for room first");
+        assert!(start + bytes.len() <= self.capacity, "the writer checks the capacity first");
         self.put(start, bytes);
     }
 
-    /// Notes how many bytes the value has.
+    /// Writes the footer of a value of `len` bytes.
     pub(super) fn finish(&mut self, len: usize) {
-        let foot = Foot { offset: self.capacity as u64, len: len as u64, state: State::Given };
-        self.put(self.capacity, &foot.to_bytes());
+        let footer = Footer { offset: self.capacity as u64, len: len as u64, loan: LoanState::Given };
+        self.put(self.capacity, &footer.to_bytes());
     }
 
     fn put(&mut self, start: usize, bytes: &[u8]) {
-        assert!(self.is_here(), "a copy of this process has no mapping");
-        // SAFETY: the callers have seen that the place is before the end of the mapping.
+        assert!(self.is_here(), "a forked copy of this process has no mapping");
+        // SAFETY: the callers have checked that the place is before the end of the mapping.
         let to = unsafe { self.base.add(start) };
-        // SAFETY: `to` has so much room (as above), and is writable: this process mapped it. The file is sealed at this
-        // length and has no holes, so no page is missing. `bytes` does not overlap it, since nobody has a reference into
-        // the mapping while it is borrowed mutably. Other processes can only read it, and none does: the buffer is either
-        // new, or came back from one who has answered (`Blob::note_answered`).
+        // SAFETY: `bytes` fit behind `to` (as above), which is writable: this process mapped it. The file is sealed at this
+        // length and has no holes, so no page is missing. `bytes` does not overlap it, because no reference into the
+        // mapping exists while it is borrowed mutably. Other processes can only read it, and none does: the buffer is
+        // either new, or came back because its last reader has answered (`Blob::mark_answered`).
         unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
     }
 
     /// The first `len` bytes.
     pub(super) fn start(&self, len: usize) -> &[u8] {
         assert!(len <= self.capacity && self.is_here(), "no more than was written, and by this process");
-        // SAFETY: mapped as long as `self`, and longer than that; the bytes change through `&mut self` only, since no
-        // other process can write the file.
+        // SAFETY: mapped as long as `self` lives, and longer than `len`; the bytes change through `&mut self` only, because
+        // no other process can write the file.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), len) }
     }
 }
 
 fn mapping_len(capacity: usize) -> usize {
-    capacity + Foot::LEN
+    capacity + Footer::LEN
 }
 
 impl AsFd for Buffer {
@@ -122,12 +129,11 @@ impl AsFd for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // In a copy of the process something else may be at this address.
+        // In a forked copy of the process another mapping may be at this address.
         if !self.is_here() {
             return;
         }
-        // SAFETY: the mapping was made by `of_file`, with this length, in this process, and nothing that borrowed it is
-        // left.
+        // SAFETY: `of_file` made the mapping, with this length, in this process, and nothing borrows it any more.
         let unmapped = unsafe { munmap(self.base.cast(), mapping_len(self.capacity)) };
         if let Err(errno) = unmapped {
             log::error!("munmap of a buffer: {errno}: a bug in procpool");

@@ -1,9 +1,12 @@
-//! What is kept to be used again: files for large values, and the memory into which they are read.
+//! Files for large values, their mappings, and the memory into which they are read, kept for reuse.
 //!
-//! A pool has one, and so has each worker. It keeps no more than a few values have needed, and nothing before there was
-//! the first; when its pool has ended it keeps nothing any more.
+//! A pool has one cache, and so has each worker. It keeps no more than a few values have needed, nothing before the first
+//! large value, and nothing after its pool has ended.
 //!
-//! A forked copy of the process finds nothing on it: the files are the original's to write, and a lock may be held for ever.
+//! A forked copy of the process finds the cache empty: only the original may write the files, and a lock may be held for
+//! ever in the copy.
+//!
+//! Also called: buffer pool, object pool, free list.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,76 +19,79 @@ use nix::sys::stat::fstat;
 use parking_lot::Mutex;
 use start_methods::PrivateFd;
 
-use super::Foot;
-use super::REUSE_MAX;
-use super::State;
 use super::buffer::Buffer;
+use super::footer::Footer;
+use super::footer::LoanState;
+use super::limits::REUSE_MAX;
 use super::mapping::Mapping;
 use crate::sys::owner_process::OwnerProcess;
 
-/// So many bytes of buffers are kept that are not used at the moment, and so many buffers.
+/// Maximum bytes of buffers that are kept while they are not in use.
 const BUFFER_BYTES_MAX: usize = 32 << 20;
+/// Maximum buffers that are kept while they are not in use.
 const BUFFERS_MAX: usize = 16;
-/// So many files of a worker are with their readers, or on their way back.
+/// Maximum files lent out at once, counting those that are returned and not reused yet.
 const LOANS_MAX: usize = 3;
-/// So many bytes of buffers stay mapped, and so many buffers.
+/// Maximum bytes of the parent's buffers that a worker keeps mapped.
 const VIEW_BYTES_MAX: usize = 32 << 20;
+/// Maximum buffers of the parent that a worker keeps mapped.
 const VIEWS_MAX: usize = 16;
-/// So many pieces of memory are kept.
+/// Maximum pieces of memory that are kept for copies.
 const MEMORIES_MAX: usize = 2;
 
-/// See the head of this file.
+/// The cache of one pool, or of one worker.
 #[derive(Debug)]
 pub(crate) struct BlobCache {
-    /// Who may use it.
+    /// The process that may use it.
     owner: OwnerProcess,
     is_closed: AtomicBool,
     supply: Supply,
     memories: Mutex<Vec<Vec<u8>>>,
-    /// Buffers of our parent's, mapped, by what file they are; used last stands last.
+    /// Mapped buffers of the parent. The most recently used is at the back.
     views: Mutex<VecDeque<(FileId, Arc<Mapping>)>>,
 }
 
-/// Device and inode: no other file has the same while this one is mapped, as far as inodes are numbered in 64 bits.
+/// Device and inode: unique while the file is mapped, provided that inode numbers have 64 bits.
 type FileId = (libc::dev_t, libc::ino_t);
 
-/// How files come back.
+/// How files become available for reuse.
 #[derive(Debug)]
 enum Supply {
-    /// From inside this process.
+    /// This process puts them back.
     Buffers(Mutex<VecDeque<Buffer>>),
-    /// By a note in their feet.
+    /// The reader marks them as returned in their footers.
     Loans(Mutex<Vec<Loan>>),
 }
 
-/// A file to be used again.
+/// A file for reuse.
 #[derive(Debug)]
-pub(super) enum Kept {
+pub(super) enum Reusable {
     Buffer(Buffer),
     Loan(Loan),
 }
 
-/// A worker's file that is with a reader, or was.
+/// A file that this worker has lent to a reader.
 #[derive(Debug)]
 pub(super) struct Loan {
     pub(super) fd: Arc<PrivateFd>,
-    /// How many bytes have room. The foot stands behind them.
+    /// How many bytes fit before the footer.
     pub(super) capacity: u64,
 }
 
 impl Loan {
     fn is_returned(&self) -> bool {
-        Foot::read(&*self.fd, self.capacity + Foot::LEN as u64).is_ok_and(|foot| foot.state == State::Returned)
+        let size = self.capacity + Footer::LEN as u64;
+        Footer::read(&*self.fd, size).is_ok_and(|footer| footer.loan == LoanState::Returned)
     }
 }
 
 impl BlobCache {
-    /// For one who sends to processes that it does not trust.
+    /// For a process that sends to processes that it does not trust.
     pub(crate) fn of_parent() -> Arc<Self> {
         Self::new(Supply::Buffers(Mutex::default()))
     }
 
-    /// For one whose reader tells when it has read, and who trusts the processes that send to it.
+    /// For a process whose reader marks files as returned, and which trusts the processes that send to it.
     pub(crate) fn of_worker() -> Arc<Self> {
         Self::new(Supply::Loans(Mutex::default()))
     }
@@ -100,12 +106,14 @@ impl BlobCache {
         })
     }
 
-    /// Keeps nothing any more.
+    /// Drops the buffers and the memory that are kept, and keeps none from now on.
     pub(crate) fn close(&self) {
         if !self.is_here() {
             return;
         }
-        // Before: who puts something there meanwhile either sees it, or has put it there when it is taken away.
+        // Before the lists are emptied. `put_buffer` and `put_memory` check the flag under the lock of their
+        // list: either they come first, and what they put is taken below, or they come later, and see the flag. Relaxed:
+        // the locks order both.
         self.is_closed.store(true, Ordering::Relaxed);
         let buffers = match &self.supply {
             Supply::Buffers(buffers) => std::mem::take(&mut *buffers.lock()),
@@ -116,7 +124,7 @@ impl BlobCache {
         drop(memories);
     }
 
-    /// Whether this is no forked copy.
+    /// Whether this process made the cache, and is no forked copy.
     pub(super) fn is_here(&self) -> bool {
         self.owner.is_here()
     }
@@ -125,11 +133,11 @@ impl BlobCache {
         self.is_here() && !self.is_closed.load(Ordering::Relaxed)
     }
 
-    /// Memory of this length at least, with anything in it.
+    /// Memory of at least this length, with arbitrary content.
     ///
     /// # Errors
     ///
-    /// There is not so much.
+    /// `OutOfMemory`.
     pub(super) fn memory(&self, len: usize) -> io::Result<Vec<u8>> {
         let kept = if self.is_open() { self.memories.lock().pop() } else { None };
         match kept {
@@ -153,9 +161,8 @@ impl BlobCache {
         }
     }
 
-    /// The smallest buffer that has room for so many bytes; or a file that has been returned, if possible one with
-    /// such room.
-    pub(super) fn take(&self, len: u64) -> Option<Kept> {
+    /// The smallest buffer into which `len` bytes fit; or a file that has been returned, preferably one into which they fit.
+    pub(super) fn take(&self, len: u64) -> Option<Reusable> {
         if !self.is_open() {
             return None;
         }
@@ -164,18 +171,18 @@ impl BlobCache {
                 let mut buffers = buffers.lock();
                 let fitting = buffers.iter().enumerate().filter(|(_, buffer)| buffer.capacity() as u64 >= len);
                 let (best, _) = fitting.min_by_key(|(_, buffer)| buffer.capacity())?;
-                buffers.remove(best).map(Kept::Buffer)
+                buffers.remove(best).map(Reusable::Buffer)
             }
             Supply::Loans(loans) => {
                 let mut loans = loans.lock();
                 let returned = loans.iter().enumerate().filter(|(_, loan)| loan.is_returned());
                 let (best, _) = returned.max_by_key(|(_, loan)| loan.capacity >= len)?;
-                Some(Kept::Loan(loans.swap_remove(best)))
+                Some(Reusable::Loan(loans.swap_remove(best)))
             }
         }
     }
 
-    /// The largest buffer, if it has room for so many bytes: for a value that has turned out to be longer than it seemed.
+    /// The largest buffer, if `len` bytes fit into it: for a value that turned out longer than expected.
     pub(super) fn take_largest(&self, len: u64) -> Option<Buffer> {
         let Supply::Buffers(buffers) = &self.supply else { return None };
         if !self.is_open() {
@@ -186,7 +193,7 @@ impl BlobCache {
         if buffer.capacity() as u64 >= len { buffers.remove(largest) } else { None }
     }
 
-    /// The oldest go if it becomes too much: what is sent now is of another length.
+    /// Keeps a buffer. If there are too many, the oldest are dropped: what is sent now has other lengths.
     pub(super) fn put_buffer(&self, buffer: Buffer) {
         let Supply::Buffers(buffers) = &self.supply else { return };
         if !self.is_here() {
@@ -201,12 +208,12 @@ impl BlobCache {
         while buffers.len() > BUFFERS_MAX || buffers.iter().map(Buffer::capacity).sum::<usize>() > BUFFER_BYTES_MAX {
             surplus.extend(buffers.pop_front());
         }
-        // What unmapping takes is nobody's to wait for.
+        // Unlocked first: other threads need not wait for the unmapping.
         drop(buffers);
         drop(surplus);
     }
 
-    /// The beginning of somebody's buffer, mapped, if who sends buffers is trusted.
+    /// A mapping of at least `len` bytes of a buffer, if this cache is of a process that trusts the sender of buffers.
     pub(super) fn view(&self, file: impl AsFd, len: u64) -> Option<Arc<Mapping>> {
         let Supply::Loans(_) = &self.supply else { return None };
         if !self.is_here() {
@@ -219,9 +226,9 @@ impl BlobCache {
         let view = match known {
             Some((_, mapping)) => mapping,
             None => {
-                // All of it: the next value may be longer.
-                let room = u64::try_from(status.st_size).ok()?.checked_sub(Foot::LEN as u64)?;
-                Arc::new(Mapping::of_buffer(file, room)?)
+                // All of it: the next value in it may be longer.
+                let capacity = u64::try_from(status.st_size).ok()?.checked_sub(Footer::LEN as u64)?;
+                Arc::new(Mapping::of_buffer(file, capacity)?)
             }
         };
         views.push_back((id, Arc::clone(&view)));
@@ -232,7 +239,7 @@ impl BlobCache {
         (view.len() as u64 >= len).then_some(view)
     }
 
-    /// Whether files become buffers.
+    /// Whether files are turned into buffers.
     pub(super) fn has_buffers(&self) -> bool {
         matches!(self.supply, Supply::Buffers(_))
     }
@@ -245,7 +252,8 @@ impl BlobCache {
         }
     }
 
-    pub(super) fn note_loan(&self, loan: Loan) {
+    /// Remembers a file that has been lent.
+    pub(super) fn put_loan(&self, loan: Loan) {
         if let Supply::Loans(loans) = &self.supply {
             loans.lock().push(loan);
         }
@@ -256,7 +264,7 @@ impl BlobCache {
 ///
 /// # Errors
 ///
-/// There is not so much.
+/// `OutOfMemory`.
 pub(super) fn zeros(len: usize) -> io::Result<Vec<u8>> {
     let mut memory = Vec::new();
     memory.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;

@@ -1,4 +1,4 @@
-//! A file in memory, to be read where it lies.
+//! A read-only mapping of a file, so that a value is decoded in place (zero-copy).
 
 #![expect(unsafe_code, reason = "a mapping is a raw pointer; its SAFETY notes say why what it points to is constant")]
 
@@ -19,11 +19,11 @@ use nix::sys::statfs::fstatfs;
 use nix::unistd::Whence;
 use nix::unistd::lseek;
 
-use super::FUTURE_WRITE;
-use super::constant;
-use super::fixed;
+use super::seals::FUTURE_WRITE;
+use super::seals::constant;
+use super::seals::fixed_length;
 
-/// The beginning of a file, as long as that does not change.
+/// The first bytes of a file, which do not change while they are borrowed.
 #[derive(Debug)]
 pub(super) struct Mapping {
     start: NonNull<u8>,
@@ -36,17 +36,21 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// The first `len` bytes of a file that can never change. `None` if it can, whoever promises the contrary, or is
-    /// anything but plain memory, or if the kernel would rather not.
+    /// The first `len` bytes of a file that can never change. `None` if the file can change, whatever its sender claims, if
+    /// it is not plain memory, or if the kernel refuses to map it.
     pub(super) fn of_constant(file: impl AsFd, len: u64) -> Option<Self> {
         // Not shared: kernels before 6.7 refuse that for a file that is sealed and was opened for writing.
         if is_whole(&file, constant(), len) { Self::new(file, len, MapFlags::MAP_PRIVATE) } else { None }
     }
 
-    /// The first `len` bytes of a [`Buffer`](super::Buffer), whose maker is trusted: it writes into it when nobody reads
-    /// it. `None` if anybody else could write it, and as above.
+    /// The first `len` bytes of a buffer, whose owner is trusted to write only while no process reads. `None` if another
+    /// process could write the file, and as for [`of_constant`](Self::of_constant).
     pub(super) fn of_buffer(file: impl AsFd, len: u64) -> Option<Self> {
-        if is_whole(&file, FUTURE_WRITE | fixed(), len) { Self::new(file, len, MapFlags::MAP_SHARED) } else { None }
+        if is_whole(&file, FUTURE_WRITE | fixed_length(), len) {
+            Self::new(file, len, MapFlags::MAP_SHARED)
+        } else {
+            None
+        }
     }
 
     fn new(file: impl AsFd, len: u64, flags: MapFlags) -> Option<Self> {
@@ -61,37 +65,37 @@ impl Mapping {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: mapped for reading as long as `self`, and so long (`new`); bytes need no alignment and have any value.
-        // None of its pages is missing or will be: the file is as long, has no holes, and cannot be truncated
-        // (`is_whole`). The bytes do not change while they are borrowed: either nobody can write the file, its holes
-        // included, nor map it for writing; or only its maker can, who is our parent, and does not before our answer
-        // (`Blob::note_answered`), which we give when we have read.
+        // SAFETY: mapped for reading as long as `self` lives, with this length (`new`); bytes need no alignment, and any
+        // value is valid. No page is missing or will be: the file is that long, has no holes, and cannot be truncated
+        // (`is_whole`). The bytes do not change while they are borrowed: either no process can write the file, punch
+        // holes into it or map it for writing; or only its owner can, which is the parent of this process, and which does
+        // not before it has this process's answer (`Blob::mark_answered`), which is sent after the bytes have been read.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
-/// Whether a file has these seals, and every one of its first `len` bytes is there and cannot go.
+/// Whether a file has these seals, and each of its first `len` bytes exists and cannot vanish.
 fn is_whole(file: impl AsFd, wanted: SealFlag, len: u64) -> bool {
-    // Only files of tmpfs and hugetlbfs have seals. A page of the latter may be missing at any time.
+    // Only files of tmpfs and hugetlbfs have seals. A page of hugetlbfs may be missing at any time.
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
     if !seals.is_ok_and(|seals| seals.contains(wanted)) || !is_in_memory(&file) {
         return false;
     }
-    // From here on the file stays as it is: with its length, which may not be what it was when it came, and with
-    // its holes. A page for a hole is found when it is read, or not found, which would be SIGBUS.
-    // (The offset that is moved by this is nobody's: readers have their own.)
+    // The order matters: from here on the file is sealed, with its length, which may have changed since it was received,
+    // and with its holes. A page for a hole is allocated when it is read, and a failure to do so would be SIGBUS.
+    // (lseek moves the file's own offset, which no reader uses.)
     let first_hole: Result<_, Errno> = lseek(&file, 0, Whence::SeekHole);
     first_hole.is_ok_and(|offset| u64::try_from(offset).is_ok_and(|offset| offset >= len))
 }
 
-/// Whether a file is in memory, in pages of the usual size, and on no disk.
+/// Whether a file is in memory, in pages of the usual size, and not on a disk.
 pub(super) fn is_in_memory(file: impl AsFd) -> bool {
     fstatfs(file).is_ok_and(|status| status.filesystem_type() == TMPFS_MAGIC)
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new`, with this length, and nothing that borrowed it is left.
+        // SAFETY: `new` made the mapping, with this length, and nothing borrows it any more.
         let unmapped = unsafe { munmap(self.start.cast(), self.len) };
         if let Err(errno) = unmapped {
             log::error!("munmap of a large value: {errno}: a bug in procpool");

@@ -1,14 +1,20 @@
-//! What blobs promise their readers, and what senders that mean harm can do about it.
+//! What blobs guarantee their readers, and what hostile senders cannot do.
 
-#![expect(unsafe_code, reason = "tries to map what may not be mapped")]
+#![expect(unsafe_code, reason = "tries to map what must not be mapped")]
 
 use std::fs;
+use std::io;
 use std::num::NonZero;
+use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
+use libc::off_t;
+use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
 use nix::fcntl::FcntlArg;
+use nix::fcntl::SealFlag;
 use nix::fcntl::fallocate;
 use nix::fcntl::fcntl;
 use nix::sys::memfd::MFdFlags;
@@ -17,15 +23,28 @@ use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::mman::mmap;
 use nix::sys::mman::munmap;
+use nix::sys::stat::fstat;
+use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
+use start_methods::PrivateFd;
 
+use super::bytes::Kind;
+use super::file::Held;
+use super::footer::Footer;
+use super::footer::LoanState;
+use super::limits::MAP_MIN;
+use super::limits::REUSE_MAX;
+use super::mapping::Mapping;
+use super::seals::FUTURE_WRITE;
+use super::seals::constant;
+use super::seals::fixed_length;
 use super::*;
 
 mod reuse;
 
 const LEN: usize = 1 << 20;
 const _: () = assert!(LEN as u64 >= MAP_MIN && LEN as u64 <= REUSE_MAX);
-/// Too long for a file that is used again.
+/// Too long for a file that is reused.
 const LONG: usize = (16 << 20) + 1;
 const _: () = assert!(LONG as u64 == REUSE_MAX + 1);
 
@@ -41,12 +60,12 @@ fn write(cache: Option<&Arc<BlobCache>>, bytes: &[u8]) -> Blob {
     writer.finish().unwrap()
 }
 
-/// As it comes out at the other end of a socket.
+/// The blob as it arrives at the other end of a socket.
 fn pass(blob: &Blob, to: &Arc<BlobCache>) -> Blob {
     Blob::receive(PrivateFd::adopt(blob.as_fd().try_clone_to_owned().unwrap()).unwrap(), to).unwrap()
 }
 
-/// A memfd of somebody else's, which ends as if so many bytes were in it, and what was received of it.
+/// The blob that is received from a memfd that was not made by a [`Writer`].
 fn foreign(prepare: impl FnOnce(&fs::File)) -> Blob {
     let file = fs::File::from(memfd_create("foreign", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
     prepare(&file);
@@ -57,13 +76,13 @@ fn receive(file: fs::File) -> io::Result<Blob> {
     Blob::receive(PrivateFd::adopt(file.into()).unwrap(), &BlobCache::of_parent())
 }
 
-fn put_foot(file: &fs::File, len: usize) {
-    Foot { offset: len as u64, len: len as u64, state: State::Given }.write(file).unwrap();
+fn put_footer(file: &fs::File, len: usize) {
+    Footer { offset: len as u64, len: len as u64, loan: LoanState::Given }.write(file).unwrap();
 }
 
 fn fill(file: &fs::File, len: usize) {
     file.write_all_at(&bytes(len), 0).unwrap();
-    put_foot(file, len);
+    put_footer(file, len);
 }
 
 fn seal(fd: impl AsFd, seals: SealFlag) {
@@ -78,9 +97,9 @@ fn is_viewed(bytes: &Bytes) -> bool {
     matches!(bytes.0, Kind::Viewed(..))
 }
 
-/// Its reader has answered, and nobody needs it here.
-fn spend(blob: Blob) {
-    blob.note_answered();
+/// Drops a blob whose reader has answered.
+fn release(blob: Blob) {
+    blob.mark_answered();
     drop(blob);
 }
 
@@ -107,8 +126,8 @@ fn a_blob_gives_back_its_bytes() {
     }
 }
 
-/// Tries to change the file of a blob in every way.
-fn assert_nobody_writes(blob: &Blob, len: usize) {
+/// Asserts that the file of a blob cannot be changed in any way.
+fn assert_not_writable(blob: &Blob, len: usize) {
     assert_eq!(nix::unistd::write(blob, b"x"), Err(Errno::EPERM));
     assert_eq!(pwrite(blob, b"x", 5), Err(Errno::EPERM));
     let len = off_t::try_from(len).unwrap();
@@ -119,11 +138,11 @@ fn assert_nobody_writes(blob: &Blob, len: usize) {
     assert_eq!(fallocate(blob, hole, 0, 8192), Err(Errno::EPERM));
     assert_eq!(fallocate(blob, FallocateFlags::empty(), 0, 2 * len), Err(Errno::EPERM));
     let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a new mapping, where the kernel likes; it is refused.
+    // SAFETY: a new mapping at an address of the kernel's choice; it is refused.
     let mapped = unsafe { mmap(None, NonZero::new(4096).unwrap(), writable, MapFlags::MAP_SHARED, blob, 0) };
     assert_eq!(mapped, Err(Errno::EPERM));
     let reopened = fs::File::options().write(true).open(format!("/proc/self/fd/{}", blob.as_fd().as_raw_fd()));
-    // Whether it may be opened is a matter of permissions; it may not be written.
+    // Permissions decide whether it can be opened; it cannot be written.
     assert!(reopened.is_err() || reopened.is_ok_and(|file| file.write_at(b"x", 5).is_err()));
     assert_eq!(fcntl(blob, FcntlArg::F_ADD_SEALS(SealFlag::empty())), Err(Errno::EPERM));
 }
@@ -133,20 +152,20 @@ fn a_blob_of_its_own_never_changes() {
     let bytes = bytes(LEN);
     let blob = write(None, &bytes);
     let read = blob.read().unwrap();
-    assert_nobody_writes(&blob, LEN);
+    assert_not_writable(&blob, LEN);
     drop(blob);
     assert!(is_mapped(&read) && *read == bytes[..], "a mapping outlives its blob");
 }
 
 #[test]
-fn nobody_else_writes_what_a_parent_sends() {
+fn only_the_parent_writes_what_it_sends() {
     let blob = write(Some(&BlobCache::of_parent()), &bytes(LEN));
     let received = pass(&blob, &BlobCache::of_worker());
-    assert_nobody_writes(&received, LEN);
+    assert_not_writable(&received, LEN);
     assert!(*received.read().unwrap() == bytes(LEN)[..]);
 }
 
-/// A parent trusts nobody who sends to it, whatever the file promises.
+/// A parent trusts no sender, whatever the seals of its file promise.
 #[test]
 fn what_a_worker_sends_is_never_read_in_place() {
     let blob = write(Some(&BlobCache::of_parent()), &bytes(LEN));
@@ -158,15 +177,18 @@ fn what_a_worker_sends_is_never_read_in_place() {
 #[test]
 fn only_a_buffer_is_read_in_place() {
     let worker = BlobCache::of_worker();
-    for (seals, has_hole) in
-        [(SealFlag::empty(), false), (fixed(), false), (FUTURE_WRITE, false), (FUTURE_WRITE | fixed(), true)]
-    {
+    for (seals, has_hole) in [
+        (SealFlag::empty(), false),
+        (fixed_length(), false),
+        (FUTURE_WRITE, false),
+        (FUTURE_WRITE | fixed_length(), true),
+    ] {
         let file =
             fs::File::from(memfd_create("foreign", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
         if !has_hole {
             file.write_all_at(&bytes(LEN), 0).unwrap();
         }
-        put_foot(&file, LEN);
+        put_footer(&file, LEN);
         seal(&file, seals);
         let blob = Blob::receive(PrivateFd::adopt(file.into()).unwrap(), &worker).unwrap();
         let read = blob.read().unwrap();
@@ -183,10 +205,10 @@ fn a_pipe_is_not_a_blob() {
 }
 
 #[test]
-fn a_file_without_an_end_of_ours_is_not_a_blob() {
+fn a_file_without_a_valid_footer_is_not_a_blob() {
     let too_long = |file: &fs::File| {
         file.write_all_at(&bytes(100), 0).unwrap();
-        Foot { offset: 100, len: 101, state: State::Given }.write(file).unwrap();
+        Footer { offset: 100, len: 101, loan: LoanState::Given }.write(file).unwrap();
     };
     let of_no_state = |file: &fs::File| file.write_all_at(&(3u128 << 64).to_le_bytes(), 100).unwrap();
     let makers: [&dyn Fn(&fs::File); 5] = [
@@ -207,9 +229,9 @@ fn a_file_without_an_end_of_ours_is_not_a_blob() {
 fn what_may_still_change_is_copied() {
     for seals in [
         SealFlag::empty(),
-        fixed(),
+        fixed_length(),
         SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW,
-        fixed() | SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE),
+        fixed_length() | FUTURE_WRITE,
     ] {
         let blob = foreign(|file| {
             fill(file, LEN);
@@ -225,11 +247,11 @@ fn what_may_still_change_is_copied() {
 fn a_writable_mapping_keeps_a_file_from_being_sealed() {
     let blob = foreign(|file| fill(file, LEN));
     let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a new mapping, where the kernel likes.
+    // SAFETY: a new mapping at an address of the kernel's choice.
     let mapped = unsafe { mmap(None, NonZero::new(LEN).unwrap(), writable, MapFlags::MAP_SHARED, &blob, 0) }.unwrap();
     assert_eq!(fcntl(&blob, FcntlArg::F_ADD_SEALS(constant())), Err(Errno::EBUSY));
     assert!(!is_mapped(&blob.read().unwrap()));
-    // SAFETY: it was mapped above, with this length, and nothing refers to it.
+    // SAFETY: mapped above, with this length, and nothing refers to it.
     unsafe { munmap(mapped, LEN) }.unwrap();
 }
 
@@ -242,7 +264,7 @@ fn a_file_with_holes_is_copied() {
         let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         fallocate(file, hole, 8192, 4096).unwrap();
     };
-    // As many blocks as a whole file has, but not where they are needed.
+    // As many blocks as a file without holes has, but behind its end.
     let behind_the_end = |file: &fs::File| {
         let len = off_t::try_from(LEN).unwrap();
         fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, len + 4096, len).unwrap();
@@ -251,7 +273,7 @@ fn a_file_with_holes_is_copied() {
     for (index, make) in makers.into_iter().enumerate() {
         let blob = foreign(|file| {
             make(file);
-            put_foot(file, LEN);
+            put_footer(file, LEN);
             seal(file, constant());
         });
         let read = blob.read().unwrap();
@@ -288,11 +310,11 @@ fn a_file_on_a_disk_is_copied() {
     assert!(!is_mapped(&read) && *read == bytes(LEN)[..]);
 }
 
-/// Pages of their own size, which may be missing although there is no hole.
+/// Huge pages may be missing although there is no hole.
 #[test]
 fn a_file_of_huge_pages_is_copied() {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_HUGETLB;
-    // Refused where the kernel has none.
+    // Refused where the kernel supports none.
     let Ok(fd) = memfd_create("huge", flags) else { return };
     ftruncate(&fd, 2 << 20).unwrap();
     seal(&fd, constant());
@@ -302,6 +324,6 @@ fn a_file_of_huge_pages_is_copied() {
 
 #[test]
 fn a_length_that_no_memory_has_is_an_error() {
-    let blob = foreign(|file| put_foot(file, 1 << 60));
+    let blob = foreign(|file| put_footer(file, 1 << 60));
     assert_eq!(blob.read().unwrap_err().kind(), io::ErrorKind::OutOfMemory);
 }

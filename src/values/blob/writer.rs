@@ -1,11 +1,10 @@
-//! A value on its way into a file.
+//! Writes a value into a file.
 //!
-//! A new file is written by write(2) and not through a mapping. The kernel would clear each page before it is
-//! overwritten, and take a fault for each: twice the time. It could also be SIGBUS when memory runs out, where write(2)
-//! has an error.
+//! A new file is written with pwritev(2) and not through a mapping: through a mapping, the kernel would take a fault for
+//! each page and clear it before it is overwritten, which takes twice the time. And when memory runs out, a mapping
+//! raises SIGBUS where a write returns an error.
 
 use std::io;
-use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -18,78 +17,77 @@ use nix::fcntl::open;
 use nix::sys::memfd::MFdFlags;
 use nix::sys::memfd::memfd_create;
 use nix::sys::stat::Mode;
-use nix::sys::uio::pwritev;
 use start_methods::PrivateFd;
 
-use super::Blob;
-use super::BlobCache;
-use super::Buffer;
-use super::Foot;
-use super::Held;
-use super::REUSE_MAX;
-use super::State;
-use super::cache::Kept;
+use super::buffer::Buffer;
+use super::cache::BlobCache;
 use super::cache::Loan;
-use super::constant;
-use super::offset_of;
+use super::cache::Reusable;
+use super::file::Blob;
+use super::file::Held;
+use super::footer::Footer;
+use super::footer::LoanState;
+use super::limits::REUSE_MAX;
+use super::positioned::write_at;
+use super::seals::constant;
 use crate::sys::failpoint::failpoint;
 use crate::sys::failpoint::fault;
 
 /// A blob that is being written.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    file: File,
+    file: Destination,
     len: u64,
     cache: Option<Arc<BlobCache>>,
 }
 
 #[derive(Debug)]
-enum File {
-    /// It becomes longer as it is written. An old one has had room for so many bytes.
+enum Destination {
+    /// It grows as it is written. A reused file has this capacity already, a new one has none.
     Plain {
         fd: Arc<PrivateFd>,
-        room: u64,
+        capacity: u64,
     },
     Buffer(Buffer),
 }
 
-impl File {
-    fn new() -> io::Result<Self> {
-        Ok(File::Plain { fd: Arc::new(PrivateFd::adopt(anonymous_file()?)?), room: 0 })
+impl Destination {
+    fn new_file() -> io::Result<Self> {
+        Ok(Destination::Plain { fd: Arc::new(PrivateFd::adopt(anonymous_file()?)?), capacity: 0 })
     }
 }
 
 impl Writer {
-    /// For a value of this length at least: into an old file, if the cache has any.
+    /// A writer for a value of at least `len` bytes. It writes into a file of the cache if there is one.
     ///
     /// # Errors
     ///
-    /// There is no descriptor left, or no place for anonymous files.
+    /// No anonymous file can be made: no descriptor is left, for instance.
     pub(crate) fn new(cache: Option<&Arc<BlobCache>>, len: u64) -> io::Result<Self> {
         fault!("blob");
         let file = match cache.and_then(|cache| cache.take(len)) {
-            Some(Kept::Buffer(buffer)) => File::Buffer(buffer),
-            Some(Kept::Loan(Loan { fd, capacity })) => File::Plain { fd, room: capacity },
-            None => File::new()?,
+            Some(Reusable::Buffer(buffer)) => Destination::Buffer(buffer),
+            Some(Reusable::Loan(Loan { fd, capacity })) => Destination::Plain { fd, capacity },
+            None => Destination::new_file()?,
         };
         Ok(Self { file, len: 0, cache: cache.cloned() })
     }
 
-    /// Appends the parts, one behind the other.
+    /// Appends the parts, back to back.
     ///
     /// # Errors
     ///
-    /// There is not enough memory.
+    /// There is not enough memory, or no new file can be made.
     pub(crate) fn write(&mut self, parts: [&[u8]; 2]) -> io::Result<()> {
         let more = parts.map(<[u8]>::len).iter().sum::<usize>() as u64;
-        if let File::Buffer(buffer) = &self.file
+        if let Destination::Buffer(buffer) = &self.file
             && (buffer.capacity() as u64) < self.len + more
         {
-            self.move_on(self.len + more)?;
+            self.replace_buffer(self.len + more)?;
         }
         match &mut self.file {
-            File::Plain { fd, .. } => write_at(fd, parts, self.len)?,
-            File::Buffer(buffer) => {
+            Destination::Plain { fd, .. } => write_at(&**fd, parts, self.len)?,
+            Destination::Buffer(buffer) => {
                 let start = buffer_place(self.len);
                 buffer.write(start, parts[0]);
                 buffer.write(start + parts[0].len(), parts[1]);
@@ -100,15 +98,17 @@ impl Writer {
         Ok(())
     }
 
-    /// The buffer has no room for so many bytes: goes on in another with what there is, or in a new file.
-    fn move_on(&mut self, len: u64) -> io::Result<()> {
+    /// Moves the value from a buffer into which `len` bytes do not fit to one into which they do, or to a new file.
+    fn replace_buffer(&mut self, len: u64) -> io::Result<()> {
         let larger = self.cache.as_ref().and_then(|cache| cache.take_largest(len));
-        let larger = larger.map_or_else(File::new, |buffer| Ok(File::Buffer(buffer)))?;
-        let File::Buffer(buffer) = std::mem::replace(&mut self.file, larger) else { unreachable!("asked of a buffer") };
-        let there = buffer.start(buffer_place(self.len));
+        let larger = larger.map_or_else(Destination::new_file, |buffer| Ok(Destination::Buffer(buffer)))?;
+        let Destination::Buffer(buffer) = std::mem::replace(&mut self.file, larger) else {
+            unreachable!("only a buffer is too short")
+        };
+        let written = buffer.start(buffer_place(self.len));
         match &mut self.file {
-            File::Plain { fd, .. } => write_at(fd, [there, &[]], 0)?,
-            File::Buffer(larger) => larger.write(0, there),
+            Destination::Plain { fd, .. } => write_at(&**fd, [written, &[]], 0)?,
+            Destination::Buffer(larger) => larger.write(0, written),
         }
         if let Some(cache) = &self.cache {
             cache.put_buffer(buffer);
@@ -116,32 +116,32 @@ impl Writer {
         Ok(())
     }
 
-    /// What was written.
+    /// The blob that was written.
     ///
     /// # Errors
     ///
-    /// There is not enough memory.
+    /// There is not enough memory for the footer.
     pub(crate) fn finish(self) -> io::Result<Blob> {
         let Self { file, len, cache } = self;
         let held = match file {
-            File::Buffer(mut buffer) => {
+            Destination::Buffer(mut buffer) => {
                 buffer.finish(buffer_place(len));
                 Held::Buffer(buffer)
             }
-            File::Plain { fd, room } => finish_plain(fd, room.max(len), len, cache.as_deref())?,
+            Destination::Plain { fd, capacity } => finish_plain(fd, capacity.max(len), len, cache.as_deref())?,
         };
         Ok(Blob::new(held, len, cache))
     }
 }
 
-/// Lends the file, makes a buffer of it, or seals it for good.
+/// Lends the file, turns it into a buffer, or seals it for ever. The footer is written at `offset`.
 fn finish_plain(fd: Arc<PrivateFd>, offset: u64, len: u64, cache: Option<&BlobCache>) -> io::Result<Held> {
     let reuse = cache.filter(|_| len <= REUSE_MAX);
     let is_lent = reuse.is_some_and(BlobCache::may_lend);
-    let state = if is_lent { State::Lent } else { State::Given };
-    Foot { offset, len, state }.write(&*fd)?;
+    let loan = if is_lent { LoanState::Lent } else { LoanState::Given };
+    Footer { offset, len, loan }.write(&*fd)?;
     match reuse {
-        Some(cache) if is_lent => cache.note_loan(Loan { fd: Arc::clone(&fd), capacity: offset }),
+        Some(cache) if is_lent => cache.put_loan(Loan { fd: Arc::clone(&fd), capacity: offset }),
         Some(cache) if cache.has_buffers() => {
             if let Some(buffer) = Buffer::of_file(&fd, buffer_place(offset)) {
                 return Ok(Held::Buffer(buffer));
@@ -153,39 +153,20 @@ fn finish_plain(fd: Arc<PrivateFd>, offset: u64, len: u64, cache: Option<&BlobCa
     Ok(Held::Plain(fd))
 }
 
-/// A file that cannot be sealed will be copied by its reader, who asks.
+/// Failure is ignored: the reader checks the seals, and copies a file that has none.
 fn seal(fd: &PrivateFd) {
     let _: Result<_, Errno> = fcntl(fd, FcntlArg::F_ADD_SEALS(constant() | SealFlag::F_SEAL_SEAL));
 }
 
-/// A place in a buffer, none of which is longer than [`REUSE_MAX`].
+/// An offset in a buffer. No buffer is longer than [`REUSE_MAX`].
 fn buffer_place(place: u64) -> usize {
     usize::try_from(place).expect("a buffer is in memory")
 }
 
-/// Writes the parts from `offset` on.
-fn write_at(fd: &PrivateFd, parts: [&[u8]; 2], mut offset: u64) -> io::Result<()> {
-    let mut parts = &mut parts.map(IoSlice::new)[..];
-    // Parts of nothing are advanced over as well, and not written.
-    IoSlice::advance_slices(&mut parts, 0);
-    while !parts.is_empty() {
-        match pwritev(fd, parts, offset_of(offset)?) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                offset += count as u64;
-                IoSlice::advance_slices(&mut parts, count);
-            }
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
-}
-
-/// A memfd, or an unlinked temporary file, which has no seals, where memfd_create(2) is refused.
+/// A memfd; or, where memfd_create(2) is refused, an unlinked temporary file, which has no seals.
 fn anonymous_file() -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Never executable, where the kernel knows that flag (6.3).
+    // Never executable, where the kernel supports that flag (6.3).
     let memfd = match memfd_create("procpool", flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
         Err(Errno::EINVAL) => memfd_create("procpool", flags),
         made => made,

@@ -39,8 +39,8 @@ use crate::transport::ring::worker::WorkerEnd;
 use crate::work::batch::Batch;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
+use crate::work::function::Completion;
 use crate::work::function::FunctionId;
-use crate::work::function::Verdict;
 
 /// A record as the test knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -396,7 +396,7 @@ fn word(sent: Count, done: Count, flags: u8) -> u64 {
 fn replies(run: Arrival<'_>) -> Vec<Reply> {
     match run {
         Arrival::Values { items, bytes } => {
-            let kind = AnswerKind::Verdict(Verdict::Value);
+            let kind = AnswerKind::Completion(Completion::Value);
             let values: Vec<_> =
                 ItemReader(bytes).map(|value| Reply::Here { kind, bytes: value.unwrap().to_vec() }).collect();
             assert_eq!(values.len(), items as usize);

@@ -1,16 +1,16 @@
-//! What is used again, and when: never while anybody still needs what is in it.
+//! What is reused, and when: never while a reader may still need its content.
 
 use proptest::prelude::*;
 
 use super::*;
 
 #[test]
-fn a_buffer_is_used_again_when_nobody_here_needs_it() {
+fn a_buffer_is_reused_when_its_last_clone_is_dropped() {
     let cache = BlobCache::of_parent();
     let first = write(Some(&cache), &bytes(LEN));
     let kept = first.clone();
     let file = inode(&first);
-    spend(first);
+    release(first);
     let other = write(Some(&cache), &[1; LEN]);
     assert_ne!(inode(&other), file);
     drop(kept);
@@ -20,9 +20,9 @@ fn a_buffer_is_used_again_when_nobody_here_needs_it() {
     assert!(*other.read().unwrap() == [1; LEN]);
 }
 
-/// It was never sent; or to a worker that is being killed over it, and may be reading it.
+/// It was never sent, or was sent to a worker that is being killed and may still be reading it.
 #[test]
-fn a_buffer_is_not_used_again_before_there_is_an_answer() {
+fn a_buffer_is_not_reused_before_there_is_an_answer() {
     let cache = BlobCache::of_parent();
     let blob = write(Some(&cache), &bytes(LEN));
     let received = pass(&blob, &BlobCache::of_worker());
@@ -40,7 +40,7 @@ fn a_worker_keeps_what_it_is_sent_mapped() {
         let blob = write(Some(&parent), &vec![byte; len]);
         let bytes = pass(&blob, &worker).read().unwrap();
         assert!(is_viewed(&bytes) && *bytes == vec![byte; len]);
-        spend(blob);
+        release(blob);
         bytes.as_ptr()
     };
     let place = send(1, LEN);
@@ -51,11 +51,11 @@ fn a_worker_keeps_what_it_is_sent_mapped() {
 }
 
 #[test]
-fn a_value_that_a_buffer_has_no_room_for_moves_on() {
+fn a_value_that_outgrows_its_buffer_moves_to_another() {
     let cache = BlobCache::of_parent();
     let short = write(Some(&cache), &bytes(90_000));
     let file = inode(&short);
-    spend(short);
+    release(short);
     let longer = write(Some(&cache), &bytes(LEN));
     assert_ne!(inode(&longer), file);
     assert!(*longer.read().unwrap() == bytes(LEN)[..]);
@@ -63,18 +63,18 @@ fn a_value_that_a_buffer_has_no_room_for_moves_on() {
 }
 
 #[test]
-fn a_shelf_keeps_what_was_used_last() {
+fn a_cache_keeps_what_was_used_last() {
     let cache = BlobCache::of_parent();
     let old: Vec<_> = (0..6).map(|_| write(Some(&cache), &bytes(LONG / 2))).collect();
     let new: Vec<_> = (0..3).map(|_| write(Some(&cache), &bytes(LONG - 1))).collect();
     let files: Vec<_> = new.iter().map(inode).collect();
-    old.into_iter().chain(new).for_each(spend);
+    old.into_iter().chain(new).for_each(release);
     let again = [(); 2].map(|()| write(Some(&cache), &bytes(LONG - 1)));
     assert!(again.iter().all(|blob| files[1..].contains(&inode(blob))), "{files:?}, then {again:?}");
 }
 
 #[test]
-fn a_lent_file_is_used_again_when_its_reader_is_done() {
+fn a_lent_file_is_reused_when_its_reader_is_done() {
     let (worker, parent) = (BlobCache::of_worker(), BlobCache::of_parent());
     let lend = |bytes: &[u8]| {
         let blob = write(Some(&worker), bytes);
@@ -109,7 +109,7 @@ fn no_more_than_a_few_files_are_lent() {
 }
 
 #[test]
-fn the_memory_of_a_copy_is_used_again() {
+fn the_memory_of_a_copy_is_reused() {
     let cache = BlobCache::of_parent();
     let worker = BlobCache::of_worker();
     let read = |byte, len| {
@@ -122,22 +122,22 @@ fn the_memory_of_a_copy_is_used_again() {
     assert_eq!(read(3, LEN), place);
 }
 
-/// What a walk does: write a value of so many bytes, or be done with the value of this place.
+/// One step of a walk: write a value of this length, or release the value at this index.
 #[derive(Clone, Debug)]
-enum Step {
+enum CacheStep {
     Write(usize),
     Drop(prop::sample::Index),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let write = prop_oneof![0..300usize, 60_000..70_000usize, 0..400_000usize].prop_map(Step::Write);
-    prop::collection::vec(prop_oneof![3 => write, 2 => any::<prop::sample::Index>().prop_map(Step::Drop)], 0..40)
+fn steps() -> impl Strategy<Value = Vec<CacheStep>> {
+    let write = prop_oneof![0..300usize, 60_000..70_000usize, 0..400_000usize].prop_map(CacheStep::Write);
+    prop::collection::vec(prop_oneof![3 => write, 2 => any::<prop::sample::Index>().prop_map(CacheStep::Drop)], 0..40)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// However they are used again: a value that somebody still holds is what was written.
+    /// However files are reused: a value that is still held is what was written.
     #[test]
     fn values_that_are_held_stay_as_they_are(steps in steps(), by_parent: bool) {
         let (parent, worker) = (BlobCache::of_parent(), BlobCache::of_worker());
@@ -145,17 +145,17 @@ proptest! {
         let mut held: Vec<(Blob, Blob, Vec<u8>)> = Vec::new();
         for (number, step) in steps.into_iter().enumerate() {
             match step {
-                Step::Write(len) => {
+                CacheStep::Write(len) => {
                     let bytes: Vec<u8> = (0..len).map(|place| ((place + 31 * number) % 251).to_le_bytes()[0]).collect();
                     let blob = write(Some(from), &bytes);
                     let received = pass(&blob, to);
                     held.push((blob, received, bytes));
                 }
-                Step::Drop(_) if held.is_empty() => {}
-                Step::Drop(index) => {
+                CacheStep::Drop(_) if held.is_empty() => {}
+                CacheStep::Drop(index) => {
                     let (blob, received, _) = held.swap_remove(index.index(held.len()));
                     drop(received);
-                    spend(blob);
+                    release(blob);
                 }
             }
             for (_, received, bytes) in &held {

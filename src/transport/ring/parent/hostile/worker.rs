@@ -14,7 +14,7 @@ use crate::transport::frame::Order;
 use crate::transport::frame::parse_order;
 use crate::transport::record::Next;
 use crate::work::batch::Target;
-use crate::work::function::Verdict;
+use crate::work::function::Completion;
 
 impl Trial {
     pub(super) fn begin(&mut self) {
@@ -83,10 +83,10 @@ impl Trial {
     fn reply(&mut self, kind: u8, len: usize) -> Reply {
         let serial = self.serial();
         let bytes = serial.to_le_bytes().into_iter().cycle().take(len).collect();
-        let value = AnswerKind::Verdict(Verdict::Value);
+        let value = AnswerKind::Completion(Completion::Value);
         match kind {
             0 => Reply::Here { kind: AnswerKind::Panicked, bytes },
-            1 => Reply::Here { kind: AnswerKind::Verdict(Verdict::Failed), bytes },
+            1 => Reply::Here { kind: AnswerKind::Completion(Completion::Failed), bytes },
             2 => Reply::Attached { kind: value, number: serial },
             3 => Reply::Attached { kind: AnswerKind::Panicked, number: serial },
             _ => Reply::Here { kind: value, bytes },

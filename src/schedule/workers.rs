@@ -1,0 +1,188 @@
+//! Events of workers: started, ready, settled, refused, recalled, dismissed, exited.
+
+use std::time::Instant;
+
+use crate::schedule::action::Action;
+use crate::schedule::departure::Departure;
+use crate::schedule::departure::Lost;
+use crate::schedule::load::FinishedFrame;
+use crate::schedule::load::ItemId;
+use crate::schedule::load::MayHaveBegun;
+use crate::schedule::restarts::Ending;
+use crate::schedule::roster::RosterEntry;
+use crate::schedule::roster::Stage;
+use crate::schedule::state::Lifecycle;
+use crate::schedule::state::Schedule;
+use crate::schedule::worker_id::WorkerId;
+use crate::work::unbegun::FrameNumber;
+use crate::work::unbegun::UnbegunWork;
+
+impl Schedule {
+    /// A decided start has become a process.
+    pub(crate) fn started(&mut self, worker: WorkerId, now: Instant) {
+        self.end_pending_start();
+        self.roster.insert(worker, RosterEntry::new(self.tasks_max, now));
+        // The pool may have been made smaller since the start was decided.
+        self.trim();
+    }
+
+    /// A decided start has failed before there was a process.
+    pub(crate) fn start_failed(&mut self, now: Instant) {
+        self.end_pending_start();
+        self.count_start_failure(Ending::Other, now);
+        self.balance(now);
+    }
+
+    /// The engine could not carry out a decided start, or no longer needed to.
+    pub(crate) fn start_dropped(&mut self) {
+        self.end_pending_start();
+    }
+
+    fn end_pending_start(&mut self) {
+        self.starts_pending = self.starts_pending.checked_sub(1).expect("a start is answered once");
+    }
+
+    /// How many starts have failed in a row.
+    pub(crate) fn start_failures(&self) -> u32 {
+        self.restarts.count()
+    }
+
+    /// The worker has run its initializer and waits for work.
+    pub(crate) fn ready(&mut self, worker: WorkerId, now: Instant) {
+        self.restarts.succeeded();
+        let Some(entry) = self.roster.get_mut(worker) else { return };
+        if entry.stage == Stage::Starting {
+            entry.stage = Stage::Ready;
+            entry.ready_since = now;
+            entry.idle_since = now;
+        }
+        self.dispatch(now);
+    }
+
+    /// Whether the worker holds nothing that was sent before this frame.
+    pub(crate) fn holds_only(&self, worker: WorkerId, number: FrameNumber) -> bool {
+        self.roster.get(worker).is_some_and(|entry| entry.load.front() == Some(number))
+    }
+
+    /// Whether nothing has been decided that makes the worker leave.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_staying(&self, worker: WorkerId) -> bool {
+        self.roster.get(worker).is_some_and(RosterEntry::is_staying)
+    }
+
+    /// The item that the worker must answer next.
+    pub(crate) fn running(&self, worker: WorkerId) -> Option<ItemId> {
+        self.roster.get(worker)?.load.running()
+    }
+
+    /// How many items the worker holds.
+    pub(crate) fn items_held(&self, worker: WorkerId) -> u64 {
+        self.roster.get(worker).map_or(0, |entry| entry.load.items())
+    }
+
+    /// How many workers hold work.
+    pub(crate) fn busy(&self) -> usize {
+        self.roster.busy()
+    }
+
+    /// The worker has answered its next items, all of one frame. Returns the frame if it has no more items.
+    pub(crate) fn settled(&mut self, worker: WorkerId, items: u32, now: Instant) -> Option<FinishedFrame> {
+        let entry = self.roster.entry(worker);
+        entry.link_full = false;
+        let finished = entry.load.settle(items, now);
+        if entry.load.is_empty() {
+            entry.idle_since = now;
+        }
+        finished
+    }
+
+    /// Called after one or more [`settled`](Self::settled): sends the worker more work, and decides what else is due.
+    pub(crate) fn after_settled(&mut self, now: Instant) {
+        self.dispatch(now);
+    }
+
+    /// The link took only `items_taken` items of the last frame that was decided for the worker, and will take none of
+    /// the frames that were decided after it. All of that goes back to the front of its queues.
+    pub(crate) fn send_refused(&mut self, worker: WorkerId, items_taken: u32) {
+        let mut refused = 1;
+        let is_leaving = self.roster.get(worker).is_some_and(|entry| entry.stage == Stage::Leaving);
+        // A stop behind the refused frames is withdrawn as well, unless the worker must leave in any case.
+        self.actions.retain(|action| match action {
+            Action::Send(to, ..) if *to == worker => {
+                refused += 1;
+                false
+            }
+            Action::Stop(to) => *to != worker || is_leaving,
+            _ => true,
+        });
+        if self.lifecycle == Lifecycle::Ended {
+            return;
+        }
+        let Some(entry) = self.roster.get_mut(worker) else { return };
+        let returned = entry.load.take_last(refused, items_taken);
+        entry.link_full = true;
+        if entry.stage == Stage::Retiring && entry.load.allowance() != Some(0) {
+            // It stays, so the replacement that was decided with its retirement is not needed.
+            entry.stage = Stage::Ready;
+            self.take_back_start();
+        }
+        self.backlog.put_back(returned);
+    }
+
+    /// The link to the worker may have room again. Decides nothing yet.
+    pub(crate) fn clear_link_full(&mut self, worker: WorkerId) {
+        if let Some(entry) = self.roster.get_mut(worker) {
+            entry.link_full = false;
+        }
+    }
+
+    /// This work was taken back before the worker had begun it. Frames need not be the last ones: the worker may read one
+    /// while the parent takes the next.
+    pub(crate) fn recalled(&mut self, worker: WorkerId, unbegun: &UnbegunWork, now: Instant) {
+        if self.lifecycle == Lifecycle::Ended {
+            return;
+        }
+        let Some(entry) = self.roster.get_mut(worker) else { return };
+        let returned = entry.load.take_unbegun(unbegun);
+        if entry.load.is_empty() {
+            // No answer will come that would show that the link has room.
+            entry.link_full = false;
+            entry.idle_since = now;
+        }
+        self.backlog.put_back(returned);
+        self.dispatch(now);
+    }
+
+    /// The worker is sent nothing more: it ends what it is running and leaves.
+    pub(crate) fn dismiss(&mut self, worker: WorkerId, now: Instant) {
+        if self.lifecycle != Lifecycle::Ended {
+            self.make_leave(worker);
+            self.dispatch(now);
+        }
+    }
+
+    /// The worker has ended, and all its answers have been settled. Returns the items that are lost with it and are not
+    /// run again: those that it may have been running, at most one unless its departure is incoherent.
+    pub(crate) fn exited(&mut self, worker: WorkerId, departure: Departure, now: Instant) -> Vec<Lost> {
+        let Departure { unbegun, is_coherent, may_retry, ending } = departure;
+        let Some(mut entry) = self.roster.remove(worker) else { return Vec::new() };
+        if self.lifecycle == Lifecycle::Ended {
+            // What it held was settled with the pool.
+            return Vec::new();
+        }
+        let may_have_begun = match unbegun {
+            UnbegunWork::Frames(_) if is_coherent => MayHaveBegun::First,
+            _ => MayHaveBegun::All,
+        };
+        let returned = entry.load.take_unbegun(&unbegun);
+        let (lost, not_begun) = entry.load.into_lost(may_have_begun);
+        self.backlog.put_back(returned);
+        self.backlog.put_back(not_begun);
+        let lost = self.backlog.lose(lost, may_retry);
+        if entry.stage == Stage::Starting {
+            self.count_start_failure(ending, now);
+        }
+        self.dispatch(now);
+        lost
+    }
+}
