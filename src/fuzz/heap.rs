@@ -1,6 +1,6 @@
-//! How much memory is asked for while bytes are read: what a length in them says must not be believed.
+//! Counts how much memory a decoder allocates: it must not trust a length in the bytes.
 
-#![expect(unsafe_code, reason = "an allocator is an unsafe trait; this one counts, and passes everything on")]
+#![expect(unsafe_code, reason = "an allocator is an unsafe trait; this one counts, and forwards every call")]
 
 use std::alloc::GlobalAlloc;
 use std::alloc::Layout;
@@ -8,20 +8,20 @@ use std::alloc::System;
 use std::cell::Cell;
 
 thread_local! {
-    static ASKED_FOR: Cell<usize> = const { Cell::new(0) };
+    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Counts what each thread asks for.
+/// Counts what each thread allocates.
 struct Counting;
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-// SAFETY: all that the trait asks for is done by the system's allocator, to which every call is passed on as it is.
+// SAFETY: every call is forwarded unchanged to the system's allocator, which does all that the trait requires.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // At the end of a thread there is nothing left to count with.
-        let _: Result<_, _> = ASKED_FOR.try_with(|asked| asked.set(asked.get().saturating_add(layout.size())));
+        // At the end of a thread, the counter has been destroyed.
+        let _: Result<_, _> = ALLOCATED.try_with(|total| total.set(total.get().saturating_add(layout.size())));
         // SAFETY: the caller promises what the system's allocator needs.
         unsafe { System.alloc(layout) }
     }
@@ -32,9 +32,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// How many bytes this thread asks for, in all, while it does this.
-pub(super) fn asked_for(f: impl FnOnce()) -> usize {
-    let before = ASKED_FOR.get();
+/// How many bytes this thread allocates in total while it runs `f`.
+pub(super) fn allocated_by(f: impl FnOnce()) -> usize {
+    let before = ALLOCATED.get();
     f();
-    ASKED_FOR.get() - before
+    ALLOCATED.get() - before
 }

@@ -1,4 +1,4 @@
-//! Writes the corpus: what real workers have said and were told, and some walks of the kinds that are drawn at random.
+//! Writes the corpus: what real workers have sent and received, and some random walks.
 //!
 //! `cargo test --lib record_the_corpus -- --ignored`
 
@@ -20,8 +20,6 @@ use start_methods::Child;
 use start_methods::Received;
 use start_methods::StartMethod;
 
-use super::hostile;
-use super::hostile::Step;
 use crate::schedule::walk;
 use crate::sys::bell::Bell;
 use crate::transport::control;
@@ -32,6 +30,8 @@ use crate::transport::frame::Head;
 use crate::transport::frame::close_item;
 use crate::transport::note::Note;
 use crate::transport::ring;
+use crate::transport::ring::parent::hostile;
+use crate::transport::ring::parent::hostile::Step;
 use crate::transport::socket;
 use crate::work::batch::Batch;
 use crate::work::batch::Items;
@@ -60,18 +60,19 @@ fn write(target: &str, name: &str, bytes: &[u8]) {
     fs::write(folder.join(name), bytes).unwrap();
 }
 
-fn patiently<T>(mut try_it: impl FnMut() -> Option<T>) -> T {
+/// Polls until there is a result.
+fn wait_for<T>(mut poll: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        match try_it() {
+        match poll() {
             Some(result) => return result,
-            None => assert!(Instant::now() < deadline, "the worker says nothing"),
+            None => assert!(Instant::now() < deadline, "the worker does not answer"),
         }
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// A worker, behind its hello.
+/// Starts a worker and waits for its hello.
 fn start(setup: &Setup, fds: &[BorrowedFd<'_>]) -> Child {
     let payload = control::encode(setup);
     let boot = Boot::new(worker::main).name("recorded").payload(&payload).fds(fds).env("RUST_BACKTRACE", "0");
@@ -80,7 +81,7 @@ fn start(setup: &Setup, fds: &[BorrowedFd<'_>]) -> Child {
     child
 }
 
-/// What it says on its control socket.
+/// The next message on the worker's control socket.
 fn report_of(child: &Child) -> Vec<u8> {
     let (mut buffer, mut fds) = (vec![0; 1 << 17], Vec::new());
     let Received::Message(len) = child.control().recv(&mut buffer, &mut fds).unwrap() else { panic!("it is gone") };
@@ -92,7 +93,7 @@ fn definition(function: LocalFunction) -> Vec<u8> {
     [Head::define(F).as_bytes(), &control::encode(&function.definition().unwrap())].concat()
 }
 
-/// One item after the other, as they travel.
+/// These items, encoded as in a frame.
 fn items(items: &[&[u8]]) -> Span {
     let (mut bytes, mut ends) = (Vec::new(), Vec::new());
     for item in items {
@@ -125,16 +126,16 @@ fn joined(context: &String, x: u32) -> String {
     format!("{context} {x}")
 }
 
-struct Bomb;
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         panic!("in a drop");
     }
 }
 
 fn abort(x: u32) -> u32 {
-    let _bomb = Bomb;
+    let _bomb = PanicOnDrop;
     panic!("before {x}")
 }
 
@@ -142,7 +143,7 @@ fn refuse(reason: &str) -> anyhow::Result<()> {
     anyhow::bail!("{reason}")
 }
 
-/// A worker behind a socket: each order and each answer is a file, and so is each report.
+/// A worker with a socket link: each order and each answer becomes a file, and so does each report.
 fn record_frames() {
     let tasks = [
         ("context", LocalFunction::task::<MapWith<String, u32, String>, Plain>(joined)),
@@ -154,13 +155,13 @@ fn record_frames() {
     let end = socket::ParentEnd::new().unwrap();
     let child = start(&Setup { link: LinkKind::Socket, initializer: None }, &[end.worker_end()]);
     write("report", "ready", &report_of(&child));
-    let tell = |name: &str, head: &[u8], body: &[u8]| {
+    let send = |name: &str, head: &[u8], body: &[u8]| {
         write("frame", &format!("order-{name}"), &[head, body].concat());
         let _sent = end.send(head, body, None).unwrap();
     };
     let mut buffer = vec![0; 1 << 17];
-    let mut hear = |name: &str| {
-        let len = patiently(|| end.recv(&mut buffer).unwrap()).0;
+    let mut receive = |name: &str| {
+        let len = wait_for(|| end.recv(&mut buffer).unwrap()).0;
         write("frame", &format!("answer-{name}"), &buffer[..len]);
         if name == "panicked" {
             write("report", "panic", &buffer[5..len]);
@@ -168,8 +169,8 @@ fn record_frames() {
     };
     let good = items(&[&[21], &[42]]);
     for (name, function) in tasks {
-        tell(&format!("define-{name}"), &definition(function), &[]);
-        tell(&format!("context-{name}"), Head::context(F, 7, false).as_bytes(), b"\x03abc");
+        send(&format!("define-{name}"), &definition(function), &[]);
+        send(&format!("context-{name}"), Head::context(F, 7, false).as_bytes(), b"\x03abc");
         let batch = Batch {
             job: JobId(1),
             target: target(if name == "context" { 7 } else { 0 }),
@@ -177,20 +178,20 @@ fn record_frames() {
             items: Items::Inline { bytes: Vec::new(), ends: Vec::new() },
         };
         let head = Head::run(&Span::whole(batch), 1);
-        tell(&format!("run-{name}"), head.as_bytes(), good.bytes().unwrap());
-        hear(name);
-        hear(name);
+        send(&format!("run-{name}"), head.as_bytes(), good.bytes().unwrap());
+        receive(name);
+        receive(name);
     }
     let garbled = items(&[&[0xff]]);
-    tell("run-garbled", Head::run(&garbled, 2).as_bytes(), garbled.bytes().unwrap());
-    hear("garbled-argument");
-    tell("forget", Head::forget(7).as_bytes(), &[]);
-    tell("stop", Head::stop().as_bytes(), &[]);
+    send("run-garbled", Head::run(&garbled, 2).as_bytes(), garbled.bytes().unwrap());
+    receive("garbled-argument");
+    send("forget", Head::forget(7).as_bytes(), &[]);
+    send("stop", Head::stop().as_bytes(), &[]);
     write("frame", "order-select", Head::select(target(7)).as_bytes());
     assert!(child.wait().unwrap().success());
 }
 
-/// What is left of a worker that aborts, and of one that never began.
+/// The last reports of a worker that aborts, and of one whose initializer fails.
 fn record_ends() {
     let end = socket::ParentEnd::new().unwrap();
     let child = start(&Setup { link: LinkKind::Socket, initializer: None }, &[end.worker_end()]);
@@ -209,7 +210,7 @@ fn record_ends() {
     child.wait().unwrap();
 }
 
-/// A worker behind rings: what it leaves in them.
+/// A worker with a ring link: the answers that it leaves in the ring.
 fn record_rings() {
     let tasks = [
         ("values", LocalFunction::task::<Map<u32, u64>, Plain>(double)),
@@ -225,7 +226,7 @@ fn record_rings() {
         end.send_note(Note { frame: definition(function), attached: None }, None);
         let span = items(&[&[1], &[2], &[3]]);
         assert_eq!(end.send_items(&span), span.len());
-        let answers = patiently(|| hostile::answers_in(&end, 3 + 2));
+        let answers = wait_for(|| hostile::answers_in(&end, 3 + 2));
         write("arrivals", name, &[&[2, 2][..], &answers].concat());
         if name == "attached" {
             write("report", "attachment", &report_of(&child));
@@ -235,7 +236,7 @@ fn record_rings() {
     }
 }
 
-/// Some walks, as the random tests take them.
+/// Some walks, drawn as in the random tests.
 fn record_walks() {
     let mut runner = TestRunner::deterministic();
     let step = || prop_oneof![6 => hostile::honest_step(), 1 => hostile::misdeed().prop_map(Step::Misdeed)];
@@ -266,11 +267,11 @@ fn record_values() {
     for (name, which, bytes) in values {
         write("value", name, &[&[which][..], &bytes].concat());
     }
-    // Every level says that there is one more.
+    // Every level claims that there is one more.
     write("value", "deep", &[&[1u8][..], &[1; 5000]].concat());
 }
 
-/// Files: as a worker of ours sends them, and as none does.
+/// Files as a worker of this crate sends them, and as it never does.
 fn record_blobs() {
     const SEALED: u8 = 0b1111;
     let blobs: [(&str, [u8; 4]); 10] = [

@@ -1,4 +1,4 @@
-//! What happens to rings and to a pool, one thing after the other, as bytes.
+//! Sequences of steps against the rings and against a pool, decoded from bytes.
 
 use std::time::Duration;
 
@@ -14,32 +14,32 @@ use crate::transport::ring::parent::hostile::Step;
 use crate::values::codec;
 use crate::work::unbegun::Grain;
 
-/// No more happens in one run.
+/// Maximum steps of one run.
 const STEPS_MAX: usize = 300;
-/// No record that is sent or answered is longer, and no more bytes are written at one go.
+/// Maximum length of a record, and of a misdeed's bytes.
 const LEN_MAX: usize = 60_000;
 
-/// What the bytes say, one after the other. What says nothing is passed over.
-fn drawn<T: for<'de> Deserialize<'de>>(mut data: &[u8]) -> Vec<T> {
-    let mut things = Vec::new();
-    while !data.is_empty() && things.len() < STEPS_MAX {
+/// The steps that the bytes encode. Bytes that do not decode are skipped.
+fn decoded<T: for<'de> Deserialize<'de>>(mut data: &[u8]) -> Vec<T> {
+    let mut steps = Vec::new();
+    while !data.is_empty() && steps.len() < STEPS_MAX {
         match codec::parse_front(data) {
-            Some((thing, rest)) => {
-                things.push(thing);
+            Some((step, rest)) => {
+                steps.push(step);
                 data = rest;
             }
             None => data = &data[1..],
         }
     }
-    things
+    steps
 }
 
-/// The parent's end of the rings, its calls in any order, between a worker's honest steps and anything else.
+/// The parent's end of the rings: its calls in any order, between honest steps and misdeeds of a worker.
 pub fn rings(data: &[u8]) {
-    hostile::run(drawn(data).into_iter().map(bounded).collect());
+    hostile::run(decoded(data).into_iter().map(bounded).collect());
 }
 
-/// What neither the engine nor the memory could ever do becomes what they can.
+/// Bounds a step to what the engine and the memory can do.
 fn bounded(step: Step) -> Step {
     match step {
         Step::SendItems { lens, function } => {
@@ -66,23 +66,23 @@ fn bounded(step: Step) -> Step {
     }
 }
 
-/// The schedule, and a world of jobs, roads and workers around it: the first three bytes say how large it is, how long
-/// workers stay, and what may be taken back from them.
+/// The schedule, and a world of jobs, links and workers around it. The first three bytes are the size of the pool, the
+/// share and age of a worker, and the grain.
 pub fn session(data: &[u8]) {
     let [processes, share, grain, events @ ..] = data else { return };
-    let most = usize::from(processes % 4) + 1;
+    let max = usize::from(processes % 4) + 1;
     let size = match processes >> 4 {
-        0 => Size::fixed(most),
-        idle_ms => Size::elastic(usize::from(processes >> 2 & 3), most, Duration::from_millis(idle_ms.into())),
+        0 => Size::fixed(max),
+        idle_ms => Size::elastic(usize::from(processes >> 2 & 3), max, Duration::from_millis(idle_ms.into())),
     };
     let grain = if grain & 1 == 0 { Grain::Frame } else { Grain::Item };
     let tasks_max = Some(u64::from(share % 8)).filter(|&max| max > 0);
     let age_max = Some(u64::from(share >> 3)).filter(|&max| max > 0).map(Duration::from_millis);
-    let events: Vec<Event> = drawn(events).into_iter().map(likely).collect();
+    let events: Vec<Event> = decoded(events).into_iter().map(likely).collect();
     walk::walk(PoolPolicy { size, tasks_max, age_max, grain }, &events);
 }
 
-/// No more items at one go, and no longer, than the walk's own events have.
+/// Bounds an event to the range of those that the walk's own tests draw.
 fn likely(event: Event) -> Event {
     match event {
         Event::Open { fixed_chunk, feeding, retries, timeout_ms } => Event::Open {

@@ -1,4 +1,4 @@
-//! Values of users' types, from bytes that claim to be them.
+//! Values of users' types, from arbitrary bytes.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -33,28 +33,28 @@ enum Term {
 type Flat = (u64, i32, Option<f64>, char, bool, [u8; 3], NonZero<u16>);
 type Texts = (String, Vec<String>, BTreeMap<String, u32>);
 
-/// The first byte says which type the others claim to be.
+/// The first byte selects the type that the others are decoded as.
 pub fn value(data: &[u8]) {
     let Some((which, bytes)) = data.split_first() else { return };
     match which % 7 {
-        0 => decoded::<List>(bytes),
-        1 => decoded::<Tree>(bytes),
-        2 => decoded::<Sorted>(bytes),
-        3 => decoded::<Term>(bytes),
-        4 => decoded::<Flat>(bytes),
-        5 => decoded::<Texts>(bytes),
-        _ => decoded::<Result<Vec<u64>, String>>(bytes),
+        0 => assert_round_trip::<List>(bytes),
+        1 => assert_round_trip::<Tree>(bytes),
+        2 => assert_round_trip::<Sorted>(bytes),
+        3 => assert_round_trip::<Term>(bytes),
+        4 => assert_round_trip::<Flat>(bytes),
+        5 => assert_round_trip::<Texts>(bytes),
+        _ => assert_round_trip::<Result<Vec<u64>, String>>(bytes),
     }
 }
 
-/// What was read is written as something no longer, which comes back as it is. And all of it can be dropped.
-fn decoded<T: Serialize + DeserializeOwned + 'static>(bytes: &[u8]) {
+/// A value that decodes encodes to at most as many bytes, which decode to the same. And it can be dropped.
+fn assert_round_trip<T: Serialize + DeserializeOwned + 'static>(bytes: &[u8]) {
     match codec::decode::<T>(bytes) {
         Ok(value) => {
-            let written = encoded(&value);
-            assert!(written.len() <= bytes.len());
-            let again = codec::decode::<T>(&written).expect("it was written a moment ago");
-            assert!(encoded(&again) == written);
+            let encoding = encoded(&value);
+            assert!(encoding.len() <= bytes.len());
+            let again = codec::decode::<T>(&encoding).expect("it was encoded a moment ago");
+            assert!(encoded(&again) == encoding);
         }
         Err(error) => assert!(!error.is_empty() && !error.starts_with("panic"), "{error}"),
     }

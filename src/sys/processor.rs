@@ -62,7 +62,7 @@ impl Cpu {
         if unbound != Ok(allowed)
             && let Err(errno) = sched_setaffinity(this_thread, &allowed)
         {
-            log::debug!("a worker is not bound as it was: {errno}");
+            log::debug!("the CPU affinity of a worker was not restored: {errno}");
         }
         true
     }
