@@ -50,56 +50,44 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("start_methods supports Linux only");
 
-mod boot;
-mod born;
+mod birth;
 mod child;
-mod entry;
 mod error;
 mod exit;
-#[doc(hidden)]
-pub mod failpoint;
-mod fd;
-mod fork;
-pub mod forkserver;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-pub mod image;
-mod kin;
-mod lifeline;
 mod message;
 mod method;
-mod process;
 mod settings;
-mod signals;
-mod socket;
-mod spawn;
-mod starter;
+mod start;
 mod sys;
-pub mod threads;
-mod tree;
-mod wait;
 
-pub use boot::BOOT_FDS_MAX;
-pub use boot::Birth;
-pub use boot::Boot;
-pub use boot::DEPTH_MAX;
-pub use boot::Entry;
-pub use boot::PAYLOAD_MAX;
-pub use boot::SETTINGS_MAX;
-pub use boot::depth;
-pub use child::Child;
-pub use entry::init;
-pub use entry::initialized;
+pub use birth::boot::BOOT_FDS_MAX;
+pub use birth::boot::Birth;
+pub use birth::boot::Boot;
+pub use birth::boot::DEPTH_MAX;
+pub use birth::boot::Entry;
+pub use birth::boot::PAYLOAD_MAX;
+pub use birth::boot::SETTINGS_MAX;
+pub use birth::boot::depth;
+pub use birth::entry::init;
+pub use birth::entry::initialized;
+pub use child::child::Child;
 pub use error::StartError;
 pub use exit::Exit;
-pub use fd::PrivateFd;
 pub use method::ParseStartMethodError;
 pub use method::StartMethod;
 pub use settings::Resource;
-pub use socket::Received;
-pub use socket::Socket;
-pub use starter::Order;
-pub use starter::Starter;
-pub use starter::Starts;
-pub use starter::start;
+pub use start::forkserver;
+pub use start::starter::Order;
+pub use start::starter::Starter;
+pub use start::starter::Starts;
+pub use start::starter::start;
+#[doc(hidden)]
+pub use sys::failpoint;
+pub use sys::fd::PrivateFd;
+pub use sys::image;
+pub use sys::socket::Received;
+pub use sys::socket::Socket;
+pub use sys::threads;

@@ -19,11 +19,11 @@ use std::fmt;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::image::ImageRef;
 use crate::method::StartMethod;
 use crate::settings::Limit;
 use crate::settings::Resource;
 use crate::settings::Settings;
+use crate::sys::image::ImageRef;
 
 /// The version spoken here. Different versions do not talk to each other.
 pub(crate) const PROTOCOL: u16 = 1;
@@ -230,8 +230,8 @@ mod tests {
     fn boot() -> BootMessage {
         BootMessage {
             pointer_width: usize::BITS,
-            build_id: crate::image::build_id(),
-            entry: crate::image::locate(boot as *const () as usize).unwrap(),
+            build_id: crate::sys::image::build_id(),
+            entry: crate::sys::image::locate(boot as *const () as usize).unwrap(),
             method: StartMethod::Spawn,
             name: "worker".to_owned(),
             depth: 1,

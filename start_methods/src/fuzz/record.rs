@@ -9,18 +9,18 @@ use std::io::IoSlice;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::boot::Birth;
-use crate::boot::Boot;
-use crate::child::Child;
-use crate::forkserver::server;
-use crate::image;
+use crate::birth::boot::Birth;
+use crate::birth::boot::Boot;
+use crate::child::child::Child;
 use crate::message;
 use crate::message::Request;
 use crate::method::StartMethod;
 use crate::settings::Resource;
-use crate::socket::Received;
-use crate::socket::Socket;
-use crate::spawn;
+use crate::start::forkserver::server;
+use crate::start::spawn;
+use crate::sys::image;
+use crate::sys::socket::Received;
+use crate::sys::socket::Socket;
 
 crate::test_init!();
 

@@ -29,19 +29,19 @@ use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
-use crate::boot::Boot;
-use crate::child::Child;
-use crate::entry;
+use crate::birth::boot::Boot;
+use crate::birth::entry;
+use crate::child::child::Child;
+use crate::child::lifeline;
+use crate::child::lifeline::OPENING;
 use crate::error::StartError;
-use crate::failpoint::fault;
-use crate::fd::PrivateFd;
-use crate::fd::Registry;
-use crate::lifeline;
-use crate::lifeline::OPENING;
 use crate::method::StartMethod;
 use crate::settings::Environment;
-use crate::socket::Socket;
-use crate::sys;
+use crate::sys::calls;
+use crate::sys::failpoint::fault;
+use crate::sys::fd::PrivateFd;
+use crate::sys::fd::Registry;
+use crate::sys::socket::Socket;
 
 /// How often a program that somebody has open for writing is tried again.
 const BUSY_RETRIES: u32 = 3;
@@ -60,7 +60,7 @@ pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Pa
     let armed = lifeline::arm_for(pid, lifeline).map_err(|error| ("arming a lifeline", error));
     let pidfd = armed.and_then(|()| {
         let mut registry = Registry::lock();
-        sys::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).map_err(|error| ("opening a pidfd", error))
+        calls::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).map_err(|error| ("opening a pidfd", error))
     });
     let pidfd = match pidfd {
         Ok(pidfd) => pidfd,
@@ -82,9 +82,9 @@ fn give_up(pid: u32, control: Socket, error: &io::Error) {
     }
     // It is ours and not reaped, so the id is its own. The kill comes first: without it, a
     // program that does not look at its control socket would keep us waiting.
-    let _result = nix::sys::signal::kill(sys::pid_t(pid), nix::sys::signal::Signal::SIGKILL);
+    let _result = nix::sys::signal::kill(calls::pid_t(pid), nix::sys::signal::Signal::SIGKILL);
     drop(control);
-    let _result = sys::reap_pid(pid);
+    let _result = calls::reap_pid(pid);
 }
 
 /// posix_spawn(3) of the child.

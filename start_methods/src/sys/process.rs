@@ -17,11 +17,11 @@ use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::Weak;
 
-use crate::fd::PrivateFd;
-use crate::fd::Registry;
-use crate::forkserver::Slot;
-use crate::lifeline::Lifeline;
-use crate::threads::Gate;
+use crate::child::lifeline::Lifeline;
+use crate::start::forkserver::Slot;
+use crate::sys::fd::PrivateFd;
+use crate::sys::fd::Registry;
+use crate::sys::threads::Gate;
 
 /// A value of which every process has its own.
 #[derive(Debug)]

@@ -28,8 +28,8 @@ use nix::fcntl::FcntlArg;
 use nix::fcntl::FdFlag;
 use nix::fcntl::fcntl;
 
-use crate::process;
-use crate::sys;
+use crate::sys::calls;
+use crate::sys::process;
 
 /// The lowest number a descriptor of ours may have; below are the standard streams.
 pub(crate) const LOWEST: RawFd = 3;
@@ -76,7 +76,7 @@ impl AsFd for PrivateFd {
     ///
     /// In a child that this crate forked, for a descriptor of the parent's.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        sys::borrow(self.number())
+        calls::borrow(self.number())
     }
 }
 
@@ -100,7 +100,7 @@ impl Drop for PrivateFd {
         let mut registry = Registry::lock();
         registry.remove(self.number);
         // Under the lock: a fork in between would copy a descriptor that is in no registry.
-        sys::close(self.number);
+        calls::close(self.number);
     }
 }
 
@@ -125,7 +125,7 @@ impl Registry {
     pub(crate) fn adopt_from(&mut self, fd: OwnedFd, lowest: RawFd) -> io::Result<PrivateFd> {
         let fd = if fd.as_raw_fd() < lowest {
             // In one step: between a dup and an FD_CLOEXEC somebody else may execute a program.
-            sys::own(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?)
+            calls::own(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?)
         } else {
             fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
             fd
@@ -139,7 +139,7 @@ impl Registry {
     pub(crate) fn adopt_pair(&mut self, (first, second): (OwnedFd, OwnedFd)) -> io::Result<(PrivateFd, PrivateFd)> {
         // Not two calls of `adopt`: dropping the first PrivateFd would lock us a second time.
         let first = if first.as_raw_fd() < LOWEST {
-            sys::own(fcntl(&first, FcntlArg::F_DUPFD_CLOEXEC(LOWEST))?)
+            calls::own(fcntl(&first, FcntlArg::F_DUPFD_CLOEXEC(LOWEST))?)
         } else {
             first
         };
@@ -148,7 +148,7 @@ impl Registry {
             Ok(first) => Ok((first, second)),
             Err(error) => {
                 self.remove(second.number);
-                sys::close(second.number);
+                calls::close(second.number);
                 std::mem::forget(second);
                 Err(error)
             }
@@ -162,7 +162,7 @@ impl Registry {
             for bit in (0..u64::BITS).filter(|bit| word & (1 << bit) != 0) {
                 let number = number_of(index, bit);
                 if !kept.contains(&number) {
-                    sys::close(number);
+                    calls::close(number);
                 }
             }
         }

@@ -8,10 +8,8 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::entry::parse_marker;
+use crate::birth::entry::parse_marker;
 use crate::exit::Exit;
-use crate::image;
-use crate::image::ImageRef;
 use crate::message;
 use crate::message::BootMessage;
 use crate::message::Hello;
@@ -20,6 +18,8 @@ use crate::message::Ready;
 use crate::message::Refused;
 use crate::message::Reply;
 use crate::message::Request;
+use crate::sys::image;
+use crate::sys::image::ImageRef;
 
 #[cfg(test)]
 mod drill;

@@ -35,11 +35,11 @@ use nix::poll::poll;
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 
-use crate::failpoint::fault;
-use crate::fd::PrivateFd;
-use crate::fd::Registry;
-use crate::process;
-use crate::sys;
+use crate::sys::calls;
+use crate::sys::failpoint::fault;
+use crate::sys::fd::PrivateFd;
+use crate::sys::fd::Registry;
+use crate::sys::process;
 
 /// What a start was doing when it could not make the pipe.
 pub(crate) const MAKING: &str = "making the lifeline pipe";
@@ -82,7 +82,7 @@ impl Lifeline {
 
 /// In the maker of a child: ties the child to what it was born with.
 pub(crate) fn arm_for(pid: u32, lifeline: PrivateFd) -> io::Result<()> {
-    match sys::send_signal_of(lifeline.as_fd(), pid, libc::SIGKILL) {
+    match calls::send_signal_of(lifeline.as_fd(), pid, libc::SIGKILL) {
         // It has ended, and somebody else has reaped it.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
         result => result?,
@@ -95,13 +95,13 @@ pub(crate) fn arm_for(pid: u32, lifeline: PrivateFd) -> io::Result<()> {
 ///
 /// Ends the process at once if the parent is dead already.
 pub(crate) fn arm(own: PrivateFd) -> io::Result<()> {
-    sys::send_signal_of(own.as_fd(), std::process::id(), libc::SIGKILL)?;
+    calls::send_signal_of(own.as_fd(), std::process::id(), libc::SIGKILL)?;
     fcntl(&own, FcntlArg::F_SETFL(OFlag::O_ASYNC | OFlag::O_NONBLOCK))?;
     // The parent may have died before anybody had done this: then no signal will come any more.
     let mut fds = [PollFd::new(own.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO)?;
     if fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
-        sys::exit_now(0);
+        calls::exit_now(0);
     }
     process::current().armed.set(own).expect("a process is born once");
     Ok(())

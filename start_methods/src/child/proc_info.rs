@@ -12,14 +12,14 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use crate::sys;
+use crate::sys::calls;
 
 /// Whether the process behind a pidfd has this number, and this parent. An error says nothing of either: there may be
 /// no room for the descriptor by which /proc is read.
 pub(crate) fn is_child(pid: u32, pidfd: BorrowedFd<'_>, parent: u32) -> io::Result<bool> {
     // Nothing but a pidfd can be signalled, or a directory of /proc, which knows no ioctl: so it is the kernel that
     // answers the second question, and not the owner of some file.
-    match sys::pidfd_send_signal(pidfd, 0, 0).and_then(|()| sys::pidfd_numbers(pidfd)) {
+    match calls::pidfd_send_signal(pidfd, 0, 0).and_then(|()| calls::pidfd_numbers(pidfd)) {
         Ok(numbers) => Ok(numbers == (pid, parent)),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
         // An older kernel, or no pidfd at all.
@@ -47,7 +47,7 @@ fn number_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
 
 /// Whether the process has not been reaped yet.
 pub(crate) fn is_there(pidfd: BorrowedFd<'_>) -> bool {
-    !matches!(sys::pidfd_send_signal(pidfd, 0, 0), Err(error) if error.raw_os_error() == Some(libc::ESRCH))
+    !matches!(calls::pidfd_send_signal(pidfd, 0, 0), Err(error) if error.raw_os_error() == Some(libc::ESRCH))
 }
 
 /// What the kernel says of a thread, or of a process.
@@ -110,7 +110,7 @@ mod tests {
     fn tell_a_child_from_others(is_child: fn(u32, BorrowedFd<'_>, u32) -> io::Result<bool>) {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let (own, pid) = (std::process::id(), child.id());
-        let [pidfd, of_own] = [pid, own].map(|pid| sys::pidfd_open(pid).unwrap());
+        let [pidfd, of_own] = [pid, own].map(|pid| calls::pidfd_open(pid).unwrap());
         let directory = fs::File::open(format!("/proc/{pid}")).unwrap();
 
         assert!(!is_child(pid, directory.as_fd(), own).unwrap());
@@ -132,7 +132,7 @@ mod tests {
         use nix::sys::signal::kill;
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         assert!(!Stat::of(child.id()).unwrap().is_stopped());
-        kill(sys::pid_t(child.id()), Signal::SIGSTOP).unwrap();
+        kill(calls::pid_t(child.id()), Signal::SIGSTOP).unwrap();
         while !Stat::of(child.id()).unwrap().is_stopped() {
             std::thread::yield_now();
         }

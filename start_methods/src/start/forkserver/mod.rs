@@ -26,15 +26,15 @@ use std::sync::MutexGuard;
 use client::Broken;
 pub(crate) use client::Server;
 
-use crate::boot::Boot;
-use crate::boot::Parcel;
-use crate::child::Child;
+use crate::birth::boot::Boot;
+use crate::birth::boot::Parcel;
+use crate::child::child::Child;
+use crate::child::lifeline::Lifeline;
+use crate::child::lifeline::MAKING;
 use crate::error::StartError;
-use crate::image;
-use crate::lifeline::Lifeline;
-use crate::lifeline::MAKING;
 use crate::method::StartMethod;
-use crate::process;
+use crate::sys::image;
+use crate::sys::process;
 
 /// The place of a server, empty until there is one.
 #[derive(Debug, Default)]

@@ -36,15 +36,12 @@ use nix::unistd::Pid;
 use nix::unistd::chdir;
 use nix::unistd::setpgid;
 
-use crate::boot::Birth;
-use crate::boot::Entry;
-use crate::boot::set_depth;
-use crate::entry::entry_at;
-use crate::failpoint::failpoint;
-use crate::fd::PrivateFd;
-use crate::fd::Registry;
-use crate::image;
-use crate::lifeline;
+use crate::birth::boot::Birth;
+use crate::birth::boot::Entry;
+use crate::birth::boot::set_depth;
+use crate::birth::entry::entry_at;
+use crate::birth::signals;
+use crate::child::lifeline;
 use crate::message;
 use crate::message::BootMessage;
 use crate::message::Hello;
@@ -54,10 +51,13 @@ use crate::message::Refused;
 use crate::settings::Limit;
 use crate::settings::Resource;
 use crate::settings::Settings;
-use crate::signals;
-use crate::socket::Received;
-use crate::socket::Socket;
-use crate::sys;
+use crate::sys::calls;
+use crate::sys::failpoint::failpoint;
+use crate::sys::fd::PrivateFd;
+use crate::sys::fd::Registry;
+use crate::sys::image;
+use crate::sys::socket::Received;
+use crate::sys::socket::Socket;
 
 /// The exit code of a process that refused to run.
 pub(crate) const EXIT_REFUSED: u8 = 112;
@@ -104,7 +104,7 @@ fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
     let boot = match control.recv_whole(MESSAGE_MAX, &mut fds) {
         Ok((Received::Message(_), bytes)) => message::decode::<BootMessage>(&bytes),
         // The parent died, or gave this child up, before it sent anything.
-        Ok((Received::Closed | Received::Empty, _)) => sys::exit_now(0),
+        Ok((Received::Closed | Received::Empty, _)) => calls::exit_now(0),
         Err(error) => return Err((control, format!("reading the boot message failed: {error}").into())),
     };
     let boot = match boot {
@@ -123,7 +123,7 @@ fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
 /// Puts the process in order.
 fn obey(boot: &BootMessage) -> Result<Entry, Refusal> {
     #[cfg(all(feature = "failpoints", debug_assertions))]
-    crate::failpoint::call_it(&boot.name);
+    crate::sys::failpoint::call_it(&boot.name);
     failpoint!("at_birth");
     let own_build = image::build_id();
     if boot.pointer_width != usize::BITS || boot.build_id != own_build {
@@ -161,9 +161,9 @@ fn apply(settings: &Settings) -> Result<(), Refusal> {
     }
     // A program that was executed has its environment, and there is nothing to do. A forked child has one thread.
     if environment.is_cleared() {
-        sys::clear_env();
+        calls::clear_env();
     }
-    environment.changes().for_each(|(name, value)| sys::change_env(name, value));
+    environment.changes().for_each(|(name, value)| calls::change_env(name, value));
     if let Some(path) = &settings.directory {
         chdir(path.as_os_str()).map_err(|errno| Refusal::Directory { path: path.clone(), errno: errno as i32 })?;
     }
@@ -196,14 +196,14 @@ pub(crate) fn after_fork(registry: &Registry, control: RawFd, lifeline: RawFd, b
     registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control)]);
     signals::reset_in_child();
     // The parent's numbers live on; their former owners are dead with the parent's epoch.
-    let [Ok(control), Ok(lifeline)] = [control, lifeline].map(|number| PrivateFd::adopt(sys::own(number))) else {
+    let [Ok(control), Ok(lifeline)] = [control, lifeline].map(|number| PrivateFd::adopt(calls::own(number))) else {
         return EXIT_REFUSED;
     };
     let control = Socket::from_fd(control);
     if tie(&control, lifeline).is_err() {
         return EXIT_REFUSED;
     }
-    born.into_iter().for_each(sys::close);
+    born.into_iter().for_each(calls::close);
     let _result = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     if let Err(error) = stdin_from_null().and_then(|()| open_standard_streams()) {
         refuse(&control, format!("opening /dev/null failed: {error}"));
@@ -214,14 +214,14 @@ pub(crate) fn after_fork(registry: &Registry, control: RawFd, lifeline: RawFd, b
 
 /// Puts /dev/null in the place of standard input. Needs no free number but 0 itself.
 fn stdin_from_null() -> io::Result<()> {
-    sys::close(0);
+    calls::close(0);
     open_null().map(|_number| ())
 }
 
 /// Makes sure that 0, 1 and 2 are open: what is opened next must not become an output stream.
 pub(crate) fn open_standard_streams() -> io::Result<()> {
     for stream in 0..3 {
-        if fcntl(sys::borrow(stream), FcntlArg::F_GETFD) == Err(Errno::EBADF) {
+        if fcntl(calls::borrow(stream), FcntlArg::F_GETFD) == Err(Errno::EBADF) {
             // The lowest free number is taken, and those below are open.
             open_null()?;
         }

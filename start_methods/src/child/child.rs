@@ -20,23 +20,23 @@ use nix::sys::signal::Signal;
 use nix::sys::signal::killpg;
 use nix::unistd::read;
 
+use crate::child::lifeline::Lifeline;
+use crate::child::tree;
+use crate::child::tree::PIDFD_SIGNAL_PROCESS_GROUP;
 use crate::error::StartError;
 use crate::exit::Exit;
-use crate::fd::PrivateFd;
-use crate::image;
-use crate::lifeline::Lifeline;
 use crate::message;
 use crate::message::Hello;
 use crate::message::Message;
 use crate::message::Refusal;
 use crate::message::Refused;
-use crate::process;
-use crate::socket::Received;
-use crate::socket::Socket;
-use crate::sys;
-use crate::tree;
-use crate::tree::PIDFD_SIGNAL_PROCESS_GROUP;
-use crate::wait;
+use crate::sys::calls;
+use crate::sys::fd::PrivateFd;
+use crate::sys::image;
+use crate::sys::process;
+use crate::sys::socket::Received;
+use crate::sys::socket::Socket;
+use crate::sys::wait;
 
 /// How long the status of a dead process may be on its way from the one who reaps it.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(250);
@@ -180,7 +180,7 @@ impl Child {
     ///
     /// EPERM, when the process has changed its user.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        unless_gone(sys::pidfd_send_signal(self.pidfd(), signal as i32, 0))
+        unless_gone(calls::pidfd_send_signal(self.pidfd(), signal as i32, 0))
     }
 
     /// Sends a signal to the process group that the process leads, its own children included.
@@ -192,7 +192,7 @@ impl Child {
     ///
     /// EPERM, when every process of the group has changed its user.
     pub fn signal_group(&self, signal: Signal) -> io::Result<()> {
-        let result = sys::pidfd_send_signal(self.pidfd(), signal as i32, PIDFD_SIGNAL_PROCESS_GROUP);
+        let result = calls::pidfd_send_signal(self.pidfd(), signal as i32, PIDFD_SIGNAL_PROCESS_GROUP);
         match result {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.signal_group_id(signal),
             result => unless_gone(result),
@@ -382,7 +382,7 @@ impl Child {
 
     /// waitid(2) of a child of our own.
     fn reap(&self) -> io::Result<Option<Exit>> {
-        match sys::reap_pidfd(self.pidfd()) {
+        match calls::reap_pidfd(self.pidfd()) {
             Ok(status) => Ok(status.map(Exit::from_raw)),
             // Somebody was faster, or SIGCHLD is ignored and there is nothing to reap.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
@@ -409,7 +409,7 @@ impl Child {
             // The server is silent or gone; whoever reaps now publishes the status in the pidfd.
             _ => {
                 state.status_lost = true;
-                let answer = sys::pidfd_exit_status(self.pidfd()).ok().flatten().map(Exit::from_raw);
+                let answer = calls::pidfd_exit_status(self.pidfd()).ok().flatten().map(Exit::from_raw);
                 Ok(answer.or(rest.is_zero().then_some(Exit::Unknown)))
             }
         }
@@ -417,11 +417,11 @@ impl Child {
 
     /// The status of a dead process that is not ours to reap, if the kernel tells (Linux 6.15).
     fn exit_by_pidfd(&self, patience: Duration) -> Exit {
-        let mut answer = sys::pidfd_exit_status(self.pidfd());
+        let mut answer = calls::pidfd_exit_status(self.pidfd());
         if let Ok(None) = answer {
             // Dead and not reaped. It is published before the hang-up.
             let _reaped = wait::hung_up(self.pidfd(), patience);
-            answer = sys::pidfd_exit_status(self.pidfd());
+            answer = calls::pidfd_exit_status(self.pidfd());
         }
         answer.ok().flatten().map_or(Exit::Unknown, Exit::from_raw)
     }
@@ -437,7 +437,7 @@ impl Child {
         if reaped {
             return Ok(());
         }
-        unless_gone(killpg(sys::pid_t(self.pid), signal).map_err(io::Error::from))
+        unless_gone(killpg(calls::pid_t(self.pid), signal).map_err(io::Error::from))
     }
 }
 

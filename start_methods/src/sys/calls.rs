@@ -32,9 +32,9 @@ use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 
 use crate::error::StartError;
-use crate::failpoint::fault;
-use crate::starter::Starter;
-use crate::threads::Hold;
+use crate::start::starter::Starter;
+use crate::sys::failpoint::fault;
+use crate::sys::threads::Hold;
 
 /// How many descriptors one message may carry.
 pub(crate) const MESSAGE_FDS_MAX: usize = 16;

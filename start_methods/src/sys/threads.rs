@@ -24,7 +24,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::error::StartError;
-use crate::process;
+use crate::sys::process;
 
 /// How long a fork waits for residents to park.
 const PARKING_TIMEOUT: Duration = Duration::from_secs(1);

@@ -23,11 +23,11 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::fd::PrivateFd;
-use crate::fd::Registry;
-use crate::kin;
-use crate::kin::Stat;
-use crate::sys;
+use crate::child::proc_info;
+use crate::child::proc_info::Stat;
+use crate::sys::calls;
+use crate::sys::fd::PrivateFd;
+use crate::sys::fd::Registry;
 
 /// To the process group that the process leads; Linux 6.9.
 pub(crate) const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
@@ -88,8 +88,8 @@ impl Found {
     /// To it and to the group that it leads. One that may not be signalled (it has changed its user) is left alone.
     fn signal(&self, signal: c_int) {
         // Before Linux 6.9 there is no such call, and the number of a group is not safe to use.
-        let _result = sys::pidfd_send_signal(self.pidfd.as_fd(), signal, PIDFD_SIGNAL_PROCESS_GROUP);
-        let _result = sys::pidfd_send_signal(self.pidfd.as_fd(), signal, 0);
+        let _result = calls::pidfd_send_signal(self.pidfd.as_fd(), signal, PIDFD_SIGNAL_PROCESS_GROUP);
+        let _result = calls::pidfd_send_signal(self.pidfd.as_fd(), signal, 0);
     }
 }
 
@@ -129,9 +129,9 @@ impl Walk {
 fn open_child(pid: u32, parent: u32, parent_pidfd: BorrowedFd<'_>) -> Option<Found> {
     let pidfd = {
         let mut registry = Registry::lock();
-        sys::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).ok()?
+        calls::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).ok()?
     };
-    let is_child = kin::is_child(pid, pidfd.as_fd(), parent).ok()? && kin::is_there(parent_pidfd);
+    let is_child = proc_info::is_child(pid, pidfd.as_fd(), parent).ok()? && proc_info::is_there(parent_pidfd);
     let found = Found { pid, pidfd, is_final: false };
     is_child.then(|| found.signal(libc::SIGSTOP))?;
     Some(found)

@@ -18,23 +18,23 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use nix::unistd::setpgid;
 
-use crate::boot::Boot;
-use crate::born;
-use crate::child::Child;
+use crate::birth::boot::Boot;
+use crate::birth::born;
+use crate::birth::signals::Blocked;
+use crate::child::child::Child;
+use crate::child::lifeline;
+use crate::child::lifeline::OPENING;
 use crate::error::StartError;
-use crate::fd::LOWEST;
-use crate::fd::PrivateFd;
-use crate::fd::Registry;
-use crate::lifeline;
-use crate::lifeline::OPENING;
 use crate::message::Stage;
 use crate::method::StartMethod;
-use crate::signals::Blocked;
-use crate::socket::Socket;
-use crate::sys;
-use crate::threads::ForeignThreads;
-use crate::threads::Hold;
-use crate::wait;
+use crate::sys::calls;
+use crate::sys::fd::LOWEST;
+use crate::sys::fd::PrivateFd;
+use crate::sys::fd::Registry;
+use crate::sys::socket::Socket;
+use crate::sys::threads::ForeignThreads;
+use crate::sys::threads::Hold;
+use crate::sys::wait;
 
 /// How long a child may take to its first steps before it is let go on its own.
 const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
@@ -105,16 +105,16 @@ pub(crate) fn fork_waiting(
         let _blocked = Blocked::all();
         let kept = born.map(AsRawFd::as_raw_fd);
         let child_main = || born::after_fork(&registry, control.as_raw_fd(), lifeline.as_raw_fd(), kept);
-        sys::fork(hold, child_main).map_err(|error| (Stage::Fork, error))?
+        calls::fork(hold, child_main).map_err(|error| (Stage::Fork, error))?
     };
     let armed = lifeline::arm_for(pid, lifeline).map_err(|error| (Stage::Lifeline, error));
     // Parent and child both do it, so that whoever acts next finds it done.
-    let group = sys::pid_t(pid);
+    let group = calls::pid_t(pid);
     let _result = setpgid(group, group);
     drop(control);
     let pidfd = armed.and_then(|()| {
         let mut registry = Registry::lock();
-        sys::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).map_err(|error| (Stage::Pidfd, error))
+        calls::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).map_err(|error| (Stage::Pidfd, error))
     });
     match pidfd {
         Ok(pidfd) => Ok((pid, pidfd)),
@@ -122,7 +122,7 @@ pub(crate) fn fork_waiting(
             // The other end of its socket closes with our return and the child ends by itself; but
             // then it would be a zombie nobody knows. It is ours and alive: its id is its own.
             let _result = nix::sys::signal::kill(group, nix::sys::signal::Signal::SIGKILL);
-            let _result = sys::reap_pid(pid);
+            let _result = calls::reap_pid(pid);
             Err(failure)
         }
     }

@@ -23,7 +23,7 @@
 macro_rules! failpoint {
     ($point:literal) => {
         #[cfg(all(feature = "failpoints", debug_assertions))]
-        crate::failpoint::harm($point);
+        crate::sys::failpoint::harm($point);
     };
 }
 pub(crate) use failpoint;
@@ -32,7 +32,7 @@ pub(crate) use failpoint;
 macro_rules! fault {
     ($point:literal) => {
         #[cfg(all(feature = "failpoints", debug_assertions))]
-        crate::failpoint::reach($point)?;
+        crate::sys::failpoint::reach($point)?;
     };
 }
 pub(crate) use fault;
@@ -60,8 +60,8 @@ mod armed {
     use nix::sys::signal::Signal;
     use nix::sys::signal::raise;
 
-    use crate::process;
-    use crate::process::PerProcess;
+    use crate::sys::process;
+    use crate::sys::process::PerProcess;
 
     /// The environment variable in which the rules are.
     pub const VARIABLE: &str = "START_METHODS_FAILPOINTS";

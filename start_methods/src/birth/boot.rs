@@ -15,11 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
+use crate::child::lifeline::Lifeline;
+use crate::child::lifeline::MAKING;
 use crate::error::StartError;
-use crate::fd::PrivateFd;
-use crate::image;
-use crate::lifeline::Lifeline;
-use crate::lifeline::MAKING;
 use crate::message;
 use crate::message::BootMessage;
 use crate::method::StartMethod;
@@ -27,7 +25,9 @@ use crate::settings::Environment;
 use crate::settings::Limit;
 use crate::settings::Resource;
 use crate::settings::Settings;
-use crate::socket::Socket;
+use crate::sys::fd::PrivateFd;
+use crate::sys::image;
+use crate::sys::socket::Socket;
 
 /// How many bytes [`Boot::payload`] may have.
 pub const PAYLOAD_MAX: usize = 48 * 1024;

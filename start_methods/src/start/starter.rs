@@ -9,21 +9,21 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::boot::Boot;
-use crate::child::Child;
-use crate::entry;
+use crate::birth::boot::Boot;
+use crate::birth::entry;
+use crate::child::child::Child;
 use crate::error::StartError;
-use crate::fork;
-use crate::fork::Births;
-use crate::forkserver::Asked;
-use crate::forkserver::Server;
-use crate::forkserver::Slot;
 use crate::method::StartMethod;
-use crate::process;
-use crate::process::PerProcess;
-use crate::spawn;
-use crate::sys;
-use crate::threads::ForeignThreads;
+use crate::start::fork;
+use crate::start::fork::Births;
+use crate::start::forkserver::Asked;
+use crate::start::forkserver::Server;
+use crate::start::forkserver::Slot;
+use crate::start::spawn;
+use crate::sys::calls;
+use crate::sys::process;
+use crate::sys::process::PerProcess;
+use crate::sys::threads::ForeignThreads;
 
 /// Starts processes by one method.
 ///
@@ -75,7 +75,7 @@ impl Starter {
         if !initialized && method != StartMethod::Fork {
             return Err(StartError::NotInitialized);
         }
-        if method != StartMethod::Fork && sys::is_secure_execution() {
+        if method != StartMethod::Fork && calls::is_secure_execution() {
             // Its children would not believe their environment, and run main instead.
             let doing = "executing a set-user-id program as its own child";
             return Err(StartError::System { doing, errno: libc::EPERM });
@@ -288,7 +288,7 @@ const _: () = {
     const fn is_shareable<T: Send + Sync>() {}
     is_shareable::<Starter>();
     is_shareable::<Child>();
-    is_shareable::<crate::socket::Socket>();
+    is_shareable::<crate::sys::socket::Socket>();
 };
 
 /// Starts one process by `method`: [`Starter::new`] and [`Starter::start`].

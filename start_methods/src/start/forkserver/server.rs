@@ -29,28 +29,28 @@ use nix::poll::PollFlags;
 use nix::unistd::pipe2;
 use nix::unistd::write;
 
-use crate::boot::Birth;
-use crate::entry::preload_at;
+use crate::birth::boot::Birth;
+use crate::birth::entry::preload_at;
 use crate::error::StartError;
-use crate::failpoint::failpoint;
-use crate::fd::PrivateFd;
-use crate::fd::Registry;
-use crate::fork::fork_waiting;
-use crate::image::ImageRef;
 use crate::message;
 use crate::message::ForkFailure;
 use crate::message::Ready;
 use crate::message::Reply;
 use crate::message::Request;
 use crate::message::Stage;
-use crate::socket::Received;
-use crate::socket::Socket;
-use crate::sys;
-use crate::sys::Disposition;
-use crate::threads;
-use crate::threads::ForeignThreads;
-use crate::threads::Hold;
-use crate::wait;
+use crate::start::fork::fork_waiting;
+use crate::sys::calls;
+use crate::sys::calls::Disposition;
+use crate::sys::failpoint::failpoint;
+use crate::sys::fd::PrivateFd;
+use crate::sys::fd::Registry;
+use crate::sys::image::ImageRef;
+use crate::sys::socket::Received;
+use crate::sys::socket::Socket;
+use crate::sys::threads;
+use crate::sys::threads::ForeignThreads;
+use crate::sys::threads::Hold;
+use crate::sys::wait;
 
 /// The exit code of a server that was asked nonsense.
 const EXIT_CONFUSED: u8 = 70;
@@ -86,8 +86,8 @@ pub(crate) fn encode_preloads(preloads: &[ImageRef]) -> Vec<u8> {
 /// The entry of a fork server.
 pub(crate) fn serve(birth: Birth) -> u8 {
     // What the user types at a terminal is for the parent, who ends us by closing the socket.
-    sys::set_disposition(libc::SIGINT, Disposition::Ignore);
-    sys::set_disposition(libc::SIGHUP, Disposition::Ignore);
+    calls::set_disposition(libc::SIGINT, Disposition::Ignore);
+    calls::set_disposition(libc::SIGHUP, Disposition::Ignore);
     let requests = birth.control;
     let outcome = preload(&birth.payload);
     // Half a line in the buffer would be written again by every child.
@@ -200,7 +200,7 @@ fn wait_for_work(requests: &Socket, wards: &[Ward]) -> io::Result<(bool, Vec<usi
 
 /// Reaps, and tells the parent how it ended; `false` if it still runs.
 fn report_if_dead(ward: &Ward) -> bool {
-    match sys::reap_pidfd(ward.pidfd.as_fd()) {
+    match calls::reap_pidfd(ward.pidfd.as_fd()) {
         Ok(None) => false,
         Ok(Some(status)) => {
             // Nobody reads it: the parent has dropped the child.
@@ -228,8 +228,8 @@ fn answer(requests: &Socket, id: u64, lifeline: PrivateFd) -> io::Result<Option<
     let sent = requests.send(&[IoSlice::new(&reply)], &[control.as_fd(), ward.pidfd.as_fd(), status.as_fd()]);
     if let Err(error) = sent {
         // The child ends when our copy of its socket closes; it must not be a zombie until then.
-        let _result = sys::pidfd_send_signal(ward.pidfd.as_fd(), libc::SIGKILL, 0);
-        let _status = sys::reap_pid(pid);
+        let _result = calls::pidfd_send_signal(ward.pidfd.as_fd(), libc::SIGKILL, 0);
+        let _status = calls::reap_pid(pid);
         reply_failure(requests, id, Stage::Reply, &error)?;
         return Ok(None);
     }

@@ -18,30 +18,30 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use crate::boot::Boot;
-use crate::child::Child;
+use crate::birth::boot::Boot;
+use crate::child::child::Child;
+use crate::child::lifeline::Lifeline;
+use crate::child::lifeline::OPENING;
+use crate::child::proc_info;
+use crate::child::proc_info::Stat;
 use crate::error::StartError;
-use crate::fd::LOWEST;
-use crate::fd::PrivateFd;
-use crate::fork;
-use crate::fork::Births;
-use crate::forkserver::server;
-use crate::image;
-use crate::kin;
-use crate::kin::Stat;
-use crate::lifeline::Lifeline;
-use crate::lifeline::OPENING;
 use crate::message;
 use crate::message::Ready;
 use crate::message::Reply;
 use crate::message::Request;
 use crate::method::StartMethod;
-use crate::process;
-use crate::socket::Received;
-use crate::spawn;
-use crate::sys;
-use crate::threads::ForeignThreads;
-use crate::wait;
+use crate::start::fork;
+use crate::start::fork::Births;
+use crate::start::forkserver::server;
+use crate::start::spawn;
+use crate::sys::calls;
+use crate::sys::fd::LOWEST;
+use crate::sys::fd::PrivateFd;
+use crate::sys::image;
+use crate::sys::process;
+use crate::sys::socket::Received;
+use crate::sys::threads::ForeignThreads;
+use crate::sys::wait;
 
 /// How long a new server may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
@@ -233,12 +233,12 @@ impl Server {
         };
         let pidfd = fds[1].as_fd();
         // One that has been reaped meanwhile is nobody's child, and nothing can be done to it.
-        let is_child = match kin::is_child(pid, pidfd, self.process.pid()) {
-            Ok(is_child) => is_child || !kin::is_there(pidfd),
+        let is_child = match proc_info::is_child(pid, pidfd, self.process.pid()) {
+            Ok(is_child) => is_child || !proc_info::is_there(pidfd),
             // Our trouble and not the server's, as above.
             Err(error) => return Ok(Err(StartError::system("looking at a child in /proc")(error))),
         };
-        if i32::try_from(pid).is_err() || pid == 0 || !is_child || !sys::is_unix_seqpacket(fds[0].as_fd()) {
+        if i32::try_from(pid).is_err() || pid == 0 || !is_child || !calls::is_unix_seqpacket(fds[0].as_fd()) {
             return Err(self.broken("what it sent is no child"));
         }
         Ok(Ok(Child::of_server(pid, fds, Arc::clone(lifeline))))

@@ -32,11 +32,11 @@ use nix::sys::socket::SockType;
 use nix::sys::socket::recv;
 use nix::sys::socket::socketpair;
 
-use crate::failpoint::fault;
-use crate::fd::PrivateFd;
-use crate::fd::Registry;
-use crate::sys;
-use crate::sys::Arrived;
+use crate::sys::calls;
+use crate::sys::calls::Arrived;
+use crate::sys::failpoint::fault;
+use crate::sys::fd::PrivateFd;
+use crate::sys::fd::Registry;
 
 /// One end of a connected pair of SOCK_SEQPACKET sockets.
 ///
@@ -156,7 +156,7 @@ impl Socket {
     ///
     /// As for [`recv`](Self::recv).
     pub fn try_recv(&self, buffer: &mut [u8], fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
-        self.receive(fds, |socket, arrived_fds| sys::receive(socket, buffer, arrived_fds))
+        self.receive(fds, |socket, arrived_fds| calls::receive(socket, buffer, arrived_fds))
     }
 
     /// The next message, whole, as long as it is not longer than `len_max`. Waits for it.
@@ -184,7 +184,7 @@ impl Socket {
         // Not under the registry's lock.
         bytes.clear();
         bytes.reserve(room);
-        self.receive(fds, |socket, arrived_fds| sys::receive_into(socket, bytes, room, arrived_fds))
+        self.receive(fds, |socket, arrived_fds| calls::receive_into(socket, bytes, room, arrived_fds))
     }
 
     fn receive(
@@ -279,7 +279,7 @@ impl Socket {
             ));
         }
         loop {
-            match sys::send(self.fd.as_fd(), parts, fds, flags) {
+            match calls::send(self.fd.as_fd(), parts, fds, flags) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -9,8 +9,8 @@
 use nix::sys::signal::SigSet;
 use nix::sys::signal::SigmaskHow;
 
-use crate::sys;
-use crate::sys::Disposition;
+use crate::sys::calls;
+use crate::sys::calls::Disposition;
 
 /// All signals are blocked in this thread until this is dropped.
 pub(crate) struct Blocked {
@@ -33,7 +33,7 @@ impl Drop for Blocked {
 /// In a forked child: default dispositions but for SIGPIPE and SIGTTOU, then an empty mask.
 pub(crate) fn reset_in_child() {
     for signal in 1..=libc::SIGRTMAX() {
-        sys::set_disposition(signal, Disposition::Default);
+        calls::set_disposition(signal, Disposition::Default);
     }
     ignore_what_a_child_ignores();
     SigSet::empty().thread_set_mask().expect("the arguments are valid");
@@ -42,6 +42,6 @@ pub(crate) fn reset_in_child() {
 /// SIGPIPE, as every Rust program: a write to a closed pipe is an error and not the end. SIGTTOU,
 /// because a process group in the background may still write to the terminal.
 pub(crate) fn ignore_what_a_child_ignores() {
-    sys::set_disposition(libc::SIGPIPE, Disposition::Ignore);
-    sys::set_disposition(libc::SIGTTOU, Disposition::Ignore);
+    calls::set_disposition(libc::SIGPIPE, Disposition::Ignore);
+    calls::set_disposition(libc::SIGTTOU, Disposition::Ignore);
 }

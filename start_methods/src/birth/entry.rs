@@ -31,18 +31,18 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::getppid;
 
-use crate::boot::Birth;
-use crate::boot::Entry;
-use crate::boot::depth;
-use crate::boot::set_depth;
-use crate::born;
-use crate::fd::LOWEST;
-use crate::fd::PrivateFd;
+use crate::birth::boot::Birth;
+use crate::birth::boot::Entry;
+use crate::birth::boot::depth;
+use crate::birth::boot::set_depth;
+use crate::birth::born;
+use crate::birth::signals;
 use crate::message::PROTOCOL;
 use crate::settings::Environment;
-use crate::signals;
-use crate::socket::Socket;
-use crate::sys;
+use crate::sys::calls;
+use crate::sys::fd::LOWEST;
+use crate::sys::fd::PrivateFd;
+use crate::sys::socket::Socket;
 
 /// The environment variable that tells a re-executed program what it is.
 const MARKER: &str = "START_METHODS_CHILD";
@@ -89,7 +89,7 @@ pub fn init() {
             // this is what keeps parent and child from starting each other for ever.
             set_depth(depth);
         }
-        Verdict::Orphan => sys::exit_now(0),
+        Verdict::Orphan => calls::exit_now(0),
         Verdict::OtherProtocol(version) => {
             refuse_and_exit(format!(
                 "the parent speaks version {version} of the protocol and this program version \
@@ -148,7 +148,7 @@ pub(crate) fn check_initialized() -> bool {
     };
     match judge(&value) {
         Verdict::Stale { .. } => false,
-        Verdict::Orphan => sys::exit_now(0),
+        Verdict::Orphan => calls::exit_now(0),
         Verdict::Child | Verdict::OtherProtocol(_) => {
             refuse_and_exit("main() reached Pool::new before init()".to_owned())
         }
@@ -193,12 +193,12 @@ enum Verdict {
 fn judge(value: &OsStr) -> Verdict {
     let Marker { version, parent, depth } = match parse_marker(value) {
         // With more rights than the caller's, the environment is not ours to believe.
-        Some(marker) if !sys::is_secure_execution() => marker,
+        Some(marker) if !calls::is_secure_execution() => marker,
         _ => return Verdict::Stale { depth: 0 },
     };
     let stale = Verdict::Stale { depth };
-    let control = sys::borrow(CONTROL);
-    if !sys::is_unix_seqpacket(control) {
+    let control = calls::borrow(CONTROL);
+    if !calls::is_unix_seqpacket(control) {
         return stale;
     }
     // For a socketpair the "peer" is the process that made it.
@@ -243,25 +243,25 @@ fn remove_marker() {
 /// Runs a child that has just been executed. See [`born::live`].
 fn run_child() -> ! {
     // Whatever the parent leaked into us; before anything here opens a descriptor.
-    if sys::close_from(LIFELINE + 1).is_err() {
+    if calls::close_from(LIFELINE + 1).is_err() {
         close_one_by_one();
     }
     // Before main, std has not looked after them yet.
     if born::open_standard_streams().is_err() {
-        sys::exit_now(born::EXIT_REFUSED);
+        calls::exit_now(born::EXIT_REFUSED);
     }
     signals::ignore_what_a_child_ignores();
-    let [Ok(control), Ok(lifeline)] = [CONTROL, LIFELINE].map(|number| PrivateFd::adopt(sys::own(number))) else {
-        sys::exit_now(born::EXIT_REFUSED)
+    let [Ok(control), Ok(lifeline)] = [CONTROL, LIFELINE].map(|number| PrivateFd::adopt(calls::own(number))) else {
+        calls::exit_now(born::EXIT_REFUSED)
     };
     let control = Socket::from_fd(control);
     if born::tie(&control, lifeline).is_err() {
-        sys::exit_now(born::EXIT_REFUSED);
+        calls::exit_now(born::EXIT_REFUSED);
     }
     let code = catch_unwind(|| born::live(control)).unwrap_or_else(|payload| {
         // The payload's destructor is somebody's code and may panic again.
         std::mem::forget(payload);
-        sys::EXIT_PANICKED
+        calls::EXIT_PANICKED
     });
     std::process::exit(code.into())
 }
@@ -278,16 +278,16 @@ fn close_one_by_one() {
         .filter(|number| *number > LIFELINE)
         .collect();
     for number in numbers {
-        sys::close(number);
+        calls::close(number);
     }
 }
 
 /// Tells the parent why this program will not be its child.
 fn refuse_and_exit(reason: String) -> ! {
-    if let Ok(control) = PrivateFd::adopt(sys::own(CONTROL)) {
+    if let Ok(control) = PrivateFd::adopt(calls::own(CONTROL)) {
         born::refuse(&Socket::from_fd(control), reason);
     }
-    sys::exit_now(born::EXIT_REFUSED)
+    calls::exit_now(born::EXIT_REFUSED)
 }
 
 #[cfg(test)]

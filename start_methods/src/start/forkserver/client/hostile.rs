@@ -19,7 +19,7 @@ use crate::exit::Exit;
 use crate::message::ForkFailure;
 use crate::message::Hello;
 use crate::message::Stage;
-use crate::socket::Socket;
+use crate::sys::socket::Socket;
 
 struct Rig {
     server: Server,
@@ -40,8 +40,8 @@ impl Rig {
         let mut line = String::new();
         BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let child = line.trim().parse().unwrap();
-        let child_pidfd = sys::pidfd_open(child).unwrap();
-        let pidfd = adopted(sys::pidfd_open(shell.id()).unwrap());
+        let child_pidfd = calls::pidfd_open(child).unwrap();
+        let pidfd = adopted(calls::pidfd_open(shell.id()).unwrap());
         let lifeline = Lifeline::get().unwrap();
         let process = Child::direct(shell.id(), here, pidfd, Arc::clone(&lifeline));
         Self { server: Server { process, is_ready: true, requests: 0 }, there, lifeline, child, child_pidfd }
@@ -66,7 +66,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        let _gone = sys::pidfd_send_signal(self.child_pidfd.as_fd(), libc::SIGKILL, 0);
+        let _gone = calls::pidfd_send_signal(self.child_pidfd.as_fd(), libc::SIGKILL, 0);
     }
 }
 
@@ -138,7 +138,7 @@ fn descriptors_that_nobody_asked_for_are_closed() {
 #[test]
 fn processes_that_are_no_children_of_the_server_are_left_alone() {
     let own = std::process::id();
-    let (of_init, of_own) = (sys::pidfd_open(1).unwrap(), sys::pidfd_open(own).unwrap());
+    let (of_init, of_own) = (calls::pidfd_open(1).unwrap(), calls::pidfd_open(own).unwrap());
     let (no_pidfd, _write) = pipe().unwrap();
     let (socket, _other) = Socket::pair().unwrap();
     // By whom the server says it is, whose pidfd it sends, and what it sends as its socket.
@@ -166,7 +166,7 @@ fn processes_that_are_no_children_of_the_server_are_left_alone() {
 #[test]
 fn a_child_that_is_dead_when_it_is_told_of_is_no_lie() {
     let mut rig = Rig::new();
-    sys::pidfd_send_signal(rig.child_pidfd.as_fd(), libc::SIGKILL, 0).unwrap();
+    calls::pidfd_send_signal(rig.child_pidfd.as_fd(), libc::SIGKILL, 0).unwrap();
     assert!(wait::hung_up(rig.child_pidfd.as_fd(), REPLY_TIMEOUT).unwrap(), "the shell reaps it");
 
     let (child, status) = rig.honest();

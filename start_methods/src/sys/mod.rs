@@ -1,0 +1,11 @@
+//! System calls, descriptors, sockets and threads: what the rest of the crate needs of Linux.
+
+pub(crate) mod calls;
+#[doc(hidden)]
+pub mod failpoint;
+pub(crate) mod fd;
+pub mod image;
+pub(crate) mod process;
+pub(crate) mod socket;
+pub mod threads;
+pub(crate) mod wait;
