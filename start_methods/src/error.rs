@@ -122,8 +122,13 @@ pub enum StartError {
 impl StartError {
     /// For `map_err`: a failed system call, and what it was for.
     pub(crate) fn system(doing: &'static str) -> impl Fn(io::Error) -> Self {
-        move |error| Self::System { doing, errno: error.raw_os_error().unwrap_or(libc::EPROTO) }
+        move |error| Self::System { doing, errno: errno_of(&error) }
     }
+}
+
+/// The error number of `error`; EPROTO for an error that did not come from the system.
+pub(crate) fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EPROTO)
 }
 
 impl fmt::Display for StartError {

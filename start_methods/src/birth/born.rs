@@ -39,7 +39,7 @@ use nix::unistd::setpgid;
 use crate::birth::boot::Birth;
 use crate::birth::boot::Entry;
 use crate::birth::boot::set_depth;
-use crate::birth::entry::entry_at;
+use crate::birth::function::entry_at;
 use crate::birth::signals;
 use crate::child::lifeline;
 use crate::message;

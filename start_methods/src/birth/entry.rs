@@ -12,8 +12,6 @@
 //!   do not take themselves for children.
 //! - A marker that does not fit the process is stale: the program runs as if it were not there.
 
-#![expect(unsafe_code, reason = "an address becomes a function, and the environment is changed before threads exist")]
-
 use std::env;
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -22,17 +20,12 @@ use std::os::fd::RawFd;
 use std::panic::catch_unwind;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use nix::poll::PollFd;
-use nix::poll::PollFlags;
-use nix::poll::PollTimeout;
-use nix::poll::poll;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::getppid;
 
-use crate::birth::boot::Birth;
-use crate::birth::boot::Entry;
 use crate::birth::boot::depth;
 use crate::birth::boot::set_depth;
 use crate::birth::born;
@@ -43,6 +36,7 @@ use crate::sys::calls;
 use crate::sys::fd::LOWEST;
 use crate::sys::fd::PrivateFd;
 use crate::sys::socket::Socket;
+use crate::sys::wait;
 
 /// The environment variable that tells a re-executed program what it is.
 const MARKER: &str = "START_METHODS_CHILD";
@@ -161,21 +155,6 @@ pub(crate) fn child_environment(wanted: &Environment) -> impl Iterator<Item = (O
     wanted.applied_to(env::vars_os()).filter(|(name, _)| name != MARKER).chain([(MARKER.into(), marker.into())])
 }
 
-/// The function at an address that [`ImageRef::resolve_code`](crate::image::ImageRef::resolve_code) gave.
-pub(crate) fn entry_at(address: usize) -> Entry {
-    let address = address as *const ();
-    // SAFETY: the address was made from an `Entry` by our parent, which is trusted and runs the
-    // same build (compared before), and lies in executable memory of the same image.
-    unsafe { std::mem::transmute::<*const (), fn(Birth) -> u8>(address) }
-}
-
-/// As [`entry_at`], for what a fork server is to preload.
-pub(crate) fn preload_at(address: usize) -> fn() {
-    let address = address as *const ();
-    // SAFETY: as in `entry_at`, made from a `fn()`.
-    unsafe { std::mem::transmute::<*const (), fn()>(address) }
-}
-
 /// What a marker is worth.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -207,12 +186,10 @@ fn judge(value: &OsStr) -> Verdict {
         return stale;
     }
     if getppid().as_raw() != parent {
-        let mut fds = [PollFd::new(control, PollFlags::empty())];
-        let polled = poll(&mut fds, PollTimeout::ZERO);
-        let hung_up = fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+        let hung_up = wait::hung_up(control, Duration::ZERO).unwrap_or(false);
         // The grandchild of a program that never called init() has all of this too, and a
         // parent that lives.
-        return if polled.is_ok() && hung_up { Verdict::Orphan } else { stale };
+        return if hung_up { Verdict::Orphan } else { stale };
     }
     if version == PROTOCOL { Verdict::Child } else { Verdict::OtherProtocol(version) }
 }
@@ -235,9 +212,8 @@ pub(crate) fn parse_marker(value: &OsStr) -> Option<Marker> {
 }
 
 fn remove_marker() {
-    // SAFETY: init() comes first in main(), or before it; there are no threads yet that could
-    // read the environment at the same time.
-    unsafe { env::remove_var(MARKER) };
+    // init() comes first in main(), or before it: this process has one thread.
+    calls::change_env(OsStr::new(MARKER), None);
 }
 
 /// Runs a child that has just been executed. See [`born::live`].

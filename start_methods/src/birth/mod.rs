@@ -3,4 +3,5 @@
 pub(crate) mod boot;
 pub(crate) mod born;
 pub(crate) mod entry;
+pub(crate) mod function;
 pub(crate) mod signals;

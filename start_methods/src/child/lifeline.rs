@@ -23,29 +23,46 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::sync::Weak;
+use std::time::Duration;
 
 use nix::fcntl::FcntlArg;
 use nix::fcntl::OFlag;
 use nix::fcntl::fcntl;
 use nix::fcntl::open;
-use nix::poll::PollFd;
-use nix::poll::PollFlags;
-use nix::poll::PollTimeout;
-use nix::poll::poll;
 use nix::sys::stat::Mode;
-use nix::unistd::pipe2;
 
 use crate::sys::calls;
 use crate::sys::failpoint::fault;
+use crate::sys::fd;
 use crate::sys::fd::PrivateFd;
 use crate::sys::fd::Registry;
 use crate::sys::process;
+use crate::sys::process::PerProcess;
+use crate::sys::wait;
 
 /// What a start was doing when it could not make the pipe.
 pub(crate) const MAKING: &str = "making the lifeline pipe";
 
+/// What a start was doing when it could not tie a child to its lifeline.
+pub(crate) const ARMING: &str = "arming a lifeline";
+
 /// What a start was doing when it could not open a lifeline, which goes by way of /proc.
 pub(crate) const OPENING: &str = "opening a lifeline in /proc/self/fd";
+
+static STATE: PerProcess<State> = PerProcess::new();
+
+// One static for both, so that the fork of a child, which opens `current` beforehand, finds the cell initialized.
+#[derive(Debug, Default)]
+struct State {
+    /// The pipe whose write end shows this process's children that it lives; gone when no child needs it.
+    current: Mutex<Weak<Lifeline>>,
+    /// The read end of the parent's pipe that this process was started with: it must stay open, and no child may keep
+    /// it.
+    armed: OnceLock<PrivateFd>,
+}
 
 /// The parent's side: both ends of the pipe, for as long as there are children.
 #[derive(Debug)]
@@ -57,15 +74,12 @@ pub(crate) struct Lifeline {
 impl Lifeline {
     /// This process's lifeline; made when there is none.
     pub(crate) fn get() -> io::Result<Arc<Self>> {
-        let mut slot = process::lock(&process::current().lifeline);
+        let mut slot = process::lock(&STATE.get().current);
         if let Some(lifeline) = slot.upgrade() {
             return Ok(lifeline);
         }
         fault!("pipe");
-        let (read, write) = {
-            let mut registry = Registry::lock();
-            registry.adopt_pair(pipe2(OFlag::O_CLOEXEC)?)?
-        };
+        let (read, write) = fd::pipe(OFlag::empty())?;
         let lifeline = Arc::new(Self { read, _write: write });
         *slot = Arc::downgrade(&lifeline);
         Ok(lifeline)
@@ -98,11 +112,9 @@ pub(crate) fn arm(own: PrivateFd) -> io::Result<()> {
     calls::send_signal_of(own.as_fd(), std::process::id(), libc::SIGKILL)?;
     fcntl(&own, FcntlArg::F_SETFL(OFlag::O_ASYNC | OFlag::O_NONBLOCK))?;
     // The parent may have died before anybody had done this: then no signal will come any more.
-    let mut fds = [PollFd::new(own.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO)?;
-    if fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
+    if wait::hung_up(own.as_fd(), Duration::ZERO)? {
         calls::exit_now(0);
     }
-    process::current().armed.set(own).expect("a process is born once");
+    STATE.get().armed.set(own).expect("a process is born once");
     Ok(())
 }

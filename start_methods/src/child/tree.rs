@@ -26,8 +26,8 @@ use std::time::Instant;
 use crate::child::proc_info;
 use crate::child::proc_info::Stat;
 use crate::sys::calls;
+use crate::sys::fd;
 use crate::sys::fd::PrivateFd;
-use crate::sys::fd::Registry;
 
 /// To the process group that the process leads; Linux 6.9.
 pub(crate) const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
@@ -127,10 +127,7 @@ impl Walk {
 
 /// The process by this number, stopped, if it is a child of `parent` and there is room for its descriptor.
 fn open_child(pid: u32, parent: u32, parent_pidfd: BorrowedFd<'_>) -> Option<Found> {
-    let pidfd = {
-        let mut registry = Registry::lock();
-        calls::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).ok()?
-    };
+    let pidfd = fd::open_pidfd(pid).ok()?;
     let is_child = proc_info::is_child(pid, pidfd.as_fd(), parent).ok()? && proc_info::is_there(parent_pidfd);
     let found = Found { pid, pidfd, is_final: false };
     is_child.then(|| found.signal(libc::SIGSTOP))?;

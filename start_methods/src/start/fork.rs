@@ -15,7 +15,6 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
 use nix::unistd::setpgid;
 
 use crate::birth::boot::Boot;
@@ -23,14 +22,17 @@ use crate::birth::born;
 use crate::birth::signals::Blocked;
 use crate::child::child::Child;
 use crate::child::lifeline;
+use crate::child::lifeline::ARMING;
 use crate::child::lifeline::OPENING;
 use crate::error::StartError;
 use crate::message::Stage;
 use crate::method::StartMethod;
 use crate::sys::calls;
+use crate::sys::fd;
 use crate::sys::fd::LOWEST;
 use crate::sys::fd::PrivateFd;
 use crate::sys::fd::Registry;
+use crate::sys::socket;
 use crate::sys::socket::Socket;
 use crate::sys::threads::ForeignThreads;
 use crate::sys::threads::Hold;
@@ -53,9 +55,7 @@ pub(crate) struct Births {
 
 impl Births {
     pub(crate) fn new() -> Result<Self, StartError> {
-        let mut registry = Registry::lock();
-        let pair = pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).and_then(|pair| registry.adopt_pair(pair));
-        let (read, write) = pair.map_err(StartError::system("making a pipe"))?;
+        let (read, write) = fd::pipe(OFlag::empty()).map_err(StartError::system("making a pipe"))?;
         Ok(Self { read, write: Some(write) })
     }
 }
@@ -70,7 +70,7 @@ impl Drop for Births {
 /// Forks this process into `boot`'s entry.
 pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -> Result<Child, StartError> {
     let parcel = boot.prepare(StartMethod::Fork)?;
-    let (ours, theirs) = Socket::pair().map_err(StartError::system("making a control socket"))?;
+    let (ours, theirs) = Socket::pair().map_err(StartError::system(socket::MAKING))?;
     let lifeline = parcel.lifeline.open(LOWEST).map_err(StartError::system(OPENING))?;
     let (pid, pidfd) = {
         let hold = Hold::acquire(foreign)?;
@@ -80,8 +80,8 @@ pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -
             let _result = io::stdout().flush();
         }
         fork_waiting(&hold, theirs, lifeline, births.write.as_ref()).map_err(|(stage, error)| match stage {
-            Stage::Pidfd => StartError::system("opening a pidfd")(error),
-            Stage::Lifeline => StartError::system("arming a lifeline")(error),
+            Stage::Pidfd => StartError::system(fd::OPENING_PIDFD)(error),
+            Stage::Lifeline => StartError::system(ARMING)(error),
             _ => StartError::system("fork")(error),
         })?
     };
@@ -112,10 +112,7 @@ pub(crate) fn fork_waiting(
     let group = calls::pid_t(pid);
     let _result = setpgid(group, group);
     drop(control);
-    let pidfd = armed.and_then(|()| {
-        let mut registry = Registry::lock();
-        calls::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).map_err(|error| (Stage::Pidfd, error))
-    });
+    let pidfd = armed.and_then(|()| fd::open_pidfd(pid).map_err(|error| (Stage::Pidfd, error)));
     match pidfd {
         Ok(pidfd) => Ok((pid, pidfd)),
         Err(failure) => {

@@ -33,14 +33,16 @@ use crate::birth::boot::Boot;
 use crate::birth::entry;
 use crate::child::child::Child;
 use crate::child::lifeline;
+use crate::child::lifeline::ARMING;
 use crate::child::lifeline::OPENING;
 use crate::error::StartError;
 use crate::method::StartMethod;
 use crate::settings::Environment;
 use crate::sys::calls;
 use crate::sys::failpoint::fault;
+use crate::sys::fd;
 use crate::sys::fd::PrivateFd;
-use crate::sys::fd::Registry;
+use crate::sys::socket;
 use crate::sys::socket::Socket;
 
 /// How often a program that somebody has open for writing is tried again.
@@ -49,7 +51,7 @@ const BUSY_RETRIES: u32 = 3;
 /// Executes `executable`, by default this program, into `boot`'s entry.
 pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Path>) -> Result<Child, StartError> {
     let parcel = boot.prepare(method)?;
-    let (ours, theirs) = Socket::pair().map_err(StartError::system("making a control socket"))?;
+    let (ours, theirs) = Socket::pair().map_err(StartError::system(socket::MAKING))?;
     // Above the numbers that it and the control socket will have in the child.
     let lifeline = parcel.lifeline.open(entry::LIFELINE + 1).map_err(StartError::system(OPENING))?;
     let program = executable.unwrap_or(Path::new("/proc/self/exe"));
@@ -57,11 +59,8 @@ pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Pa
         .map_err(StartError::system("executing the program"))?;
     drop(theirs);
     let pid = pid.as_raw().unsigned_abs();
-    let armed = lifeline::arm_for(pid, lifeline).map_err(|error| ("arming a lifeline", error));
-    let pidfd = armed.and_then(|()| {
-        let mut registry = Registry::lock();
-        calls::pidfd_open(pid).and_then(|fd| registry.adopt(fd)).map_err(|error| ("opening a pidfd", error))
-    });
+    let armed = lifeline::arm_for(pid, lifeline).map_err(|error| (ARMING, error));
+    let pidfd = armed.and_then(|()| fd::open_pidfd(pid).map_err(|error| (fd::OPENING_PIDFD, error)));
     let pidfd = match pidfd {
         Ok(pidfd) => pidfd,
         Err((doing, error)) => {

@@ -16,12 +16,12 @@ use crate::error::StartError;
 use crate::method::StartMethod;
 use crate::start::fork;
 use crate::start::fork::Births;
+use crate::start::forkserver;
 use crate::start::forkserver::Asked;
 use crate::start::forkserver::Server;
 use crate::start::forkserver::Slot;
 use crate::start::spawn;
 use crate::sys::calls;
-use crate::sys::process;
 use crate::sys::process::PerProcess;
 use crate::sys::threads::ForeignThreads;
 
@@ -65,7 +65,22 @@ impl Starter {
         Self::with(method, ForeignThreads::Refuse)
     }
 
-    pub(crate) fn forking_despite_threads() -> Result<Self, StartError> {
+    /// A starter that forks even while other threads run.
+    ///
+    /// # Safety
+    ///
+    /// The child has one thread, and every lock that another thread held at the moment of the fork
+    /// stays held in it: forked children may wait for ever on a lock another thread held. The
+    /// caller promises that neither the entry nor anything it calls needs such a lock (the heap of
+    /// glibc is the exception: it is usable after fork(2)). If the boot changes the environment,
+    /// the child takes the lock of the environment even before its entry; a child that waits there
+    /// says no hello, and [`Child::wait_hello`](crate::Child::wait_hello) gives it up in time.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    #[expect(unsafe_code, reason = "the caller must promise what no check of this crate can find out")]
+    pub unsafe fn fork_despite_threads() -> Result<Self, StartError> {
         Self::with(StartMethod::Fork, ForeignThreads::Tolerate)
     }
 
@@ -138,7 +153,7 @@ impl Starter {
     /// Where the server is, or will be, that starts processes for this starter: of its own, or shared with others.
     fn slot(&self) -> &Slot {
         match (self.method, &self.executable) {
-            (StartMethod::Forkserver, None) => &process::current().forkserver,
+            (StartMethod::Forkserver, None) => forkserver::shared(),
             _ => self.own_server.get(),
         }
     }
@@ -277,7 +292,11 @@ impl fmt::Debug for Order<'_> {
     }
 }
 
+/// The pipe for the births of one [`Starts`], created before the first fork.
 fn births(pipe: &mut Option<Births>) -> Result<&Births, StartError> {
+    // Initializes the cell before the fork. Were another thread of a `fork_despite_threads` parent inside the
+    // initialization at that moment, the child would wait for it for ever.
+    forkserver::shared();
     match pipe {
         Some(births) => Ok(births),
         none => Ok(none.insert(Births::new()?)),

@@ -31,8 +31,6 @@ use std::ptr;
 use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 
-use crate::error::StartError;
-use crate::start::starter::Starter;
 use crate::sys::failpoint::fault;
 use crate::sys::threads::Hold;
 
@@ -49,26 +47,6 @@ const CONTROL_BYTES: usize = 16 + MESSAGE_FDS_MAX * size_of::<RawFd>();
 /// The kernel writes `cmsghdr`s here, which want the alignment of `size_t`.
 #[repr(C, align(8))]
 struct ControlBuffer([u8; CONTROL_BYTES]);
-
-impl Starter {
-    /// A starter that forks even while other threads run.
-    ///
-    /// # Safety
-    ///
-    /// The child has one thread, and every lock that another thread held at the moment of the fork
-    /// stays held in it: forked children may wait for ever on a lock another thread held. The
-    /// caller promises that neither the entry nor anything it calls needs such a lock (the heap of
-    /// glibc is the exception: it is usable after fork(2)). If the boot changes the environment,
-    /// the child takes the lock of the environment even before its entry; a child that waits there
-    /// says no hello, and [`Child::wait_hello`](crate::Child::wait_hello) gives it up in time.
-    ///
-    /// # Errors
-    ///
-    /// As for [`new`](Self::new).
-    pub unsafe fn fork_despite_threads() -> Result<Self, StartError> {
-        Self::forking_despite_threads()
-    }
-}
 
 /// A process id, for the calls that want it signed.
 pub(crate) fn pid_t(pid: u32) -> Pid {
@@ -120,10 +98,13 @@ pub(crate) fn clear_env() {
     let _result = unsafe { libc::clearenv() };
 }
 
-/// Sets a variable of the environment, or (`None`) removes it. Only for a child between its fork and its entry.
+/// Sets a variable of the environment, or (`None`) removes it.
+///
+/// Only while this process has one thread: in a child between its fork and its entry, and in `init`, which is called
+/// first in `main` or before it.
 pub(crate) fn change_env(name: &OsStr, value: Option<&OsStr>) {
     match value {
-        // SAFETY: the caller is the only thread of a process that was just forked, so nobody reads meanwhile.
+        // SAFETY: the caller is the only thread of this process, so no other thread reads the environment meanwhile.
         Some(value) => unsafe { env::set_var(name, value) },
         // SAFETY: as above.
         None => unsafe { env::remove_var(name) },

@@ -20,19 +20,26 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::IntoRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
+use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
 use nix::fcntl::FcntlArg;
 use nix::fcntl::FdFlag;
+use nix::fcntl::OFlag;
 use nix::fcntl::fcntl;
+use nix::unistd::pipe2;
 
 use crate::sys::calls;
 use crate::sys::process;
+use crate::sys::process::PerProcess;
 
 /// The lowest number a descriptor of ours may have; below are the standard streams.
 pub(crate) const LOWEST: RawFd = 3;
+
+/// This process's open descriptors, which no child may keep.
+static REGISTRY: PerProcess<Mutex<Registry>> = PerProcess::new();
 
 /// How many forks of this crate lie between the first process and this one, counted in the child.
 static EPOCH: AtomicU32 = AtomicU32::new(0);
@@ -104,6 +111,22 @@ impl Drop for PrivateFd {
     }
 }
 
+/// What a start was doing when [`open_pidfd`] failed.
+pub(crate) const OPENING_PIDFD: &str = "opening a pidfd";
+
+/// A pidfd of the process with this id, registered before a fork can copy it.
+pub(crate) fn open_pidfd(pid: u32) -> io::Result<PrivateFd> {
+    let mut registry = Registry::lock();
+    calls::pidfd_open(pid).and_then(|fd| registry.adopt(fd))
+}
+
+/// A pipe, read end first, both ends registered before a fork can copy them.
+pub(crate) fn pipe(flags: OFlag) -> io::Result<(PrivateFd, PrivateFd)> {
+    let mut registry = Registry::lock();
+    let pair = pipe2(flags | OFlag::O_CLOEXEC)?;
+    registry.adopt_pair(pair)
+}
+
 /// The set of our open descriptors, one bit for each number.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -113,7 +136,7 @@ pub(crate) struct Registry {
 impl Registry {
     /// This process's registry. Nothing that waits may be done while it is held.
     pub(crate) fn lock() -> MutexGuard<'static, Self> {
-        process::lock(&process::current().registry)
+        process::lock(REGISTRY.get())
     }
 
     /// See [`PrivateFd::adopt`].

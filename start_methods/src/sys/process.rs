@@ -1,29 +1,23 @@
-//! What this crate keeps for the process it runs in, and how a forked copy gets its own.
+//! Per-process state that survives fork(2): every process sees a value of its own, never its parent's.
 //!
-//! After fork(2) by anybody, the copy holds the memory of everything the parent had: its registry,
-//! its fork server, its lifeline, and mutexes in whatever state they were. None of that is the
-//! copy's. So everything static hangs from a [`PerProcess`]: a chain with one link for every process
-//! between the first user and the running one, and only the last link is ever used.
+//! After fork(2), by this crate or by any other code, the child's memory is a copy of the parent's: its registry of
+//! descriptors, its fork server, its lifeline, and mutexes in whatever state they were. None of that is valid in the
+//! child. So every static of this crate is a [`PerProcess`]: a chain with one link for each process between the first
+//! one that used it and the running one. Only the last link is used. The statics themselves are with their owners:
+//! `sys/fd` (registry), `sys/threads` (gate), `child/lifeline`, `start/forkserver`.
 //!
 //! # Invariants
 //!
-//! - [`current`] never gives a link whose process is not the running one, and so a lock that some
-//!   thread of the parent held at the fork is never waited for in the child.
-//! - A link is never freed: references to it are `'static`.
+//! - [`PerProcess::get`] never returns a link of another process, so the child never waits for a lock that a thread of
+//!   the parent held at the fork.
+//! - A link is never freed while its `PerProcess` exists: references into a static one are `'static`.
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
-use std::sync::Weak;
 
-use crate::child::lifeline::Lifeline;
-use crate::start::forkserver::Slot;
-use crate::sys::fd::PrivateFd;
-use crate::sys::fd::Registry;
-use crate::sys::threads::Gate;
-
-/// A value of which every process has its own.
+/// A value that is separate in every process.
 #[derive(Debug)]
 pub(crate) struct PerProcess<T> {
     first: OnceLock<Link<T>>,
@@ -41,12 +35,12 @@ impl<T: Default> PerProcess<T> {
         Self { first: OnceLock::new() }
     }
 
-    /// This process's value, made when it is asked for first.
+    /// This process's value, created at the first call.
     pub(crate) fn get(&self) -> &T {
         let pid = std::process::id();
         let mut link = self.first.get_or_init(|| Link::new(pid));
-        // Only the last link may be ours: a process id further up may be that of an ancestor that
-        // is dead, and whose id has been given out again.
+        // Only the last link may be ours. An earlier one with our process id belongs to an ancestor that has died, and
+        // whose id the kernel has reused for us.
         while let Some(next) = link.next.get() {
             link = next;
         }
@@ -63,35 +57,10 @@ impl<T: Default> Link<T> {
     }
 }
 
-/// All that this crate keeps.
-#[derive(Debug, Default)]
-pub(crate) struct Process {
-    /// The descriptors that no child may keep.
-    pub(crate) registry: Mutex<Registry>,
-    /// The pipe whose write end tells our children that we live; gone when nobody needs it.
-    pub(crate) lifeline: Mutex<Weak<Lifeline>>,
-    /// The other end of our own parent's: it must stay open, and no child may keep it.
-    pub(crate) armed: OnceLock<PrivateFd>,
-    /// The fork server that all starters share.
-    pub(crate) forkserver: Slot,
-    /// What it is to run before it serves.
-    pub(crate) preloads: Mutex<Vec<fn()>>,
-    /// Who may be running while we fork.
-    pub(crate) gate: Gate,
-}
-
-static PROCESS: PerProcess<Process> = PerProcess::new();
-
-/// The state of the running process.
-pub(crate) fn current() -> &'static Process {
-    PROCESS.get()
-}
-
-/// Locks, and does not mind that another thread panicked while it held the lock: each of our
-/// critical sections leaves its data whole at every step.
+/// Locks, and ignores poisoning: each critical section of this crate leaves its data consistent at every step.
 ///
-/// The mutexes held across a fork are std's because unlocking one touches nothing else; one that
-/// keeps its waiters in a shared table could find that table locked in the child.
+/// The mutexes held across a fork are std's, because unlocking one touches no other memory. A mutex that keeps its
+/// waiters in a shared table (parking_lot) could find that table locked in the child.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

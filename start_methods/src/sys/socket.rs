@@ -38,6 +38,9 @@ use crate::sys::failpoint::fault;
 use crate::sys::fd::PrivateFd;
 use crate::sys::fd::Registry;
 
+/// What a start was doing when [`Socket::pair`] failed.
+pub(crate) const MAKING: &str = "making a control socket";
+
 /// One end of a connected pair of SOCK_SEQPACKET sockets.
 ///
 /// Messages arrive whole, in order, and exactly with the descriptors they were sent with.

@@ -25,12 +25,16 @@ use std::time::Instant;
 
 use crate::error::StartError;
 use crate::sys::process;
+use crate::sys::process::PerProcess;
 
 /// How long a fork waits for residents to park.
 const PARKING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a thread that has been joined may still be listed by the kernel.
 const LEAVING_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The gate of this process.
+static GATE: PerProcess<Gate> = PerProcess::new();
 
 /// Who runs in this process, as far as we have been told.
 #[derive(Debug, Default)]
@@ -162,7 +166,7 @@ impl Drop for Announced {
         if self.pid != std::process::id() {
             return;
         }
-        let gate = &process::current().gate;
+        let gate = GATE.get();
         let mut state = process::lock(&gate.state);
         state.residents -= 1;
         state.active -= 1;
@@ -178,7 +182,7 @@ impl Resident {
     pub fn enter() -> Self {
         let outermost = mode() == Mode::Stranger;
         if outermost {
-            let gate = &process::current().gate;
+            let gate = GATE.get();
             let mut state = process::lock(&gate.state);
             // Known at once, as one that is parked: a fork that is being prepared counts this
             // thread already, and would otherwise wait for a stranger that waits for it.
@@ -211,11 +215,11 @@ impl Drop for Resident {
         if !self.outermost || self.pid != std::process::id() {
             return;
         }
-        let mut state = process::lock(&process::current().gate.state);
+        let mut state = process::lock(&GATE.get().state);
         state.residents -= 1;
         state.leave(mode());
         set_mode(Mode::Stranger);
-        process::current().gate.changed.notify_all();
+        GATE.get().changed.notify_all();
     }
 }
 
@@ -231,12 +235,11 @@ impl Stay {
         let before = mode();
         if before != Mode::Stranger {
             // A parked thread that goes on to run must ask like any other.
-            let mut state =
-                if before == Mode::Parked { free_to_move() } else { process::lock(&process::current().gate.state) };
+            let mut state = if before == Mode::Parked { free_to_move() } else { process::lock(&GATE.get().state) };
             state.leave(before);
             state.arrive(during);
             set_mode(during);
-            process::current().gate.changed.notify_all();
+            GATE.get().changed.notify_all();
         }
         Self { before, during, pid: std::process::id() }
     }
@@ -251,7 +254,7 @@ impl Drop for Stay {
         state.leave(self.during);
         state.arrive(self.before);
         set_mode(self.before);
-        process::current().gate.changed.notify_all();
+        GATE.get().changed.notify_all();
     }
 }
 
@@ -290,7 +293,7 @@ impl Gate {
 
 /// The gate's state, at a moment when no fork is on.
 fn free_to_move() -> MutexGuard<'static, State> {
-    let gate = &process::current().gate;
+    let gate = GATE.get();
     gate.until_free(process::lock(&gate.state))
 }
 
@@ -311,7 +314,7 @@ pub(crate) enum ForeignThreads {
 impl Hold {
     /// Waits for the residents to park, and counts the rest.
     pub(crate) fn acquire(foreign: ForeignThreads) -> Result<Self, StartError> {
-        let gate = &process::current().gate;
+        let gate = GATE.get();
         let before = mode();
         {
             let mut state = process::lock(&gate.state);
@@ -338,7 +341,7 @@ impl Hold {
         if foreign == ForeignThreads::Refuse {
             // The caller is one of the parked, if it is a resident at all, and is counted apart.
             let me = usize::from(before != Mode::Stranger);
-            none_but(|| 1 + process::lock(&gate.state).parked() - me)?;
+            check_only(|| 1 + process::lock(&gate.state).parked() - me)?;
         }
         Ok(hold)
     }
@@ -349,7 +352,7 @@ impl Drop for Hold {
         if self.pid != std::process::id() {
             return;
         }
-        let gate = &process::current().gate;
+        let gate = GATE.get();
         let mut state = process::lock(&gate.state);
         state.held = false;
         state.arrive(self.before);
@@ -361,7 +364,7 @@ impl Drop for Hold {
 ///
 /// Waits a little: a thread that has ended may still be listed, and one that has just begun may be
 /// on its way to making itself known.
-fn none_but(known: impl Fn() -> usize) -> Result<(), StartError> {
+pub(crate) fn check_only(known: impl Fn() -> usize) -> Result<(), StartError> {
     let deadline = Instant::now() + LEAVING_TIMEOUT;
     loop {
         let count = count().map_err(StartError::system("counting the threads of this process"))?;
@@ -381,7 +384,7 @@ fn none_but(known: impl Fn() -> usize) -> Result<(), StartError> {
 ///
 /// The kernel counts them as links of the directory that lists them, beside the two that every directory has: one
 /// system call instead of five.
-pub(crate) fn count() -> io::Result<usize> {
+fn count() -> io::Result<usize> {
     const TASKS: &str = "/proc/self/task";
     match fs::metadata(TASKS)?.nlink().saturating_sub(2) {
         // There is at least this one: whoever stands in for the kernel does not count links.

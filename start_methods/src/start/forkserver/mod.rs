@@ -35,6 +35,17 @@ use crate::error::StartError;
 use crate::method::StartMethod;
 use crate::sys::image;
 use crate::sys::process;
+use crate::sys::process::PerProcess;
+
+static STATE: PerProcess<State> = PerProcess::new();
+
+#[derive(Debug, Default)]
+struct State {
+    /// The fork server that all starters share.
+    shared: Slot,
+    /// What it runs before it serves.
+    preloads: Mutex<Vec<fn()>>,
+}
 
 /// The place of a server, empty until there is one.
 #[derive(Debug, Default)]
@@ -170,6 +181,15 @@ impl Slot {
     }
 }
 
+/// The slot of the fork server that all starters of this process share.
+pub(crate) fn shared() -> &'static Slot {
+    &STATE.get().shared
+}
+
+fn preloads() -> Vec<fn()> {
+    process::lock(&STATE.get().preloads).clone()
+}
+
 /// One attempt; an error means that there is no server any more, and that another may do better.
 fn fork_from(
     slot: &mut Option<Server>,
@@ -178,7 +198,7 @@ fn fork_from(
 ) -> Result<Result<Child, StartError>, Broken> {
     let mut server = match slot.take() {
         Some(server) => server,
-        None => match Server::launch(executable) {
+        None => match Server::launch(executable, preloads()) {
             Ok(server) => server,
             Err(error) => return Broken::by_accident(error).map(Err),
         },
@@ -241,7 +261,7 @@ pub fn preload(f: fn()) -> Result<(), StartError> {
     if let Some(pid) = pid() {
         return Err(StartError::AlreadyRunning { pid });
     }
-    process::lock(&process::current().preloads).push(f);
+    process::lock(&STATE.get().preloads).push(f);
     Ok(())
 }
 
@@ -249,12 +269,12 @@ pub fn preload(f: fn()) -> Result<(), StartError> {
 ///
 /// Its children live on, but how they end may be [`Exit::Unknown`](crate::Exit::Unknown).
 pub fn stop() {
-    let server = process::lock(&process::current().forkserver.server).take();
+    let server = process::lock(&shared().server).take();
     drop(server);
 }
 
 /// The process id of this process's fork server, if it runs.
 #[must_use]
 pub fn pid() -> Option<u32> {
-    process::current().forkserver.running()
+    shared().running()
 }

@@ -20,18 +20,16 @@ use std::io::IoSlice;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::panic::catch_unwind;
-use std::time::Duration;
-use std::time::Instant;
 
 use nix::fcntl::OFlag;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
-use nix::unistd::pipe2;
 use nix::unistd::write;
 
 use crate::birth::boot::Birth;
-use crate::birth::entry::preload_at;
+use crate::birth::function::preload_at;
 use crate::error::StartError;
+use crate::error::errno_of;
 use crate::message;
 use crate::message::ForkFailure;
 use crate::message::Ready;
@@ -42,8 +40,8 @@ use crate::start::fork::fork_waiting;
 use crate::sys::calls;
 use crate::sys::calls::Disposition;
 use crate::sys::failpoint::failpoint;
+use crate::sys::fd;
 use crate::sys::fd::PrivateFd;
-use crate::sys::fd::Registry;
 use crate::sys::image::ImageRef;
 use crate::sys::socket::Received;
 use crate::sys::socket::Socket;
@@ -60,9 +58,6 @@ const EXIT_PRELOAD: u8 = 71;
 
 /// How many characters of a panic's text are passed on: it must fit one message.
 const TEXT_MAX: usize = 500;
-
-/// How long the threads of a preload may take to be gone.
-const LEAVING_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A child that lives.
 struct Ward {
@@ -119,26 +114,18 @@ fn preload(payload: &[u8]) -> Result<(), String> {
             return Err(text.chars().take(TEXT_MAX).collect());
         }
     }
-    alone()
+    check_single_threaded()
 }
 
 /// A server with threads would refuse every request; better to say so at once.
-fn alone() -> Result<(), String> {
-    let deadline = Instant::now() + LEAVING_TIMEOUT;
-    loop {
-        let count = threads::count().map_err(|error| format!("counting threads: {error}"))?;
-        if count <= 1 {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(format!(
-                "it left {} thread(s) running, and a process with threads cannot be forked; \
-                 start them in the children",
-                count - 1
-            ));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+fn check_single_threaded() -> Result<(), String> {
+    threads::check_only(|| 1).map_err(|error| match error {
+        StartError::ForeignThreads { count } => format!(
+            "it left {count} thread(s) running, and a process with threads cannot be forked; \
+             start them in the children"
+        ),
+        error => error.to_string(),
+    })
 }
 
 fn serve_until_end(requests: &Socket) -> u8 {
@@ -238,20 +225,13 @@ fn answer(requests: &Socket, id: u64, lifeline: PrivateFd) -> io::Result<Option<
 }
 
 fn reply_failure(requests: &Socket, id: u64, stage: Stage, error: &io::Error) -> io::Result<()> {
-    let errno = error.raw_os_error().unwrap_or(libc::EPROTO);
-    let outcome = Err(ForkFailure { stage, errno });
+    let outcome = Err(ForkFailure { stage, errno: errno_of(error) });
     requests.send(&[IoSlice::new(&message::encode(&Reply { id, outcome }))], &[])
 }
 
 fn fork_one(lifeline: PrivateFd) -> Result<Forked, (Stage, io::Error)> {
     let (ours, theirs) = Socket::pair().map_err(|error| (Stage::Socket, error))?;
-    let (status, report) = {
-        let mut registry = Registry::lock();
-        pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-            .map_err(io::Error::from)
-            .and_then(|pair| registry.adopt_pair(pair))
-            .map_err(|error| (Stage::Pipe, error))?
-    };
+    let (status, report) = fd::pipe(OFlag::O_NONBLOCK).map_err(|error| (Stage::Pipe, error))?;
     let hold = Hold::acquire(ForeignThreads::Refuse).map_err(|error| {
         let errno = match error {
             StartError::System { errno, .. } => errno,

@@ -38,7 +38,6 @@ use crate::sys::calls;
 use crate::sys::fd::LOWEST;
 use crate::sys::fd::PrivateFd;
 use crate::sys::image;
-use crate::sys::process;
 use crate::sys::socket::Received;
 use crate::sys::threads::ForeignThreads;
 use crate::sys::wait;
@@ -102,8 +101,7 @@ impl Server {
     /// Starts a fork server by executing this program, or `executable`, and waits until it serves.
     ///
     /// The preloads are the user's and may take their time.
-    pub(crate) fn launch(executable: Option<&Path>) -> Result<Self, StartError> {
-        let preloads = process::lock(&process::current().preloads).clone();
+    pub(crate) fn launch(executable: Option<&Path>, preloads: Vec<fn()>) -> Result<Self, StartError> {
         let preloads: Vec<_> = preloads
             .into_iter()
             .map(|f| {
