@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Everything goes through the public face of the crate. What each number means, what may be other than zero and why,
-//! and which bugs this must catch is in `docs/reliability.md`.
+//! and which bugs this must catch is in `README.md` beside this file.
 
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 #![expect(clippy::print_stderr, reason = "a command line program reports problems where they do not mix with results")]

@@ -62,7 +62,8 @@ const PROCPOOL: Crate = Crate {
 const START_METHODS: Crate = Crate {
     src: "start_methods/src",
     rooms: &[
-        &["error", "exit", "method", "settings"],
+        &["exit", "method", "settings"],
+        &["error"],
         &["sys"],
         &["message"],
         &["child"],
@@ -71,8 +72,9 @@ const START_METHODS: Crate = Crate {
         &["fuzz"],
     ],
     unsafe_files: &[
-        "start_methods/src/birth/entry.rs",
+        "start_methods/src/birth/function.rs",
         "start_methods/src/fuzz/record.rs",
+        "start_methods/src/start/starter.rs",
         "start_methods/src/sys/calls.rs",
         "start_methods/src/sys/image.rs",
     ],

@@ -159,7 +159,7 @@ impl<'de> Deserialize<'de> for Slow {
 }
 
 fn decoding_the_context_does_not_count(method: StartMethod) {
-    let limit = match env::var_os("PROCPOOL_ROAD") {
+    let limit = match env::var_os("PROCPOOL_LINK") {
         None => Duration::from_millis(1000),
         // Without shared memory nobody sees where it ends.
         Some(_) => LONG,

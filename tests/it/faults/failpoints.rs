@@ -41,7 +41,7 @@ pub(crate) fn arm(rules: &str) {
 
 /// Whether workers are reached through shared memory here.
 fn with_rings() -> bool {
-    std::env::var_os("PROCPOOL_ROAD").is_none_or(|road| road != "socket")
+    std::env::var_os("PROCPOOL_LINK").is_none_or(|link| link != "socket")
 }
 
 fn noted(item: (u32, String)) -> u32 {

@@ -366,7 +366,7 @@ fn large_arguments_and_results(method: StartMethod) {
 }
 
 fn large_values_over_sockets(method: StartMethod) {
-    sys::set_env("PROCPOOL_ROAD", "socket");
+    sys::set_env("PROCPOOL_LINK", "socket");
     let pool = stage::pool(method, 2);
     assert_large_values_pass(&pool);
     let len = 300 << 20;
