@@ -140,7 +140,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<Options> {
         options.methods = StartMethod::ALL.to_vec();
     }
     if options.roots.is_empty() {
-        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let project = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         // The program may have been moved to a machine that has no such folder.
         options.roots = vec![if project.is_dir() { project } else { Path::new(".") }.to_owned()];
     }

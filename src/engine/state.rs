@@ -28,6 +28,7 @@ use crate::engine::job_table::JobTable;
 use crate::engine::watch::Watch;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::WorkerHandle;
+use crate::engine::workers::Refused;
 use crate::engine::workers::Ringers;
 use crate::engine::workers::Workers;
 use crate::error::PoolError;
@@ -210,7 +211,7 @@ impl Engine {
             return;
         }
         let hello_due = Instant::now() + shortened!("hello_timeout", config::HELLO_TIMEOUT);
-        if let Err((handle, error)) = self.workers.add(worker, WorkerHandle::new(child, link, hello_due)) {
+        if let Err(Refused { handle, error }) = self.workers.add(worker, WorkerHandle::new(child, link, hello_due)) {
             self.effects.unwanted.push(handle.child);
             let errno = error.raw_os_error().unwrap_or_default();
             self.start_failed(PoolError::System { doing: "watching a new worker", errno });

@@ -37,6 +37,12 @@ pub(crate) enum Ringers {
     Late,
 }
 
+/// A worker that cannot be watched.
+pub(crate) struct Refused {
+    pub(crate) handle: Box<WorkerHandle>,
+    pub(crate) error: io::Error,
+}
+
 /// The live workers of a pool.
 pub(crate) struct Workers {
     handles: BTreeMap<WorkerId, WorkerHandle>,
@@ -94,7 +100,7 @@ impl Workers {
     /// # Errors
     ///
     /// The kernel refused to watch one; the worker is given back, and none of its descriptors is watched.
-    pub(crate) fn add(&mut self, worker: WorkerId, handle: WorkerHandle) -> Result<(), (WorkerHandle, io::Error)> {
+    pub(crate) fn add(&mut self, worker: WorkerId, handle: WorkerHandle) -> Result<(), Refused> {
         match self.watch_descriptors(worker, &handle) {
             Ok(()) => {
                 self.handles.insert(worker, handle);
@@ -102,7 +108,7 @@ impl Workers {
             }
             Err(error) => {
                 self.unwatch_descriptors(&handle);
-                Err((handle, error))
+                Err(Refused { handle: Box::new(handle), error })
             }
         }
     }

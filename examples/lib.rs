@@ -1,0 +1,1 @@
+//! The examples of procpool. Run one with `cargo run --release --example NAME`.
