@@ -1,4 +1,4 @@
-//! The pool under libtest, whose `main` is not ours to begin: `test_init!` makes it work all the same.
+//! Pools under libtest, where `main` cannot call `init`: `test_init!` replaces the call.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -15,9 +15,9 @@ use procpool::StartMethod;
 
 procpool::test_init!();
 
-/// Ends the test run, with a word about why, should this test not come to its end.
+/// Aborts the test run with a message if the test hangs.
 struct Deadline {
-    // Dropped at the end of the test, which is what the watchdog waits for.
+    // Dropped at the end of the test, which ends the watchdog.
     _done: mpsc::Sender<()>,
 }
 
@@ -27,7 +27,7 @@ impl Deadline {
         thread::spawn(move || {
             if ended.recv_timeout(Duration::from_secs(120)) == Err(RecvTimeoutError::Timeout) {
                 let state = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-                // Past libtest's capture: the process is about to abort.
+                // Not captured by libtest, which would lose it in the abort.
                 let _ = writeln!(std::io::stderr().lock(), "{test} hangs\n{state}");
                 std::process::abort();
             }
@@ -56,7 +56,7 @@ fn forkserver_workers_are_not_test_runs() {
     assert_works(StartMethod::Forkserver);
 }
 
-/// Tests run in threads beside libtest's own, so a fork would copy whatever those hold.
+/// Tests run in threads of libtest, so a fork would copy the locks that other threads hold.
 #[test]
 fn fork_is_refused_in_a_threaded_test_run() {
     let error = Pool::builder().processes(1).start_method(StartMethod::Fork).build().unwrap_err();

@@ -1,13 +1,13 @@
-//! The contract of the pool: every case is written once and asked of every start method.
+//! The integration tests of the pool: every case is written once and runs with every start method.
 //!
 //! ```text
 //!  runner ──▶ warden (one per trial, the subreaper) ──▶ case (main thread, alone) ──▶ pool, workers
-//!                                                             └──▶ victim (a parent that is to die)
+//!                                                             └──▶ victim (a parent that will die)
 //! ```
 //!
-//! All of them are this binary. The runner makes the product of cases and methods; a trial starts a warden, the
-//! warden starts the case in a session of its own and holds it to its deadline. So a hang is a failure with a dump and
-//! not a stuck run, `fork` sees no foreign threads, and what a case leaves behind can be counted exactly.
+//! All of them are this binary. The runner makes one trial for each case and method; a trial starts a warden, and the
+//! warden starts the case in a new session and enforces its deadline. So a case that hangs fails with a dump and does
+//! not block the run, `fork` sees no foreign threads, and leaks of a case can be counted exactly.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -30,7 +30,7 @@ const FOLDERS: &[&[Module]] =
 
 fn main() -> ExitCode {
     let role = harness::role();
-    // A worker's first run ends inside `init`, whatever role it inherited; one victim is there to forget the call.
+    // A process that starts as a worker never returns from `init`, whatever role it inherited. One role omits the call.
     if !matches!(&role, Role::Forgetful(_)) {
         procpool::init();
     }

@@ -1,4 +1,4 @@
-//! What a case must not leave behind in its own process: children, threads, descriptors, shared mappings.
+//! Leak check of one case, in its own process: children, threads, descriptors and shared mappings.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use crate::harness::processes;
 
-/// A thread that has been joined may stay listed for a moment.
+/// A joined thread may stay in `/proc` for a moment.
 const THREADS_GRACE: Duration = Duration::from_secs(2);
 
-/// The state of this process before a case.
+/// The state of this process before the case runs.
 #[derive(Debug)]
 pub(crate) struct Audit {
     thread_count: usize,
@@ -27,11 +27,11 @@ impl Audit {
         }
     }
 
-    /// Compares with the state before.
+    /// Compares the present state with the one before the case.
     ///
     /// # Panics
     ///
-    /// With a list of all that is there and was not, and of all that is not there and was.
+    /// If they differ, with a list of what is new and what is missing.
     pub(crate) fn finish(self) {
         let mut wrong = Vec::new();
         for child in processes::children(std::process::id()) {
@@ -61,7 +61,7 @@ impl Audit {
     }
 }
 
-/// What is mapped shared, and anything by the name of a memfd: how often each.
+/// Counts the shared mappings and the mappings of memfds, by name.
 fn shared_mappings() -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
     for line in fs::read_to_string("/proc/self/maps").expect("/proc is mounted").lines() {

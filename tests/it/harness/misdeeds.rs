@@ -1,6 +1,6 @@
-//! The harness is asked to fail: cases that do what a case must not do, and the words it must be caught with.
+//! Tests of the harness itself: misbehaving cases, and the message that each must fail with.
 //!
-//! Each case here runs a warden of its own on a misdeed, which is not listed as a trial.
+//! Each case here starts a second warden on a misdeed, which is not listed as a trial.
 
 use std::fs::File;
 use std::process::Command;
@@ -27,7 +27,7 @@ cases![
     a_stray_grandchild_is_a_failure,
 ];
 
-/// What the cases above set the warden on.
+/// The misbehaving cases that the cases above run under a warden.
 pub(crate) const MISDEEDS: &[(&str, Case)] = &[
     ("none", |_| {}),
     ("panic", |_| panic!("a case that panics")),
@@ -44,7 +44,7 @@ pub(crate) const MISDEEDS: &[(&str, Case)] = &[
     }),
 ];
 
-/// Sets a warden on a misdeed; gives whether it was satisfied, and all that was written.
+/// Runs a misdeed under a warden. Returns whether it passed, and everything that was written.
 fn judged(misdeed: &str, method: StartMethod) -> (bool, String) {
     let name = format!("misdeeds::{misdeed}::{method}");
     let mut warden = harness::again("warden", &name);

@@ -1,7 +1,7 @@
-//! The runner's side of a trial, and the case's: who this process is, and what a case must do to pass.
+//! The test harness: the role of this process, how a trial is run, and what a case must do to pass.
 //!
-//! A case passes by returning, clearing its audit and exiting with [`PASSED`]; any other end, an `exit(0)` from
-//! somewhere below included, is a failure.
+//! A case passes if it returns, its audit finds nothing and it exits with [`PASSED`]. Every other end is a failure, an
+//! `exit(0)` in a task or callback included.
 
 pub(crate) mod audit;
 pub(crate) mod misdeeds;
@@ -30,7 +30,7 @@ use self::audit::Audit;
 pub(crate) type Case = fn(StartMethod);
 pub(crate) type Module = (&'static str, &'static [(&'static str, Case)]);
 
-/// Lists the cases of a module under their own names. A case that is not listed is dead code, so it cannot be lost.
+/// Lists the cases of a module by name. A case that is not listed is dead code, which the compiler reports.
 macro_rules! cases {
     ($($case:ident,)+) => {
         pub(crate) const CASES: &[(&str, crate::harness::Case)] = &[$((stringify!($case), $case)),+];
@@ -53,27 +53,27 @@ pub(crate) use modules;
 /// The cases about the harness itself.
 pub(crate) const MODULES: &[Module] = &[("misdeeds", misdeeds::CASES)];
 
-/// The exit code of a case that passed; nobody ends with it by accident.
+/// The exit code of a case that passed: unlikely by accident.
 pub(crate) const PASSED: u8 = 17;
 
 const ROLE: &str = "PROCPOOL_IT_ROLE";
 pub(crate) const DEADLINE: &str = "PROCPOOL_IT_DEADLINE_SECONDS";
 const THREADS_MAX: usize = 4;
-/// What a failure shows of the output: the end, where the panic and the dump are.
+/// A failure shows at most this much of the end of the output, where the panic and the dump are.
 const SHOWN_BYTES_MAX: u64 = 64 * 1024;
 
-/// What this run of the binary is.
+/// The role of this run of the binary.
 #[derive(Debug)]
 pub(crate) enum Role {
     /// Lists the trials and starts a warden for each.
     Runner,
-    /// Starts one case and holds it to its deadline.
+    /// Starts one case and enforces its deadline.
     Warden(String),
     /// Runs one case in its main thread.
     Case(String),
-    /// Is the parent of a pool, and comes to harm.
+    /// The parent of a pool, which is killed or ends badly.
     Victim(String),
-    /// Makes a pool without having called `init`.
+    /// Makes a pool without calling `init`.
     Forgetful(String),
 }
 
@@ -91,14 +91,14 @@ pub(crate) fn role() -> Role {
     }
 }
 
-/// This binary again, in another role. `/proc/self/exe` is the same program even if the file has been rebuilt.
+/// A command that runs this binary in another role. `/proc/self/exe` is the same program even if the file was rebuilt.
 pub(crate) fn again(kind: &str, name: &str) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.env(ROLE, format!("{kind}={name}")).stdin(Stdio::null());
     command
 }
 
-/// How long a case may take.
+/// The time limit of a case.
 pub(crate) fn deadline() -> Duration {
     let seconds = env::var(DEADLINE).ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(60);
     Duration::from_secs(seconds)
@@ -121,7 +121,7 @@ fn trial(name: &str) -> Result<(), Failed> {
     let mut output = tempfile::tempfile()?;
     let mut warden = again("warden", name).stdout(output.try_clone()?).stderr(output.try_clone()?).spawn()?;
     let pidfd = sys::pidfd_open(warden.id())?;
-    // The warden's own deadline comes first; this one is for a warden that is stuck itself.
+    // The warden enforces the case's deadline; this longer one catches a warden that is itself stuck.
     if !sys::readable_within(&pidfd, deadline() + Duration::from_secs(60))? {
         warden.kill()?;
         let _ = warden.wait()?;
@@ -139,9 +139,9 @@ fn shown(output: &mut File) -> Result<String, Failed> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Runs one case in this process, then counts what it has left behind.
+/// Runs one case in this process, then checks what it left behind.
 pub(crate) fn run_case(folders: &[&[Module]], name: &str) -> ExitCode {
-    // A session of its own: nothing of the case can reach the terminal or the runner's group.
+    // A new session, so that nothing in the case can reach the terminal or the runner's process group.
     nix::unistd::setsid().expect("a process started by the warden leads no group");
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).expect("a valid signal");
     let (case, method) = find(folders, name);

@@ -1,11 +1,11 @@
-//! What `/proc` says about processes. Everything here may race with a process that ends: then it is just not there.
+//! Processes as `/proc` shows them. Everything here may race with the end of a process, which then is simply absent.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// One line of `/proc/PID/stat`, as far as we read it.
+/// The fields of `/proc/PID/stat` that the tests use.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
@@ -16,10 +16,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// The process, if it is there (a zombie is).
+    /// The process, if it exists; zombies do.
     pub(crate) fn find(pid: u32) -> Option<Process> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name stands in brackets and may hold any character, brackets and blanks included.
+        // The name is in parentheses and may contain any character, parentheses and spaces included.
         let (before, after) = (stat.find('(')?, stat.rfind(')')?);
         let mut fields = stat[after + 1..].split_whitespace();
         Some(Process {
@@ -36,7 +36,7 @@ impl Process {
     }
 }
 
-/// Whether the process has ended: it is gone, or a zombie that only waits for its parent.
+/// Whether the process has ended: it is gone, or a zombie that its parent has not reaped.
 pub(crate) fn ended(pid: u32) -> bool {
     Process::find(pid).is_none_or(|process| process.is_zombie())
 }
@@ -46,7 +46,7 @@ pub(crate) fn children(pid: u32) -> Vec<Process> {
     all().into_iter().filter(|process| process.parent == pid).collect()
 }
 
-/// The children of `pid`, theirs, and so on.
+/// All descendants of `pid`.
 pub(crate) fn descendants(pid: u32) -> Vec<Process> {
     let all = all();
     let mut found = Vec::new();
@@ -65,7 +65,7 @@ pub(crate) fn thread_count() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
-/// The descriptors of a process and what they are open on, in order.
+/// The descriptors of a process and their targets, in order.
 pub(crate) fn descriptors(pid: u32) -> Vec<(i32, String)> {
     let folder = PathBuf::from(format!("/proc/{pid}/fd"));
     let own_view = fs::read_dir(&folder);
@@ -77,7 +77,7 @@ pub(crate) fn descriptors(pid: u32) -> Vec<(i32, String)> {
             let number = entry.file_name().to_str()?.parse().ok()?;
             Some((number, fs::read_link(entry.path()).ok()?.display().to_string()))
         })
-        // The descriptor that reads the folder is in the folder.
+        // The folder also lists the descriptor that is reading it.
         .filter(|(_, target)| !is_own_view(target, pid))
         .collect();
     found.sort();
@@ -88,7 +88,7 @@ fn is_own_view(target: &str, pid: u32) -> bool {
     Path::new(target) == Path::new(&format!("/proc/{pid}/fd"))
 }
 
-/// Writes down all there is to know about why a process does not end.
+/// Prints everything that may explain why a process does not end.
 pub(crate) fn dump(process: &Process, out: &mut impl Write) {
     let Process { pid, parent, group, state, comm } = process;
     let fd_count = descriptors(*pid).len();

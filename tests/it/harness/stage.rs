@@ -1,8 +1,8 @@
-//! What the cases use to see and to steer tasks from outside.
+//! Tools to observe and control tasks from a case.
 //!
-//! A task is a function pointer in another process, so it shares nothing with the case but files: it writes
-//! lines into a [`Notebook`] and waits at a [`Gate`]. Nothing here sleeps to let something happen; [`until`]
-//! waits for a condition, and says which one when it does not come.
+//! A task runs in another process and shares only files with the case: it appends lines to a [`Notebook`] and waits at
+//! a [`Gate`]. Nothing here sleeps and hopes; [`until`] waits for a condition, and names the condition if it
+//! never holds.
 
 use std::fmt::Display;
 use std::fs;
@@ -33,15 +33,15 @@ use tempfile::TempDir;
 
 use crate::harness::processes;
 
-/// Longer than anything here takes, shorter than the deadline of a case.
+/// Longer than any wait here takes, shorter than the deadline of a case.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A pool as most cases want it.
+/// The pool that most cases use.
 pub(crate) fn pool(method: StartMethod, processes: usize) -> Pool {
     Pool::builder().processes(processes).start_method(method).build().unwrap()
 }
 
-/// Lines that tasks write and the case reads.
+/// A file to which tasks append lines, read by the case.
 #[derive(Debug)]
 pub(crate) struct Notebook {
     folder: TempDir,
@@ -52,7 +52,7 @@ impl Notebook {
         Notebook { folder: TempDir::new().unwrap() }
     }
 
-    /// What a task needs for [`note`].
+    /// The path to pass to a task, for [`note`].
     pub(crate) fn path(&self) -> String {
         self.folder.path().join("notes").display().to_string()
     }
@@ -61,25 +61,25 @@ impl Notebook {
         lines_of(&self.path())
     }
 
-    /// Waits until there are at least `count` lines.
+    /// Waits for at least `count` lines.
     pub(crate) fn wait_for(&self, count: usize) -> Vec<String> {
         until(&format!("{count} notes"), || self.lines().len() >= count);
         self.lines()
     }
 }
 
-/// The whole lines of a notebook.
+/// The complete lines of a notebook.
 pub(crate) fn lines_of(path: &str) -> Vec<String> {
     fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// In a task: appends one line. A single write with O_APPEND, so that no two tasks mix.
+/// In a task: appends one line, by a single write with `O_APPEND`, so that lines of several tasks do not mix.
 pub(crate) fn note(path: &str, line: impl Display) {
     let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-/// Where tasks wait until the case lets them through: a file that the case holds locked.
+/// A gate at which tasks wait until the case opens it: a file that the case holds locked.
 #[derive(Debug)]
 pub(crate) struct Gate {
     folder: TempDir,
@@ -94,12 +94,12 @@ impl Gate {
         Gate { folder, lock: Some(lock) }
     }
 
-    /// What a task needs for [`pass`].
+    /// The path to pass to a task, for [`pass`].
     pub(crate) fn path(&self) -> String {
         self.folder.path().join("gate").display().to_string()
     }
 
-    /// Lets everybody through, now and later. An explicit unlock, which also frees the copies that a fork made.
+    /// Opens the gate for good. It unlocks explicitly, since closing does not release a lock that forked copies share.
     pub(crate) fn open(&mut self) {
         drop(self.lock.take());
     }
@@ -117,13 +117,13 @@ pub(crate) fn pass(path: &str) {
     }
 }
 
-/// In a task: takes so long.
+/// In a task: sleeps.
 pub(crate) fn doze(millis: u64) -> u64 {
     thread::sleep(Duration::from_millis(millis));
     millis
 }
 
-/// Waits for a future on this thread.
+/// Blocks this thread on a future.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(thread::Thread);
     impl Wake for Unpark {
@@ -141,7 +141,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// A task that notes which process it is, waits at the gate, and returns that.
+/// A task that notes its process id, waits at the gate, and returns the id.
 pub(crate) fn held(pool: &Pool, gate: &Gate, book: &Notebook) -> AsyncResult<u32> {
     pool.apply_async((gate.path(), book.path()), |gate, book| {
         note(&book, std::process::id());
@@ -159,7 +159,7 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until every one of the processes has ended.
+/// Waits until all of the processes have ended.
 pub(crate) fn until_ended(pids: &[u32]) {
     until(&format!("the end of {pids:?}"), || pids.iter().all(|&pid| processes::ended(pid)));
 }
@@ -172,13 +172,13 @@ pub(crate) fn until_replaced(pool: &Pool, count: usize, gone: &[u32]) {
     });
 }
 
-/// Sends a signal to a process that the case knows to be its own worker.
+/// Sends a signal to a process that is known to be a worker of the case.
 pub(crate) fn signal(pid: u32, signal: Signal) {
     nix::sys::signal::kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
 }
 
-/// Waits until this process has no children, and the descriptors that it had `before`. A pool that is dropped while one
-/// of its workers is being started does not wait for that.
+/// Waits until this process has no children and the same descriptors as `before`. A pool that is dropped while one of
+/// its workers is starting does not wait for that start.
 pub(crate) fn until_nothing_is_left(before: &[(i32, String)]) {
     until("the end of all that was begun", || {
         procpool::forkserver::stop();
@@ -187,18 +187,18 @@ pub(crate) fn until_nothing_is_left(before: &[(i32, String)]) {
     });
 }
 
-/// As [`signal`] with SIGKILL, for a worker that may have ended meanwhile.
+/// As [`signal`] with SIGKILL, but the worker may already have ended.
 pub(crate) fn kill_if_there(pid: u32) {
     let _ = nix::sys::signal::kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
 }
 
-/// The first worker of the pool, once it is there.
+/// Waits for the first worker of the pool.
 pub(crate) fn pool_pid(pool: &Pool) -> u32 {
     until("a worker", || !pool.pids().is_empty());
     pool.pids()[0]
 }
 
-/// As [`signal`], to a process that may have ended a moment ago.
+/// As [`signal`], but the process may already have ended.
 pub(crate) fn signal_if_there(pid: u32, signal: Signal) {
     match nix::sys::signal::kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal) {
         Ok(()) | Err(Errno::ESRCH) => {}
@@ -206,7 +206,7 @@ pub(crate) fn signal_if_there(pid: u32, signal: Signal) {
     }
 }
 
-/// Whether a file is there; a way for tasks to see whether something has been done once.
+/// Whether a file exists: how tasks check that something has been done once.
 pub(crate) fn first_to_claim(path: &str) -> bool {
     OpenOptions::new().write(true).create_new(true).open(Path::new(path)).is_ok()
 }
@@ -216,13 +216,13 @@ pub(crate) fn assert_works(pool: &Pool) {
     assert_eq!(pool.map(0..20u64, |x| x * x).unwrap(), (0..20u64).map(|x| x * x).collect::<Vec<_>>());
 }
 
-/// Every item has its own value, save one at most that went with a worker.
+/// Checks that every item has its own value, except at most one that was lost with a worker.
 pub(crate) fn assert_one_lost_at_most(results: Vec<Result<u32, TaskError>>, count: usize) {
     assert_eq!(results.len(), count);
     assert_one_lost_at_most_or(results, |_| false);
 }
 
-/// As [`assert_one_lost_at_most`], where other errors are allowed too.
+/// As [`assert_one_lost_at_most`], but `allowed` errors may occur too.
 pub(crate) fn assert_one_lost_at_most_or(results: Vec<Result<u32, TaskError>>, allowed: impl Fn(&TaskError) -> bool) {
     let mut lost = 0;
     for (x, result) in (0u32..).zip(results) {
@@ -235,7 +235,7 @@ pub(crate) fn assert_one_lost_at_most_or(results: Vec<Result<u32, TaskError>>, a
     assert!(lost <= 1, "{lost} items lost by one death");
 }
 
-/// Waits until every worker of the pool has begun its work: each runs an item at the same time as all others.
+/// Waits until every worker of the pool works, by running one item on each at the same time.
 pub(crate) fn until_all_work(pool: &Pool) {
     let book = Notebook::new();
     let count = pool.processes();
@@ -248,7 +248,7 @@ pub(crate) fn until_all_work(pool: &Pool) {
         .unwrap();
 }
 
-/// Gives the error of a result that must be one.
+/// Returns the error of a result that must be one.
 pub(crate) fn error<T: std::fmt::Debug>(result: Result<T, TaskError>) -> TaskError {
     result.expect_err("an error")
 }

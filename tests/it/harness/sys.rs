@@ -1,4 +1,4 @@
-//! The system calls of the tests that have no safe wrapper. All `unsafe` of this binary but one opt-in is here.
+//! System calls without a safe wrapper. All `unsafe` of this binary is here, except one opt-in.
 
 #![expect(unsafe_code, reason = "fork, _exit, pidfd_open and signal dispositions have no safe wrapper")]
 
@@ -26,14 +26,14 @@ use nix::unistd::ForkResult;
 
 /// A descriptor that becomes readable when the process has ended.
 pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    // SAFETY: pidfd_open takes two integers and accesses no memory of this process.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = RawFd::try_from(Errno::result(fd)?).expect("a descriptor is an int");
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits until `fd` is readable or at its end; false when `timeout` has passed first.
+/// Waits until `fd` is readable or at its end. Returns false if `timeout` passes first.
 pub(crate) fn readable_within(fd: &impl AsFd, timeout: Duration) -> io::Result<bool> {
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     loop {
@@ -45,11 +45,11 @@ pub(crate) fn readable_within(fd: &impl AsFd, timeout: Duration) -> io::Result<b
     }
 }
 
-/// Forks this process, runs `body` in the copy, and gives the code that the copy ended with.
+/// Forks this process, runs `body` in the child, and returns the child's exit code.
 ///
-/// The copy inherits whatever locks other threads held; `body` should do little.
+/// The child inherits the locks that other threads held, so `body` should do little.
 pub(crate) fn in_a_forked_copy(body: impl FnOnce() -> u8) -> i32 {
-    // SAFETY: glibc keeps malloc usable across fork; other locks are what the cases that call this are about.
+    // SAFETY: glibc keeps malloc usable after fork; the cases that call this are about other locks.
     match unsafe { nix::unistd::fork() }.expect("fork") {
         ForkResult::Child => {
             let body = std::panic::AssertUnwindSafe(body);
@@ -63,71 +63,71 @@ pub(crate) fn in_a_forked_copy(body: impl FnOnce() -> u8) -> i32 {
     }
 }
 
-/// Forks this process: the copy's process id, and nothing in the copy, which goes on from here.
+/// Forks this process. Returns the child's process id in the parent, and `None` in the child, which continues from here.
 ///
-/// The same may be said of locks as above; tasks call this in a worker, which has one thread.
+/// The child inherits locks as above; tasks call this in a worker, which has one thread.
 pub(crate) fn fork() -> Option<u32> {
-    // SAFETY: the only thread there is does the fork, so no lock is held by another.
+    // SAFETY: the thread that forks is the only one, so no other thread holds a lock.
     match unsafe { nix::unistd::fork() }.expect("fork") {
         ForkResult::Child => None,
         ForkResult::Parent { child } => Some(child.as_raw().unsigned_abs()),
     }
 }
 
-/// Ends the process without any clean-up.
+/// Ends the process without any cleanup.
 pub(crate) fn end_now(code: i32) -> ! {
     // SAFETY: _exit does not return, and ends the process whatever its state is.
     unsafe { libc::_exit(code) }
 }
 
-/// Closes descriptor 0 behind the back of its owner.
+/// Closes descriptor 0 without the knowledge of its owner.
 pub(crate) fn close_stdin() {
     // SAFETY: nothing in this binary reads its standard input.
     drop(unsafe { OwnedFd::from_raw_fd(0) });
 }
 
-/// In a task: closes every descriptor from `first` on, whoever owns it.
+/// In a task: closes every descriptor from `first` on, owned or not.
 pub(crate) fn close_from(first: RawFd) {
-    // SAFETY: the tasks that do this are about what becomes of the owners, whose next call says EBADF.
+    // SAFETY: the tasks that do this test what happens to the owners, whose next call fails with EBADF.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_int::MAX, 0) };
     Errno::result(result).expect("Linux 5.9");
 }
 
-/// In a task: makes the number `victim` mean what `fd` means, behind the back of its owner.
+/// In a task: makes descriptor `victim` a copy of `fd`, without the knowledge of its owner.
 pub(crate) fn put_over(fd: RawFd, victim: RawFd) {
-    // SAFETY: as for `close_from`: what the owners have to say then is what the task is about.
+    // SAFETY: as for `close_from`: the task tests what happens to the owner.
     Errno::result(unsafe { libc::dup2(fd, victim) }).expect("both numbers are in range");
 }
 
-/// In a task: a copy of a descriptor that is not ours.
+/// In a task: duplicates a descriptor that the task does not own.
 pub(crate) fn copy_of(fd: RawFd) -> OwnedFd {
-    // SAFETY: it takes integers and touches no memory of ours.
+    // SAFETY: fcntl takes integers here and accesses no memory of this process.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
     unsafe { OwnedFd::from_raw_fd(Errno::result(copy).expect("a descriptor")) }
 }
 
-/// In a task: shuts a socket down, `how` says in which directions. For all who have it, unlike closing it.
+/// In a task: shuts a socket down in the directions `how`. Unlike a close, this affects every process that has it open.
 pub(crate) fn shut_down(fd: RawFd, how: libc::c_int) {
-    // SAFETY: shutdown takes two integers and touches no memory of ours.
+    // SAFETY: shutdown takes two integers and accesses no memory of this process.
     Errno::result(unsafe { libc::shutdown(fd, how) }).expect("a socket");
 }
 
-/// Maps a page that other processes could share, and forgets it.
+/// Leaks a shared mapping of one page.
 pub(crate) fn leak_shared_mapping() {
     let one_page = std::num::NonZeroUsize::new(4096).expect("not zero");
-    // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing of ours.
+    // SAFETY: a new mapping at an address that the kernel chooses overlaps no other.
     let mapping = unsafe { nix::sys::mman::mmap_anonymous(None, one_page, ProtFlags::PROT_READ, MapFlags::MAP_SHARED) };
     mapping.expect("a page");
 }
 
 /// Ignores `signal` in this process from now on.
 pub(crate) fn ignore(signal: Signal) {
-    // SAFETY: SIG_IGN runs no code of ours in a handler.
+    // SAFETY: SIG_IGN runs no handler.
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.expect("a signal that can be ignored");
 }
 
-/// Raises `signal` until it has its default effect: the first one may only put the default back.
+/// Raises `signal` until it has its default effect: the first may only run a handler that restores the default.
 pub(crate) fn die_of(signal: Signal) -> ! {
     loop {
         nix::sys::signal::raise(signal).expect("a valid signal");
@@ -136,36 +136,36 @@ pub(crate) fn die_of(signal: Signal) -> ! {
 
 /// Sets an environment variable of this process.
 pub(crate) fn set_env(name: &str, value: &str) {
-    // SAFETY: cases call this in their main thread before they have made any pool, so no other thread reads
-    // the environment.
+    // SAFETY: cases call this on their main thread before they make a pool, so no other thread reads the
+    // environment.
     unsafe { env::set_var(name, value) };
 }
 
 /// Lets a pool fork although other threads exist.
 pub(crate) fn fork_despite_threads(builder: procpool::PoolBuilder) -> procpool::PoolBuilder {
-    // SAFETY: the one thread of the case that calls this is parked on a channel and holds no lock.
+    // SAFETY: the only other thread of the case that calls this is parked on a channel and holds no lock.
     unsafe { builder.fork_despite_threads() }
 }
 
-/// In a task: writes into a descriptor that is not ours to write to, and never waits.
+/// In a task: writes to a descriptor that the task does not own, without blocking.
 pub(crate) fn write_anyway(fd: RawFd, bytes: &[u8]) {
-    // SAFETY: the bytes outlive the call. A descriptor that does not exist, or takes nothing, gives an error.
+    // SAFETY: the bytes outlive the call. For a descriptor that does not exist or accepts nothing, it returns an error.
     unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
 }
 
-/// A function pointer as a just-in-time compiler would hand it out: to memory that belongs to no loaded image. It is
-/// never called; it only must be a valid pointer value.
+/// A function pointer as a just-in-time compiler would return it: into memory of no loaded image. It is never called;
+/// it only has to be a valid pointer value.
 pub(crate) fn function_outside_any_image() -> fn(u8) -> u8 {
     let code: &'static mut [u8; 64] = Box::leak(Box::new([0xc3; 64]));
-    // SAFETY: any address that is not null is a value of this type; nobody calls it, which is the point of the test.
+    // SAFETY: every address but null is a value of this type, and it is never called: the pool must refuse it.
     unsafe { std::mem::transmute::<*mut u8, fn(u8) -> u8>(code.as_mut_ptr()) }
 }
 
-/// From now on `signal` interrupts whatever a thread waits for, and does nothing else.
+/// From now on `signal` interrupts blocking system calls and has no other effect.
 pub(crate) fn interrupt_by(signal: Signal) {
     extern "C" fn do_nothing(_: libc::c_int) {}
     let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handler does nothing, which is allowed at any moment.
+    // SAFETY: the handler does nothing, which is async-signal-safe.
     unsafe { nix::sys::signal::sigaction(signal, &action) }.expect("a signal that can be handled");
 }
 
@@ -176,20 +176,20 @@ pub(crate) fn signal_all_threads(signal: Signal) {
         let Some(thread) = thread.file_name().to_str().and_then(|name| name.parse::<libc::c_long>().ok()) else {
             continue;
         };
-        // SAFETY: tgkill takes three integers and touches no memory of ours. The thread may have ended: an error.
+        // SAFETY: tgkill takes three integers and accesses no memory of this process. It fails if the thread has ended.
         unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal as libc::c_long) };
     }
 }
 
-/// What the kernel is to refuse.
+/// What the kernel should refuse.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Forbidden {
     Processes,
     Threads,
 }
 
-/// Has the kernel refuse new processes or threads with EAGAIN, to every thread of this process and to the processes that
-/// they start, for good.
+/// Installs a seccomp filter that refuses new processes or threads with EAGAIN, for every thread of this process and the
+/// processes that they start. It cannot be removed.
 pub(crate) fn forbid(what: Forbidden) {
     let number = |call: libc::c_long| u32::try_from(call).expect("numbers of calls are small");
     let thread_flag = libc::CLONE_THREAD.unsigned_abs();
@@ -202,12 +202,12 @@ pub(crate) fn forbid(what: Forbidden) {
     let give = |value| step(libc::BPF_RET | libc::BPF_K, 0, 0, value);
     install(&mut [
         load(0),
-        // Its flags are in memory, where a filter does not look; the C library falls back to clone.
+        // clone3 has its flags in memory, which a filter cannot read. On ENOSYS the C library falls back to clone.
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number(libc::SYS_clone3)),
         give(refused(libc::ENOSYS)),
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, number(libc::SYS_clone)),
         give(libc::SECCOMP_RET_ALLOW),
-        // The lower half of the first argument: 64 bits, and little endian wherever we run.
+        // The lower half of the first argument, which has 64 bits; all supported targets are little endian.
         load(16),
         step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, thread_flag),
         give(thread),
@@ -215,7 +215,7 @@ pub(crate) fn forbid(what: Forbidden) {
     ]);
 }
 
-/// Has the kernel kill this process, and those that it starts, for a change of the processors that they may use.
+/// Installs a seccomp filter that kills this process, or one that it starts, if it changes its CPU affinity.
 pub(crate) fn kill_for_moves() {
     let number = u32::try_from(libc::SYS_sched_setaffinity).expect("numbers of calls are small");
     install(&mut [
@@ -226,7 +226,7 @@ pub(crate) fn kill_for_moves() {
     ]);
 }
 
-/// Puts a filter in force for all threads of this process.
+/// Installs a seccomp filter for all threads of this process.
 fn install(program: &mut [libc::sock_filter]) {
     let len = u16::try_from(program.len()).expect("a filter is short");
     let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };

@@ -1,7 +1,7 @@
-//! The warden of one trial: starts the case, holds it to its deadline, and catches whatever it drops.
+//! The warden of one trial: starts the case, enforces its deadline, and detects the processes it leaves behind.
 //!
-//! It is a subreaper, so each process that the case leaves behind becomes a child of the warden, and nobody
-//! else's: a descendant of the warden that is alive after the case and a short grace has escaped.
+//! It is a subreaper, so each process that the case orphans becomes a child of the warden. A descendant that is still
+//! alive a short grace period after the case has escaped, and is an error.
 
 use std::io;
 use std::io::Write;
@@ -20,10 +20,10 @@ use crate::harness::processes;
 use crate::harness::processes::Process;
 use crate::harness::sys;
 
-/// How long what a case leaves may take to end on its own.
+/// Grace period for processes that the case leaves and that end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Runs `case` and says by the exit code whether it passed and left nothing.
+/// Runs `case`. The exit code is 0 if it passed and left no process.
 pub(crate) fn watch(case: &str) -> ExitCode {
     nix::sys::prctl::set_child_subreaper(true).expect("Linux 3.4");
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("a valid signal");
@@ -62,7 +62,7 @@ fn judge(child: &mut Child, pidfd: &OwnedFd) -> Result<(), String> {
     if strays.is_empty() { Ok(()) } else { Err(format!("{} processes outlived the case", strays.len())) }
 }
 
-/// Reaps the dead among our adopted children and gives the living descendants.
+/// Reaps adopted children that have ended, and returns the descendants that live.
 fn strays() -> Vec<Process> {
     for process in processes::children(std::process::id()).iter().filter(|process| process.is_zombie()) {
         reap(process.pid);
@@ -81,7 +81,7 @@ fn dump_descendants() {
     }
 }
 
-/// Kills all descendants; what is orphaned meanwhile comes to us, so that the list must become empty.
+/// Kills all descendants. Processes orphaned meanwhile are reparented to this one, so the list does become empty.
 fn kill_descendants() {
     let give_up = Instant::now() + Duration::from_secs(10);
     loop {
