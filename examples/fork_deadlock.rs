@@ -42,7 +42,7 @@ use procpool::TaskError;
 /// How long a job that takes microseconds may take before its worker is looked at.
 const SUSPICIOUS: Duration = Duration::from_millis(500);
 /// How long a job may take on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How many forks the second scene tries; nearly always one is enough.
 const FORKS_MAX: u32 = 40;
 
@@ -178,7 +178,7 @@ fn end_if_stuck(pool: &Pool, job: Job) -> anyhow::Result<bool> {
         match waits_for_a_lock(pid) {
             // Where the system does not tell, the clock has to do.
             Some(true) | None => break,
-            Some(false) => ensure!(waited_since.elapsed() < PATIENCE, "worker {pid} is slow, but waits for no lock"),
+            Some(false) => ensure!(waited_since.elapsed() < WAIT_MAX, "worker {pid} is slow, but waits for no lock"),
         }
     }
     println!("  fork: no result after {:.1?}; worker {pid} {}", waited_since.elapsed(), where_it_is(pid));
@@ -194,7 +194,7 @@ fn end_if_stuck(pool: &Pool, job: Job) -> anyhow::Result<bool> {
 }
 
 fn run_to_the_end(method: StartMethod, pool: &Pool, job: Job) -> anyhow::Result<()> {
-    let values = job(pool).get_timeout(PATIENCE)?.with_context(|| format!("{method}: not done after {PATIENCE:?}"))?;
+    let values = job(pool).get_timeout(WAIT_MAX)?.with_context(|| format!("{method}: not done after {WAIT_MAX:?}"))?;
     ensure!(values == [1, 2, 3, 4]);
     pool.close();
     pool.join()?;

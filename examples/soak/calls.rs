@@ -37,7 +37,7 @@ const STRETCH_ITEMS: u32 = 2000;
 /// Items of one job.
 const JOB_ITEMS_MAX: u64 = 400;
 /// How long a caller waits for the next result of an `imap` before it looks elsewhere.
-const PATIENCE: Duration = Duration::from_millis(1);
+const WAIT_MAX: Duration = Duration::from_millis(1);
 /// A caller that is alone dawdles once in so many results, for at most so long.
 const DAWDLE_ONCE_IN: u64 = 8;
 const DAWDLE_MICROS_MAX: u64 = 500;
@@ -149,7 +149,7 @@ impl Caller<'_> {
                 let mut results = pool.chunk_size(chunk_size).imap(items, work_alone);
                 let mut indices = batch.indices();
                 loop {
-                    match results.next_timeout(PATIENCE) {
+                    match results.next_timeout(WAIT_MAX) {
                         // One result too many is a second one for the last item.
                         Ok(Some(result)) => tally.settle(indices.next().unwrap_or(indices.end - 1), result),
                         Ok(None) => break,

@@ -1,4 +1,4 @@
-//! The calls whose types the compiler must infer from the items and the function alone.
+//! Calls whose types the compiler must infer from the items and the function alone.
 
 use procpool::Pool;
 use procpool::TaskError;

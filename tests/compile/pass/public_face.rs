@@ -1,4 +1,4 @@
-//! The page that a user reads first, as one program.
+//! The first page of the documentation, as one program.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `apply` and `apply_async`: one task.
+//! `apply` and `apply_async`: calls with one item.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -99,7 +99,7 @@ fn async_comes_back_before_the_task_is_done(method: StartMethod) {
     assert_eq!(handle.get().unwrap(), 7);
 }
 
-/// Each task waits until all four have begun, in four processes at once.
+/// Each task waits until all four have begun, in four processes.
 fn async_tasks_run_side_by_side(method: StartMethod) {
     let pool = stage::pool(method, 4);
     let book = Notebook::new();

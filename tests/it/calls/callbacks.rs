@@ -1,4 +1,4 @@
-//! Callbacks: once each, off the caller's thread, and free to use the pool.
+//! Callbacks: called once each, not on the caller's thread, and free to use the pool.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -17,8 +17,8 @@ use crate::harness::processes;
 use crate::harness::stage;
 use crate::harness::stage::Gate;
 
-/// Longer than a callback can take to come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than it takes until a callback is called.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 cases![
     callback_runs_exactly_once_for_a_value,
@@ -37,7 +37,7 @@ cases![
     callback_may_drop_the_last_pool,
 ];
 
-/// The senders die with the callbacks, so the channel ends once both have run or been dropped.
+/// The callbacks own the senders, so the channel ends once both have run or been dropped.
 fn callback_runs_exactly_once_for_a_value(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (sender, calls) = mpsc::channel();
@@ -47,7 +47,7 @@ fn callback_runs_exactly_once_for_a_value(method: StartMethod) {
         .on_success(move |value| sender.send(Ok(value)).unwrap())
         .on_error(move |error| other.send(Err(error)).unwrap());
     assert_eq!(handle.get().unwrap(), 21);
-    assert_eq!(calls.recv_timeout(PATIENCE).unwrap().unwrap(), 21);
+    assert_eq!(calls.recv_timeout(WAIT_MAX).unwrap().unwrap(), 21);
     drop(handle);
     drop(pool);
     assert!(calls.recv().is_err(), "a second call");
@@ -62,7 +62,7 @@ fn callback_runs_exactly_once_for_an_error(method: StartMethod) {
         .on_success(move |value| sender.send(Ok(value)).unwrap())
         .on_error(move |error| other.send(Err(error)).unwrap());
     handle.wait();
-    let call = calls.recv_timeout(PATIENCE).unwrap();
+    let call = calls.recv_timeout(WAIT_MAX).unwrap();
     assert!(matches!(&call, Err(TaskError::Panicked(panic)) if panic.message == "told"), "{call:?}");
     drop(handle);
     drop(pool);
@@ -75,13 +75,13 @@ fn callback_runs_for_a_result_that_is_already_there(method: StartMethod) {
     let handle = pool.apply_async((20u8,), |x| x + 1);
     handle.wait();
     let handle = handle.on_success(move |value| sender.send(value).unwrap());
-    assert_eq!(calls.recv_timeout(PATIENCE).unwrap(), 21);
+    assert_eq!(calls.recv_timeout(WAIT_MAX).unwrap(), 21);
     assert_eq!(handle.get().unwrap(), 21);
     let (sender, calls) = mpsc::channel();
     let handle = pool.apply_async((20u8,), |_| -> u8 { panic!("late") });
     handle.wait();
     let _handle = handle.on_error(move |error| sender.send(error).unwrap());
-    assert!(matches!(calls.recv_timeout(PATIENCE).unwrap(), TaskError::Panicked(_)));
+    assert!(matches!(calls.recv_timeout(WAIT_MAX).unwrap(), TaskError::Panicked(_)));
 }
 
 fn callback_runs_off_the_callers_thread(method: StartMethod) {
@@ -90,26 +90,26 @@ fn callback_runs_off_the_callers_thread(method: StartMethod) {
     let late_sender = sender.clone();
     let handle = pool.apply_async((1u8,), |x| x).on_success(move |_| sender.send(thread::current().id()).unwrap());
     handle.wait();
-    assert_ne!(calls.recv_timeout(PATIENCE).unwrap(), thread::current().id());
+    assert_ne!(calls.recv_timeout(WAIT_MAX).unwrap(), thread::current().id());
     let handle = pool.apply_async((1u8,), |x| x);
     handle.wait();
     let _handle = handle.on_success(move |_| late_sender.send(thread::current().id()).unwrap());
-    assert_ne!(calls.recv_timeout(PATIENCE).unwrap(), thread::current().id());
+    assert_ne!(calls.recv_timeout(WAIT_MAX).unwrap(), thread::current().id());
 }
 
-/// Nobody waits for the job either, so something in the background must drive it.
+/// No thread waits for the job, so the background thread must drive it.
 fn callback_runs_although_the_handle_is_dropped(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (sender, calls) = mpsc::channel();
     drop(pool.apply_async((20u8,), |x| x + 1).on_success(move |value| sender.send(value).unwrap()));
-    assert_eq!(calls.recv_timeout(PATIENCE).unwrap(), 21);
+    assert_eq!(calls.recv_timeout(WAIT_MAX).unwrap(), 21);
 }
 
 fn callback_of_map_gets_all_values(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (sender, calls) = mpsc::channel();
     let handle = pool.map_async(0..100u32, |x| x).on_success(move |values| sender.send(values).unwrap());
-    assert_eq!(calls.recv_timeout(PATIENCE).unwrap(), (0..100).collect::<Vec<_>>());
+    assert_eq!(calls.recv_timeout(WAIT_MAX).unwrap(), (0..100).collect::<Vec<_>>());
     assert!(handle.successful());
 }
 
@@ -119,7 +119,7 @@ fn panicking_callback_harms_nobody(method: StartMethod) {
     let loud = pool.apply_async((1u8,), |x| x).on_success(|_| panic!("a callback that panics on purpose"));
     let louder = pool.apply_async((1u8,), |_| -> u8 { panic!("task") }).on_error(|_| panic!("another on purpose"));
     let quiet = pool.apply_async((2u8,), |x| x).on_success(move |value| sender.send(value).unwrap());
-    assert_eq!(calls.recv_timeout(PATIENCE).unwrap(), 2);
+    assert_eq!(calls.recv_timeout(WAIT_MAX).unwrap(), 2);
     assert_eq!(loud.get().unwrap(), 1);
     assert!(matches!(louder.get(), Err(TaskError::Panicked(panic)) if panic.message == "task"));
     assert_eq!(quiet.get().unwrap(), 2);
@@ -135,7 +135,7 @@ fn callback_may_submit(method: StartMethod) {
         drop(inner_pool);
         sender.send(inner).unwrap();
     });
-    let inner: AsyncResult<u32> = calls.recv_timeout(PATIENCE).unwrap();
+    let inner: AsyncResult<u32> = calls.recv_timeout(WAIT_MAX).unwrap();
     assert_eq!(inner.get().unwrap(), 42);
     assert_eq!(handle.get().unwrap(), 21);
     assert_ends(pool);
@@ -150,7 +150,7 @@ fn callback_may_wait_for_another_job(method: StartMethod) {
         drop(inner_pool);
         sender.send(sum).unwrap();
     });
-    assert_eq!(calls.recv_timeout(PATIENCE).unwrap(), 210);
+    assert_eq!(calls.recv_timeout(WAIT_MAX).unwrap(), 210);
     assert_ends(pool);
 }
 
@@ -165,7 +165,7 @@ fn callback_may_terminate(method: StartMethod) {
         drop(inner_pool);
         sender.send(()).unwrap();
     });
-    calls.recv_timeout(PATIENCE).unwrap();
+    calls.recv_timeout(WAIT_MAX).unwrap();
     assert!(matches!(held.get(), Err(TaskError::Terminated)));
     assert_ends(pool);
 }
@@ -176,14 +176,14 @@ fn callback_may_not_join(method: StartMethod) {
     let (sender, calls) = mpsc::channel();
     let inner_pool = Arc::clone(&pool);
     let _handle = pool.apply_async((1u8,), |x| x).on_success(move |_| {
-        wait_for_close.recv_timeout(PATIENCE).unwrap();
+        wait_for_close.recv_timeout(WAIT_MAX).unwrap();
         let answer = inner_pool.join();
         drop(inner_pool);
         sender.send(answer).unwrap();
     });
     pool.close();
     closed.send(()).unwrap();
-    let answer = calls.recv_timeout(PATIENCE).unwrap();
+    let answer = calls.recv_timeout(WAIT_MAX).unwrap();
     assert!(matches!(answer, Err(PoolError::WouldDeadlock)), "{answer:?}");
     assert_ends(pool);
 }
@@ -194,9 +194,9 @@ fn blocked_callback_stalls_no_result(method: StartMethod) {
     let (entered, entry) = mpsc::channel();
     let handle = pool.apply_async((1u8,), |x| x).on_success(move |_| {
         entered.send(()).unwrap();
-        blocked.recv_timeout(PATIENCE).unwrap();
+        blocked.recv_timeout(WAIT_MAX).unwrap();
     });
-    entry.recv_timeout(PATIENCE).unwrap();
+    entry.recv_timeout(WAIT_MAX).unwrap();
     assert_eq!(handle.get().unwrap(), 1);
     stage::assert_works(&pool);
     assert_eq!(pool.apply_async((2u8,), |x| x).get().unwrap(), 2);
@@ -214,11 +214,11 @@ fn callbacks_are_told_of_termination(method: StartMethod) {
     let _queued = pool.apply_async((1u8,), |x| x).on_error(move |error| sender.send(error).unwrap());
     pool.terminate();
     for _ in 0..2 {
-        assert!(matches!(calls.recv_timeout(PATIENCE).unwrap(), TaskError::Terminated));
+        assert!(matches!(calls.recv_timeout(WAIT_MAX).unwrap(), TaskError::Terminated));
     }
 }
 
-/// No thread is left of any of the pools; the audit counts them.
+/// The audit checks that no thread of these pools is left.
 fn callback_may_drop_the_last_pool(method: StartMethod) {
     let threads = processes::thread_count();
     for _ in 0..10 {
@@ -235,16 +235,16 @@ fn callback_may_drop_the_last_pool(method: StartMethod) {
         });
         *slot.lock().unwrap() = Some(pool);
         gate.open();
-        calls.recv_timeout(PATIENCE).unwrap();
+        calls.recv_timeout(WAIT_MAX).unwrap();
         handle.get().unwrap();
-        // Nobody could join the thread that dropped its own pool; until it is gone, the next fork is refused.
+        // A thread that drops its own pool cannot be joined; until it has ended, the next fork is refused.
         stage::until("the end of the callback thread", || processes::thread_count() == threads);
     }
 }
 
-/// The callbacks have dropped their copies, so this is the last one, and its drop ends the pool here.
+/// The callbacks have dropped their clones, so this is the last one, and its drop ends the pool here.
 fn assert_ends(pool: Arc<Pool>) {
-    let pool = Arc::into_inner(pool).expect("the callbacks dropped theirs");
+    let pool = Arc::into_inner(pool).expect("the callbacks dropped their clones");
     pool.close();
     pool.join().unwrap();
 }

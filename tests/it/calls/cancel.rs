@@ -1,4 +1,4 @@
-//! `AsyncResult::cancel`: what waits is not run, what runs is stopped, and nobody else notices.
+//! `AsyncResult::cancel`: waiting items are not run, running ones are stopped, and other calls are unaffected.
 
 use std::sync::mpsc;
 use std::thread;

@@ -1,4 +1,4 @@
-//! `Pool::with`: a value that all items share, sent once to each worker.
+//! `Pool::with`: a value shared by all items, sent once to each worker.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -68,7 +68,7 @@ fn is_a_method_receiver(method: StartMethod) {
     assert_eq!(pool.with(&model).map(0..4, |m, i| m.predict(i)).unwrap(), [0, 3, 6, 9]);
 }
 
-/// Notes each time that it is deserialized, and by whom.
+/// Notes the process id each time that it is deserialized.
 struct Counted {
     book: String,
 }
@@ -192,10 +192,10 @@ fn failing_to_deserialize_is_an_error_of_each_item(method: StartMethod) {
         );
     }
     stage::assert_works(&pool);
-    assert_eq!(pool.pids(), pids, "the worker did not live on");
+    assert_eq!(pool.pids(), pids, "the worker was replaced");
 }
 
-/// The context alone takes nearly all the room there is, and its worker answers nothing when it has read it.
+/// The context alone nearly fills the link, and its worker sends no answer after reading it.
 fn context_that_fills_the_road_lets_items_through(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let context = vec![1u8; 59_000];

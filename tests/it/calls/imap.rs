@@ -1,4 +1,4 @@
-//! `imap` and `imap_unordered`: results one by one, drawn by the caller.
+//! `imap` and `imap_unordered`: results one by one, pulled by the caller.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use crate::harness::stage;
 use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
 
-/// More than any window should be, for one worker that is held up.
+/// An upper limit for the read-ahead of one worker that does not answer.
 const READ_AHEAD_MAX: u64 = 20_000;
 
 cases![
@@ -48,7 +48,7 @@ cases![
     item_that_panics_when_dropped_leaves_the_pool_ending,
 ];
 
-/// The first item is done last, and still comes first.
+/// The first item finishes last, and is still returned first.
 fn yields_in_the_order_of_the_items(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let book = Notebook::new();
@@ -105,7 +105,7 @@ fn takes_inputs_that_borrow_and_are_not_send(method: StartMethod) {
     assert_eq!(Rc::strong_count(&shared), 1);
 }
 
-/// An input without end, tasks that do not end: what has been drawn is all there will ever be.
+/// The input is infinite and the tasks do not end, so the number of items drawn is final.
 fn reads_ahead_only_so_far(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (drawn, mut gate) = (Cell::new(0u64), Gate::closed());
@@ -124,7 +124,7 @@ fn reads_ahead_only_so_far(method: StartMethod) {
     assert!(drawn.get() >= 1);
 }
 
-/// `next` draws; making the iterator need not wait for anything, and an unused one takes no more than its window.
+/// Only `next` draws past the window; making the iterator need not wait, and an unused one draws at most its window.
 fn draws_nothing_before_it_is_asked(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let drawn = Cell::new(0u64);
@@ -138,7 +138,7 @@ fn draws_nothing_before_it_is_asked(method: StartMethod) {
     pool.map(0..1000u32, |x| x).unwrap();
     let before = drawn.get();
     stage::assert_works(&pool);
-    assert_eq!(drawn.get(), before, "drew while nobody asked");
+    assert_eq!(drawn.get(), before, "drew without a call to `next`");
     assert_eq!(results.next().unwrap().unwrap(), 0);
     assert!(drawn.get() >= 1);
 }
@@ -296,7 +296,7 @@ fn refused_after_close(method: StartMethod) {
     pool.join().unwrap();
 }
 
-/// The one more is to know whether anything was left; what was drawn before has its answers.
+/// One more item is drawn, to learn whether any was left; the items drawn before are answered.
 fn draws_one_more_item_at_most_after_close(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let drawn = Cell::new(0u64);
@@ -311,7 +311,7 @@ fn draws_one_more_item_at_most_after_close(method: StartMethod) {
     pool.join().unwrap();
 }
 
-/// An item whose number 3 panics when this side is done with it; a task forgets it.
+/// Number 3 of these items panics when it is dropped in this process; tasks forget theirs.
 #[derive(Debug, Serialize, Deserialize)]
 struct Bomb(u64);
 

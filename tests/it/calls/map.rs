@@ -35,7 +35,7 @@ cases![
     item_that_panics_when_dropped_leaves_the_pool_ending,
 ];
 
-/// An item whose number 3 panics when this side is done with it; a task forgets it.
+/// Number 3 of these items panics when it is dropped in this process; tasks forget theirs.
 #[derive(Debug, Serialize, Deserialize)]
 struct Bomb(u64);
 
@@ -97,7 +97,7 @@ fn runs_every_item_exactly_once(method: StartMethod) {
     assert_eq!(seen, (0..500).collect::<Vec<_>>());
 }
 
-/// Each item waits until all four are being run.
+/// Each item waits until all four are running.
 fn uses_all_workers(method: StartMethod) {
     let pool = stage::pool(method, 4);
     let book = Notebook::new();

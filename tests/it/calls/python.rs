@@ -1,5 +1,6 @@
-//! CPython's own pool cases (`Lib/test/_test_multiprocessing.py`), by their names, as far as no other module asks the
-//! same. Where ours differs on purpose, the case says what ours does instead.
+//! CPython's own pool tests (`Lib/test/_test_multiprocessing.py`), under their names.
+//!
+//! Cases that other modules cover are left out. Where this pool differs on purpose, the case says what it does instead.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -19,7 +20,7 @@ use crate::harness::stage;
 use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 cases![
     test_apply,
@@ -108,9 +109,9 @@ fn test_map_async_callbacks(method: StartMethod) {
     let (sender, calls) = mpsc::channel();
     let (first, second) = (sender.clone(), sender.clone());
     pool.map_async([1i64], |x| x).on_success(move |values| first.send(Ok(values)).unwrap()).wait();
-    assert_eq!(calls.recv_timeout(PATIENCE).unwrap().unwrap(), [1]);
+    assert_eq!(calls.recv_timeout(WAIT_MAX).unwrap().unwrap(), [1]);
     pool.map_async([1u8], raising).on_error(move |error| second.send(Err(error)).unwrap()).wait();
-    let call = calls.recv_timeout(PATIENCE).unwrap();
+    let call = calls.recv_timeout(WAIT_MAX).unwrap();
     assert!(matches!(&call, Err(TaskError::Failed(failure)) if failure.message.contains("KeyError")), "{call:?}");
     assert!(calls.try_recv().is_err());
 }
@@ -118,10 +119,10 @@ fn test_map_async_callbacks(method: StartMethod) {
 fn test_map_chunksize(method: StartMethod) {
     let pool = stage::pool(method, 4);
     let nothing: [i64; 0] = [];
-    assert_eq!(pool.chunk_size(1).map_async(nothing, sqr).get_timeout(PATIENCE).unwrap().unwrap(), nothing);
+    assert_eq!(pool.chunk_size(1).map_async(nothing, sqr).get_timeout(WAIT_MAX).unwrap().unwrap(), nothing);
 }
 
-/// CPython raises the iterator's own exception; ours is typed and keeps the message.
+/// CPython raises the iterator's own exception; here it is a typed error that keeps the message.
 fn test_map_handle_iterable_exception(method: StartMethod) {
     let pool = stage::pool(method, 4);
     let exception_throwing = |at: i64| (0..100i64).inspect(move |&x| assert!(x != at, "SayWhenError"));
@@ -136,7 +137,7 @@ fn test_map_handle_iterable_exception(method: StartMethod) {
     }
 }
 
-/// The failure of one item stops no other: the second is released only after the first has failed.
+/// The failure of one item does not stop others: the second is released only after the first has failed.
 fn test_map_no_failfast(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (book, mut gate) = (Notebook::new(), Gate::closed());
@@ -159,7 +160,7 @@ fn test_async(method: StartMethod) {
     assert_eq!(pool.apply_async((7i64,), sqr).get().unwrap(), 49);
 }
 
-/// CPython raises `TimeoutError`; ours says `Ok(None)`, not yet.
+/// CPython raises `TimeoutError`; here it is `Ok(None)`, not yet.
 fn test_async_timeout(method: StartMethod) {
     let pool = stage::pool(method, 4);
     let gate = Gate::closed();
@@ -240,7 +241,7 @@ fn test_empty_iterable(method: StartMethod) {
     assert_eq!(pool.map_async(nothing, sqr).get().unwrap(), nothing);
 }
 
-/// `with Pool() as p` is a block in Rust: leaving it terminates.
+/// `with Pool() as p` is a scope in Rust: leaving it terminates the pool.
 fn test_context(method: StartMethod) {
     let gate = Gate::closed();
     let left = {
@@ -251,7 +252,8 @@ fn test_context(method: StartMethod) {
     assert!(matches!(left.get(), Err(TaskError::Terminated)));
 }
 
-/// Python ships the text of the remote traceback; ours ships the place of the panic, and the backtrace if asked for.
+/// Python sends the text of the remote traceback; this pool sends the location of the panic, and the backtrace if
+/// enabled.
 fn test_traceback(method: StartMethod) {
     crate::harness::sys::set_env("RUST_BACKTRACE", "1");
     let pool = stage::pool(method, 1);
@@ -263,7 +265,7 @@ fn test_traceback(method: StartMethod) {
     assert!(backtrace.lines().count() > 5 && backtrace.contains("panic"), "{backtrace}");
 }
 
-/// An error made of several keeps them all.
+/// An error with a chain of causes keeps all of them.
 fn test_wrapped_exception(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let error = pool.apply((1u8,), |_| -> anyhow::Result<u8> { Err(anyhow::anyhow!("inner").context("outer")) });
@@ -291,7 +293,7 @@ fn test_map_unpicklable(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// Arguments are dropped in this process as soon as they are on their way.
+/// Arguments are dropped in this process as soon as they are sent.
 fn test_release_task_refs(method: StartMethod) {
     #[derive(Serialize, Deserialize)]
     struct Counted {
@@ -308,7 +310,7 @@ fn test_release_task_refs(method: StartMethod) {
     assert_eq!(std::sync::Arc::strong_count(&counter), 1);
 }
 
-/// A pool that has ended cannot be entered again.
+/// A pool that has ended cannot be used again.
 fn test_enter(method: StartMethod) {
     let pool = stage::pool(method, 1);
     stage::assert_works(&pool);
@@ -322,17 +324,17 @@ fn test_async_error_callback(method: StartMethod) {
     let (sender, calls) = mpsc::channel();
     let handle = pool.apply_async((1u8,), raising).on_error(move |error| sender.send(error).unwrap());
     assert!(matches!(handle.get(), Err(TaskError::Failed(_))));
-    assert!(matches!(calls.recv_timeout(PATIENCE).unwrap(), TaskError::Failed(_)));
+    assert!(matches!(calls.recv_timeout(WAIT_MAX).unwrap(), TaskError::Failed(_)));
 }
 
-/// Twenty times, with a callback each: the worker and the result road both live on.
+/// Twenty times, with a callback each: neither the worker nor the link breaks.
 fn test_unpickleable_result(method: StartMethod) {
     let pool = stage::pool(method, 2);
     for _ in 0..20 {
         let (sender, calls) = mpsc::channel();
         let handle = pool.apply_async((1u8,), |_| Unpicklable).on_error(move |error| sender.send(error).unwrap());
         assert!(matches!(handle.get().err(), Some(TaskError::Encode { .. })));
-        assert!(matches!(calls.recv_timeout(PATIENCE).unwrap(), TaskError::Encode { .. }));
+        assert!(matches!(calls.recv_timeout(WAIT_MAX).unwrap(), TaskError::Encode { .. }));
     }
 }
 
@@ -344,7 +346,7 @@ fn test_pool_worker_lifetime(method: StartMethod) {
     for (x, handle) in (0i64..).zip(&handles) {
         assert_eq!(handle.get().unwrap(), sqr(x));
     }
-    // None of the first three may have had its ten yet, if it was slow; it will.
+    // If it was slow, none of the first three workers may have run its ten items yet.
     stage::until("three new workers", || {
         pool.map(0..30i64, sqr).unwrap();
         let now = pool.pids();
@@ -364,13 +366,13 @@ fn test_pool_worker_lifetime_early_close(method: StartMethod) {
     }
 }
 
-/// -1, 0.5 and "12" do not compile; 0 is left.
+/// -1, 0.5 and "12" do not compile, so only 0 is tested.
 fn test_pool_maxtasksperchild_invalid(method: StartMethod) {
     let built = Pool::builder().processes(1).start_method(method).max_tasks_per_child(0).build();
     assert!(matches!(built, Err(PoolError::ZeroMaxTasksPerChild)));
 }
 
-/// A pool that cannot be made leaves no worker behind; the audit of the case counts them.
+/// A pool that cannot be made leaves no worker; the audit of the case checks that.
 fn test_release_unused_processes(method: StartMethod) {
     fn exits(code: i32) {
         std::process::exit(code);
@@ -380,12 +382,12 @@ fn test_release_unused_processes(method: StartMethod) {
         Ok(pool) => {
             assert!(matches!(pool.apply((1i64,), sqr), Err(TaskError::Refused(PoolError::Broken { .. }))));
             let mut results = pool.imap(0..3i64, sqr);
-            assert_ne!(results.next_timeout(PATIENCE).map(|_| ()), Err(TimedOut));
+            assert_ne!(results.next_timeout(WAIT_MAX).map(|_| ()), Err(TimedOut));
         }
     }
 }
 
-/// A worker that makes a pool makes one pool: the re-run program begins as a worker and not as `main`.
+/// A worker that makes a pool makes only one: the program that runs again starts as a worker and not in `main`.
 fn test_noforkbomb(method: StartMethod) {
     let book = Notebook::new();
     let pool = stage::pool(method, 1);

@@ -1,4 +1,4 @@
-//! `AsyncResult`: waiting, asking, and the future.
+//! `AsyncResult`: waiting, polling, and the future.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,8 +21,8 @@ use crate::harness::cases;
 use crate::harness::stage;
 use crate::harness::stage::Gate;
 
-/// Longer than a callback can take to come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than it takes until a callback is called.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 cases![
     get_is_repeatable,
@@ -64,7 +64,7 @@ fn timeout_means_not_yet(method: StartMethod) {
     assert!(handle.get_timeout(Duration::ZERO).unwrap().is_none());
     assert!(handle.get_timeout(Duration::from_millis(20)).unwrap().is_none());
     gate.open();
-    assert_eq!(handle.get_timeout(PATIENCE).unwrap(), Some(()));
+    assert_eq!(handle.get_timeout(WAIT_MAX).unwrap(), Some(()));
     assert_eq!(handle.get_timeout(Duration::MAX).unwrap(), Some(()));
 }
 
@@ -75,7 +75,7 @@ fn wait_tells_when_it_is_there(method: StartMethod) {
     assert!(!handle.wait_timeout(Duration::ZERO));
     assert!(!handle.wait_timeout(Duration::from_millis(20)));
     gate.open();
-    assert!(handle.wait_timeout(PATIENCE));
+    assert!(handle.wait_timeout(WAIT_MAX));
     handle.wait();
     assert!(handle.ready());
 }
@@ -165,7 +165,7 @@ fn futures_resolve_to_errors(method: StartMethod) {
     assert!(matches!(block_on(held), Err(TaskError::Terminated)));
 }
 
-/// Counts its wakings and unparks the thread that made it.
+/// Counts wake-ups, and unparks the thread that made it.
 struct Wakings {
     count: AtomicUsize,
     thread: Thread,

@@ -1,4 +1,4 @@
-//! `retries`: an item that was lost with its worker runs again, if its call says so.
+//! `retries`: an item that was lost with its worker runs again, if its call asks for that.
 
 use nix::sys::signal::Signal;
 use nix::sys::signal::raise;
@@ -23,7 +23,7 @@ cases![
     fail_fast_gives_up_tries,
 ];
 
-/// Dies unless it is the `times + 1`st to come here.
+/// Dies in the first `times` calls.
 fn die_at_first(book: String, times: usize) -> usize {
     stage::note(&book, std::process::id());
     let tries = stage::lines_of(&book).len();
@@ -93,7 +93,7 @@ fn killed_workers_cost_nothing(method: StartMethod) {
         x
     });
     for round in 1..4 {
-        // Whoever has begun by now is among the last three to have said so.
+        // Workers that have begun by now are among the last three to note it.
         let begun = book.wait_for(3 * round);
         for pid in &begun[begun.len() - 3..] {
             stage::signal(pid.parse().unwrap(), Signal::SIGKILL);
@@ -165,7 +165,7 @@ fn fail_fast_gives_up_tries(method: StartMethod) {
         Ok(x)
     });
     assert!(matches!(result, Err(TaskError::Failed(_))), "{result:?}");
-    // The call is over; what it left behind is not tried again.
+    // The call is over; its lost item is not retried.
     let busy = pool.pids();
     busy.iter().for_each(|&pid| stage::signal(pid, Signal::SIGKILL));
     stage::until_replaced(&pool, 2, &busy);

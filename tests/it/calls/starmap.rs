@@ -1,4 +1,4 @@
-//! `starmap`, `starmap_async` and `starmap_results`: items that are the arguments.
+//! `starmap`, `starmap_async` and `starmap_results`: each item is a tuple of arguments.
 
 use procpool::StartMethod;
 use procpool::TaskError;

@@ -1,4 +1,4 @@
-//! `timeout`: an item that runs for too long is stopped, and nothing else is.
+//! `timeout`: an item that runs too long is stopped, and other items are unaffected.
 
 use std::env;
 use std::process::Command;
@@ -44,10 +44,10 @@ cases![
 ];
 
 const SHORT: Duration = Duration::from_millis(50);
-/// Longer than any honest item takes here.
+/// Longer than any well-behaved item takes.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Ends at once, or never.
+/// Returns at once, or never.
 fn hang_at_7(x: u32) -> u32 {
     if x == 7 {
         loop {
@@ -147,7 +147,7 @@ fn time_of_the_items_before_does_not_count(method: StartMethod) {
     assert_eq!(pool.timeout(limit).chunk_size(8).map([500; 8], doze).unwrap(), [500; 8]);
 }
 
-/// Takes its time to be decoded.
+/// Slow to decode.
 #[derive(Serialize)]
 struct Slow;
 
@@ -161,7 +161,7 @@ impl<'de> Deserialize<'de> for Slow {
 fn decoding_the_context_does_not_count(method: StartMethod) {
     let limit = match env::var_os("PROCPOOL_LINK") {
         None => Duration::from_millis(1000),
-        // Without shared memory nobody sees where it ends.
+        // Without shared memory the parent cannot see where it ends.
         Some(_) => LONG,
     };
     let pool = stage::pool(method, 1);
@@ -171,7 +171,7 @@ fn decoding_the_context_does_not_count(method: StartMethod) {
 fn stopped_and_stubborn_tasks_end(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let misdeeds: [fn(u32); 3] = [
-        // One that is stopped once goes on when its group is continued.
+        // A task that was stopped once resumes when its process group is continued.
         |_| loop {
             nix::sys::signal::raise(Signal::SIGSTOP).unwrap();
         },
@@ -201,7 +201,7 @@ fn what_the_task_has_started_ends_with_it(method: StartMethod) {
         child.wait().unwrap();
     });
     let pids: Vec<u32> = book.lines().iter().map(|line| line.parse().unwrap()).collect();
-    // On a machine that is slow enough it was stopped before it had begun.
+    // On a slow machine it may be stopped before it begins.
     assert_timed_out(result, Duration::from_millis(500));
     stage::until_ended(&pids);
 }
@@ -260,13 +260,13 @@ fn left() -> Option<Duration> {
 fn task_knows_its_deadline(method: StartMethod) {
     let pool = stage::pool(method, 1);
     assert_eq!(procpool::deadline(), None);
-    let told = pool.timeout(LONG).map([0, 300, 0], |millis| {
+    let reported = pool.timeout(LONG).map([0, 300, 0], |millis| {
         doze(millis);
         thread::spawn(left).join().unwrap()
     });
-    let told: Vec<Duration> = told.unwrap().into_iter().map(Option::unwrap).collect();
-    assert!(told.iter().all(|left| *left <= LONG && !left.is_zero()), "{told:?}");
-    assert!(told[1] <= LONG - Duration::from_millis(300), "{told:?}");
+    let reported: Vec<Duration> = reported.unwrap().into_iter().map(Option::unwrap).collect();
+    assert!(reported.iter().all(|left| *left <= LONG && !left.is_zero()), "{reported:?}");
+    assert!(reported[1] <= LONG - Duration::from_millis(300), "{reported:?}");
     assert_eq!(pool.apply((0u8,), |_| left()).unwrap(), None);
 }
 

@@ -1,4 +1,4 @@
-//! Who drives the pool, and who is told: several threads that wait and leave, wakers and loggers that use the pool.
+//! Waiting threads: which one drives the pool, which are woken, and wakers and loggers that use the pool themselves.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,8 +28,8 @@ use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
 use crate::harness::sys;
 
-/// Longer than a wake-up can take to come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than a wake-up takes.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 const ROUNDS: u64 = 40;
 
 cases![
@@ -68,7 +68,7 @@ fn poll(future: &mut AsyncResult<u64>, waker: &Waker) -> Option<u64> {
     }
 }
 
-/// Jobs behind one gate for which no thread waits: one has a callback, one a waker.
+/// Jobs behind one gate that no thread waits for: one has a callback, one a waker.
 struct Unattended {
     gate: Gate,
     with_callback: AsyncResult<u64>,
@@ -92,14 +92,14 @@ impl Unattended {
 
     fn finish(mut self, value: u64) {
         self.gate.open();
-        assert_eq!(self.called.recv_timeout(PATIENCE).expect("the callback"), value);
-        self.woken.recv_timeout(PATIENCE).expect("the waker");
+        assert_eq!(self.called.recv_timeout(WAIT_MAX).expect("the callback"), value);
+        self.woken.recv_timeout(WAIT_MAX).expect("the waker");
         assert_eq!(poll(&mut self.future, Waker::noop()), Some(value));
         assert_eq!(self.with_callback.get().unwrap(), value);
     }
 }
 
-/// Both are answered at the same moment, whichever of them drives: nobody is left who does.
+/// Both are answered at the same moment, so neither is left to drive the pool, whichever of them did.
 fn two_waiters_leave_at_once_and_the_rest_is_driven(method: StartMethod) {
     let pool = stage::pool(method, 4);
     stage::until_all_work(&pool);
@@ -142,7 +142,7 @@ fn two_deadlines_pass_and_the_rest_is_driven(method: StartMethod) {
     assert_eq!(long.get().unwrap(), 7);
 }
 
-/// One of two waiters drives and is held up in a waker, while the jobs of both are answered.
+/// One of two waiters drives and is blocked in a waker, while the jobs of both are answered.
 fn waiter_served_during_a_slow_waker_leaves_no_gap(method: StartMethod) {
     let pool = stage::pool(method, 5);
     stage::until_all_work(&pool);
@@ -159,7 +159,7 @@ fn waiter_served_during_a_slow_waker_leaves_no_gap(method: StartMethod) {
     let released = Mutex::new(released);
     let slow = waker(move || {
         enter.send(()).unwrap();
-        released.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        released.lock().unwrap().recv_timeout(WAIT_MAX).unwrap();
     });
     let mut first = pool.apply_async((first_gate.path(), 1), pass_and_give);
     assert_eq!(poll(&mut first, &slow), None);
@@ -167,7 +167,7 @@ fn waiter_served_during_a_slow_waker_leaves_no_gap(method: StartMethod) {
     thread::scope(|scope| {
         waited.iter().for_each(|handle| drop(scope.spawn(|| handle.get().unwrap())));
         first_gate.open();
-        entered.recv_timeout(PATIENCE).expect("the slow waker");
+        entered.recv_timeout(WAIT_MAX).expect("the slow waker");
         second_gate.open();
         book.wait_for(2);
         release.send(()).unwrap();
@@ -176,7 +176,7 @@ fn waiter_served_during_a_slow_waker_leaves_no_gap(method: StartMethod) {
     assert_eq!(first.get().unwrap(), 1);
 }
 
-/// Sends what the pool answers a task of the waker's own.
+/// Runs a task from the waker, and sends the result.
 fn waiting_waker(pool: &Arc<Pool>) -> (Waker, Receiver<u64>) {
     let (sender, answers) = mpsc::channel();
     let pool = Arc::downgrade(pool);
@@ -196,7 +196,7 @@ fn waker_may_wait_for_the_pool(method: StartMethod) {
     let mut future = pool.apply_async((gate.path(), 1), pass_and_give);
     assert_eq!(poll(&mut future, &waker), None);
     gate.open();
-    assert_eq!(answers.recv_timeout(PATIENCE).expect("the waker"), 6);
+    assert_eq!(answers.recv_timeout(WAIT_MAX).expect("the waker"), 6);
     assert_eq!(poll(&mut future, Waker::noop()), Some(1));
     stage::assert_works(&pool);
 }
@@ -211,7 +211,7 @@ fn waker_may_wait_for_the_pool_while_others_wait(method: StartMethod) {
     thread::scope(|scope| {
         let waiting = [(); 2].map(|()| scope.spawn(|| long.get().unwrap()));
         gate.open();
-        assert_eq!(answers.recv_timeout(PATIENCE).expect("the waker"), 6);
+        assert_eq!(answers.recv_timeout(WAIT_MAX).expect("the waker"), 6);
         long_gate.open();
         waiting.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), 2));
     });
@@ -234,13 +234,13 @@ fn waker_may_drop_the_last_pool(method: StartMethod) {
     thread::scope(|scope| {
         let waiting = scope.spawn(|| long.get());
         gate.open();
-        dropped.recv_timeout(PATIENCE).expect("the waker");
+        dropped.recv_timeout(WAIT_MAX).expect("the waker");
         assert!(waiting.join().unwrap().is_err());
     });
     assert_eq!(future.get().unwrap(), 1);
 }
 
-/// A waker that asks the pool something when it is dropped.
+/// A waker that uses the pool when it is dropped.
 struct Asks {
     pool: Arc<Pool>,
     dropped: mpsc::Sender<usize>,
@@ -263,29 +263,29 @@ fn waker_is_dropped_under_no_lock(method: StartMethod) {
     let asks = || Waker::from(Arc::new(Asks { pool: Arc::clone(&pool), dropped: sender.clone() }));
     let mut gate = Gate::closed();
     let mut future = pool.apply_async((gate.path(), 1), pass_and_give);
-    // Replaced by another one.
+    // Replaced by another waker.
     assert_eq!(poll(&mut future, &asks()), None);
     assert_eq!(poll(&mut future, &asks()), None);
-    assert_eq!(dropped.recv_timeout(PATIENCE).expect("the first waker"), 1);
-    // Used up.
+    assert_eq!(dropped.recv_timeout(WAIT_MAX).expect("the first waker"), 1);
+    // Woken.
     gate.open();
-    assert_eq!(dropped.recv_timeout(PATIENCE).expect("the second waker"), 1);
-    // Not needed any more.
+    assert_eq!(dropped.recv_timeout(WAIT_MAX).expect("the second waker"), 1);
+    // No longer needed.
     assert_eq!(poll(&mut future, &asks()), Some(1));
-    assert_eq!(dropped.recv_timeout(PATIENCE).expect("the third waker"), 1);
-    // Left with its handle.
+    assert_eq!(dropped.recv_timeout(WAIT_MAX).expect("the third waker"), 1);
+    // Dropped with its handle.
     let mut gate = Gate::closed();
     let mut future = pool.apply_async((gate.path(), 1), pass_and_give);
     assert_eq!(poll(&mut future, &asks()), None);
     drop(future);
     gate.open();
-    assert_eq!(dropped.recv_timeout(PATIENCE).expect("the fourth waker"), 1);
+    assert_eq!(dropped.recv_timeout(WAIT_MAX).expect("the fourth waker"), 1);
 }
 
 static LOGGED_POOL: Mutex<Weak<Pool>> = Mutex::new(Weak::new());
 static LINES_LOGGED: AtomicUsize = AtomicUsize::new(0);
 
-/// Asks the pool for its workers at every line.
+/// Asks the pool for its process ids at every line.
 struct NosyLogger;
 
 impl log::Log for NosyLogger {
@@ -320,9 +320,9 @@ fn logger_may_use_the_pool(method: StartMethod) {
         stage::pass(&gate);
     });
     stage::until("a line in the log", || LINES_LOGGED.load(Ordering::SeqCst) > 0);
-    // It may end what it was running, unless what it has spoilt was the road for the answer.
+    // The worker may finish its item, unless the descriptor that it broke was the link for the answer.
     gate.open();
-    let answer = handle.get_timeout(PATIENCE);
+    let answer = handle.get_timeout(WAIT_MAX);
     assert!(matches!(answer, Ok(Some(())) | Err(_)), "{answer:?}");
     stage::assert_works(&pool);
     stage::until("its end", || pool.pids().iter().all(|pid| !before.contains(pid)));

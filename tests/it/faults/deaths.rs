@@ -1,4 +1,4 @@
-//! Workers that die: each death costs the item that was running, and nothing else.
+//! Deaths of workers: each costs the item that was running, and nothing else.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -39,7 +39,7 @@ cases![
     killing_again_and_again_loses_no_more_than_one_item_each,
 ];
 
-/// What a `WorkerDied` says.
+/// The contents of a `WorkerDied` error.
 #[derive(Debug)]
 pub(crate) struct Death {
     pub(crate) pid: u32,
@@ -48,7 +48,7 @@ pub(crate) struct Death {
     pub(crate) panic: Option<Box<Panic>>,
 }
 
-/// The death that cost a started item. Its status is known, as we kill nobody's parent here.
+/// The death that cost a started item. Its status is known, as no parent of a worker is killed here.
 pub(crate) fn death<T: std::fmt::Debug>(result: Result<T, TaskError>) -> Death {
     match result {
         Err(TaskError::WorkerDied { pid, status: Some(status), started: true, attempts: 1, panic }) => {
@@ -206,7 +206,7 @@ fn running_out_of_memory_costs_its_item(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// Notes each item before it is run, and dies of every hundredth.
+/// Notes each item, and dies of every hundredth.
 fn each_death_costs_one_item_of_a_map(method: StartMethod) {
     for chunk_size in [1, 7, 250] {
         let pool = stage::pool(method, 2);
@@ -252,7 +252,7 @@ fn each_death_costs_one_item_of_an_imap(method: StartMethod) {
     assert!(lost.into_iter().all(|result| death(result).code == Some(0)));
 }
 
-/// What waits behind the item that kills its worker has been handed to the same worker, and runs elsewhere.
+/// Items behind the one that kills its worker were already sent to that worker, and run elsewhere.
 fn each_death_costs_one_item_of_a_chunk(method: StartMethod) {
     for processes in [1, 3] {
         let pool = stage::pool(method, processes);
@@ -298,7 +298,7 @@ fn poison_never_breaks_the_pool(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// The worker is killed after it has answered, and before anybody has asked for the answer.
+/// The worker is killed after it has answered and before any call has asked for the answer.
 fn death_after_a_result_keeps_the_result(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let book = Notebook::new();
@@ -359,7 +359,7 @@ fn close_and_join_although_workers_die(method: StartMethod) {
     assert!(matches!(handle.get(), Err(TaskError::WorkerDied { started: true, .. })));
 }
 
-/// A killer from outside, at any moment of the worker's life.
+/// Kills workers from outside, at any moment of their lives.
 fn killing_again_and_again_loses_no_more_than_one_item_each(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let kills: usize = std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! A task that fails: what its caller learns, and what the others notice (nothing).
+//! Tasks that fail: the error that the caller receives, and no effect on other items.
 
 use std::error::Error;
 use std::panic::panic_any;
@@ -81,7 +81,7 @@ fn caught(message: &'static str) {
     std::panic::catch_unwind(|| panic!("{message}")).unwrap_err();
 }
 
-/// The task catches a panic of its own, goes on, and then meets one that it does not catch.
+/// The task catches one panic, continues, and does not catch the next.
 fn panic_after_a_caught_one_is_the_one_reported(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let line = line!() + 3;
@@ -99,7 +99,7 @@ fn panic_after_a_caught_one_is_the_one_reported(method: StartMethod) {
     assert_eq!(survived.unwrap(), 1);
 }
 
-/// Whether it is cut is the pool's affair; its beginning must be there, and the pool must live.
+/// The pool may truncate it, but the beginning must arrive, and the pool must survive.
 fn long_panic_message_arrives(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let panic = panic_of(pool.apply((0u8,), |_| -> u8 { panic!("start {}", "x".repeat(10_000_000)) }));
@@ -107,8 +107,8 @@ fn long_panic_message_arrives(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// Texts that no frame can hold, of every kind that a task's own failure can have, between items that succeed. The
-/// characters are of three bytes, so that a cut may meet one in the middle.
+/// Texts that are longer than a frame, in every kind of failure of a task, between items that succeed. The characters
+/// have three bytes, so truncation may hit the middle of one.
 fn long_texts_harm_nobody(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let pids = pool.pids();
@@ -136,7 +136,7 @@ fn long_texts_harm_nobody(method: StartMethod) {
         assert_eq!(pids, [pid]);
     }
     stage::assert_works(&pool);
-    assert_eq!(pool.pids(), pids, "the worker did not live on");
+    assert_eq!(pool.pids(), pids, "the worker was replaced");
 }
 
 fn anyhow_error_arrives_as_its_chain(method: StartMethod) {
@@ -161,10 +161,10 @@ fn own_result_is_a_value(method: StartMethod) {
     assert_eq!(results, [Ok(1), Err("x".to_owned())]);
     let handle = pool.apply_async(("x".to_owned(),), typed);
     assert_eq!(handle.get().unwrap(), Err("x".to_owned()));
-    assert!(handle.successful(), "an Err of the user's own is a value");
+    assert!(handle.successful(), "an Err in the user's own Result is a value");
 }
 
-/// Item 7 has failed before item 2 does, and still the answer is item 2.
+/// Item 7 fails before item 2, and the error is still that of item 2.
 fn map_gives_the_error_of_the_lowest_index(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let book = Notebook::new();
@@ -195,7 +195,7 @@ fn map_settles_every_item_before_it_fails(method: StartMethod) {
     assert_eq!(book.lines().len(), 100);
 }
 
-/// The first item fails before the only worker can have been given all the others.
+/// The first item fails before the only worker can have been sent all the others.
 fn fail_fast_skips_what_was_not_handed_out(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let book = Notebook::new();
@@ -232,7 +232,7 @@ fn fail_fast_gives_the_failure_and_not_a_skipped_item(method: StartMethod) {
     }
 }
 
-/// What was handed out behind the long item is taken back and skipped, though it comes before the one that fails.
+/// Items sent behind the long one are recalled and skipped, although they come before the one that fails.
 fn fail_fast_names_a_failure_behind_items_that_were_taken_back(method: StartMethod) {
     let pool = stage::pool(method, 2);
     for _ in 0..20 {

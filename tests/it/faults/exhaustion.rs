@@ -1,4 +1,4 @@
-//! The system has no more to give: a typed error or a working pool, and nothing leaked by half a start.
+//! Exhausted system resources: a typed error or a working pool, and no leaks from a start that failed half way.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -29,15 +29,15 @@ cases![
     large_values_that_no_file_takes,
 ];
 
-/// Runs `body` while at most `spare` more descriptors can be opened than are open now.
+/// Runs `body` while at most `spare` more descriptors can be opened.
 pub(crate) fn with_spare_descriptors<T>(spare: usize, body: impl FnOnce() -> T) -> T {
     let used: Vec<i32> = processes::descriptors(std::process::id()).into_iter().map(|(fd, _)| fd).collect();
-    // The limit is on the number that a descriptor has: numbers that are free below it count too.
+    // The limit is on the number of a descriptor, so free numbers below it can be used too.
     let first_too_many = (0..).filter(|fd| !used.contains(fd)).nth(spare).unwrap();
     with_descriptors_below(u64::try_from(first_too_many).unwrap(), body)
 }
 
-/// Runs `body` while no descriptor can be opened but those below `limit`, whatever is closed meanwhile.
+/// Runs `body` while only descriptors below `limit` can be opened, even if others are closed meanwhile.
 fn with_descriptors_below<T>(limit: u64, body: impl FnOnce() -> T) -> T {
     let (soft, hard) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
@@ -46,7 +46,7 @@ fn with_descriptors_below<T>(limit: u64, body: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Ways to say that something could not be had.
+/// Whether the error reports an exhausted resource.
 pub(crate) fn is_scarcity(error: &PoolError) -> bool {
     matches!(error, PoolError::Start(_) | PoolError::System { .. } | PoolError::Broken { .. })
 }
@@ -76,7 +76,7 @@ fn few_descriptors_give_an_error_or_a_pool(method: StartMethod) {
     assert!(failures > 0 && successes > 0, "the sweep missed the edge: {failures} failures, {successes} successes");
 }
 
-/// Nothing on the way of a task opens anything, and replacing a worker waits for better days.
+/// Running a task opens no descriptor, and replacements wait until descriptors are available.
 fn descriptors_that_run_out_later_cost_no_results(method: StartMethod) {
     let pool = stage::pool(method, 2);
     stage::assert_works(&pool);
@@ -94,7 +94,7 @@ fn descriptors_that_run_out_later_cost_no_results(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// What the logger was warned of: here, starts that failed.
+/// Counts warnings in the log: here, failed starts.
 static WARNINGS: AtomicUsize = AtomicUsize::new(0);
 
 struct WarningCounter;
@@ -113,7 +113,7 @@ impl log::Log for WarningCounter {
     fn flush(&self) {}
 }
 
-/// One worker is held at the gate, so that the pool lives, and all else is up to the other one.
+/// One worker is held at the gate, so that the pool does not break, and the other does all other work.
 fn with_one_worker_held(method: StartMethod, scene: impl FnOnce(&Pool, u32, &mut Gate)) {
     let pool = stage::pool(method, 2);
     let (book, mut gate) = (Notebook::new(), Gate::closed());
@@ -130,9 +130,9 @@ fn with_one_worker_held(method: StartMethod, scene: impl FnOnce(&Pool, u32, &mut
     log::set_max_level(log::LevelFilter::Off);
 }
 
-/// Kills the worker that is not held, has `wait` wait in a thread, and lets starts fail meanwhile, several times; then
-/// nothing is in their way any more, and `after` comes. Nobody touches the pool but the thread that waits, so that it
-/// is up to that one to see when the time of the next start has come.
+/// Kills the worker that is not held, runs `wait` in a thread, and lets several starts fail meanwhile. Then
+/// descriptors are available again, and `after` runs. Only the waiting thread uses the pool, so it is the one that
+/// has to notice when the next start is due.
 fn wait_through_a_shortage<T: Send>(
     pool: &Pool,
     holder: u32,
@@ -141,10 +141,10 @@ fn wait_through_a_shortage<T: Send>(
 ) -> T {
     let victim = pool.pids().into_iter().find(|&pid| pid != holder).unwrap();
     thread::scope(|scope| {
-        // The standard streams are open, so there is none to be had, not even those of the victim's.
+        // The standard streams are open, so none is available, not even the numbers that the victim's death frees.
         let waiting = with_descriptors_below(3, || {
             stage::signal(victim, Signal::SIGKILL);
-            stage::until("its burial", || !pool.pids().contains(&victim));
+            stage::until("it is reaped", || !pool.pids().contains(&victim));
             let waiting = scope.spawn(wait);
             let before = WARNINGS.load(Ordering::SeqCst);
             stage::until("starts that fail", || WARNINGS.load(Ordering::SeqCst) >= before + 3);
@@ -175,7 +175,7 @@ fn starts_go_on_while_somebody_joins(method: StartMethod) {
     with_one_worker_held(method, |pool, holder, gate| {
         let book = Notebook::new();
         let close_and_join = || {
-            // As many as there are workers: fewer would be left to the one that is held.
+            // As many items as workers: a single one might be given to the worker that is held.
             let jobs = [0u32, 1].map(|x| pool.apply_async((book.path(), x), |book, x| stage::note(&book, x)));
             pool.close();
             (pool.join(), jobs.map(|job| job.get()))
@@ -189,7 +189,7 @@ fn starts_go_on_while_somebody_joins(method: StartMethod) {
     });
 }
 
-/// Large values travel by descriptor. Where there is none left, the item may be lost, and is told so.
+/// Large values are passed as descriptors. If none is left, the item may be lost with an error.
 fn payloads_need_no_descriptors_that_are_not_there(method: StartMethod) {
     for spare in [0, 1, 2, 3, 10] {
         let pool = stage::pool(method, 1);
@@ -200,12 +200,12 @@ fn payloads_need_no_descriptors_that_are_not_there(method: StartMethod) {
             Err(TaskError::Encode { message, .. } | TaskError::Decode { message, .. }) => {
                 assert!(!message.is_empty())
             }
-            // Its answer could not be taken in, so the worker had to go.
+            // The answer could not be received, so the worker was killed.
             Err(TaskError::WorkerDied { started: true, .. }) => {}
             Err(TaskError::Refused(error)) => assert!(is_scarcity(&error), "{error:?}"),
             Err(other) => panic!("{other:?}"),
         }
-        // In the shortage no worker could be started, so that a pool of one may have given up.
+        // No worker could start in the meantime, so a pool of one may be broken.
         match pool.apply((vec![7u8; 3_000_000],), |bytes| bytes.len()) {
             Ok(length) => assert_eq!(length, 3_000_000),
             Err(TaskError::Refused(error)) => assert!(is_scarcity(&error), "{error:?}"),
@@ -214,7 +214,7 @@ fn payloads_need_no_descriptors_that_are_not_there(method: StartMethod) {
     }
 }
 
-/// Large items wait in line for busy workers, far more of them than there may be descriptors.
+/// More large items are queued for busy workers than there may be descriptors.
 fn large_items_that_wait_need_few_descriptors(method: StartMethod) {
     const ITEMS: usize = 1000;
     let (soft, hard) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -229,14 +229,14 @@ fn large_items_that_wait_need_few_descriptors(method: StartMethod) {
     nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
 }
 
-/// From now on no file of this process takes more than a mebibyte; anonymous ones neither.
+/// Limits files of this process to one mebibyte, anonymous ones included.
 fn allow_small_files_only() {
     sys::ignore(Signal::SIGXFSZ);
     let (_, hard) = nix::sys::resource::getrlimit(Resource::RLIMIT_FSIZE).unwrap();
     nix::sys::resource::setrlimit(Resource::RLIMIT_FSIZE, 1 << 20, hard).unwrap();
 }
 
-/// The file refuses in the midst of the value, whichever side writes it.
+/// The write fails in the middle of the value, in the parent and in the worker.
 fn large_values_that_no_file_takes(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let pids = pool.pids();
@@ -265,5 +265,5 @@ fn large_values_that_no_file_takes(method: StartMethod) {
         other => panic!("{other:?}"),
     }
     stage::assert_works(&pool);
-    assert_eq!(pool.pids(), pids, "the worker did not live on");
+    assert_eq!(pool.pids(), pids, "the worker was replaced");
 }

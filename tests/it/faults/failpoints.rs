@@ -1,7 +1,7 @@
-//! Processes that come to harm at a point of their life that a rule names: while an item is on its way through a worker,
-//! while a worker leaves, and in the process that forks workers.
+//! Faults at a chosen point: in a worker with an item, in one that leaves, and in the process that forks workers.
 //!
-//! How a rule is written is told in `start_methods/src/failpoint.rs`. Every case arms its rules before it makes a pool.
+//! The syntax of a rule is in the documentation of `start_methods::failpoint`. Each case arms its rules before it
+//! makes a pool.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,7 +32,7 @@ cases![
     server_that_always_dies_is_told,
 ];
 
-/// Arms rules for this process and for all that it starts from now on, the fork server included.
+/// Arms rules for this process and all that it starts from now on, the fork server included.
 pub(crate) fn arm(rules: &str) {
     sys::set_env(failpoint::VARIABLE, rules);
     failpoint::arm(rules);
@@ -50,7 +50,7 @@ fn noted(item: (u32, String)) -> u32 {
     x
 }
 
-/// Maps `count` items on the pool, chunk by chunk; gives what came back, and how often each item was begun.
+/// Maps `count` items in chunks. Returns the results, and how often each item was begun.
 fn map_noted(pool: &Pool, count: u32, chunk_size: usize) -> (Vec<Result<u32, TaskError>>, BTreeMap<u32, u32>) {
     let book = Notebook::new();
     let items = (0..count).map(|x| (x, book.path()));
@@ -71,7 +71,7 @@ fn death_at_any_point_of_an_item_costs_that_item(method: StartMethod) {
     for hit in [1usize, 2, 5] {
         for point in ["after_receive", "before_run", "after_run", "mid_answer", "after_answer", "after_write"] {
             if point == "mid_answer" && !with_rings() {
-                // A datagram has no midst.
+                // A datagram has no middle.
                 continue;
             }
             arm(&format!("procpool-0 {point} {hit} kill"));
@@ -79,7 +79,7 @@ fn death_at_any_point_of_an_item_costs_that_item(method: StartMethod) {
             let first = stage::pool_pid(&pool);
             let (mut results, begun) = map_noted(&pool, 8, 1);
             match (point, &lost(&results)[..]) {
-                // What was sent counts. If the next one has begun with that, it is lost.
+                // An answer that was sent counts. If the next item began with it, that one is lost.
                 ("after_write", []) => {}
                 ("after_write", &[index]) => assert_eq!(index, hit, "{point} {hit}"),
                 (_, &[index]) => {
@@ -107,7 +107,7 @@ fn death_in_the_midst_of_a_large_result_costs_that_item(method: StartMethod) {
         arm(&format!("procpool-0 {point} {hit} kill"));
         let pool = stage::pool(method, 1);
         let sizes = [10usize, 1 << 20, 20, 1 << 20];
-        // Written in two pieces: the vector is emptied into the file when it is full, and again at the end.
+        // Written in two pieces: the vector is written to the file when it is full, and at the end.
         let results =
             pool.chunk_size(1).map_results(sizes, |size| (vec![7u8; size], vec![8u8; 70_000.min(size)])).unwrap();
         for (index, result) in results.into_iter().enumerate() {
@@ -131,7 +131,7 @@ fn death_between_the_items_of_a_chunk_costs_one_at_most(method: StartMethod) {
     }
 }
 
-/// As if it had come to the end of its life of its own accord, with work in its hands.
+/// The worker exits normally while it holds items.
 fn exit_between_two_items_costs_one_at_most(method: StartMethod) {
     for point in ["after_receive", "after_write"] {
         for action in ["exit 0", "exit 3", "abort"] {
@@ -145,7 +145,7 @@ fn exit_between_two_items_costs_one_at_most(method: StartMethod) {
     }
 }
 
-/// The worker is ready and looks away, so that its orders lie unread when it is killed.
+/// The worker is ready but does not read, so its orders are unread when it is killed.
 fn death_before_the_first_order_is_read_costs_nothing(method: StartMethod) {
     let mut gate = Gate::closed();
     arm(&format!("procpool-0 after_ready 1 wait {}", gate.path()));
@@ -166,14 +166,14 @@ fn death_at_the_moment_of_the_first_order_costs_nothing(method: StartMethod) {
     let pool = stage::pool(method, 2);
     stage::assert_works(&pool);
     for _ in 0..10 {
-        // The next to be born dies in the moment in which it is given the items.
+        // The next worker to start dies at the moment in which it is sent the items.
         File::create(&token).unwrap();
         let victim = stage::pool_pid(&pool);
         stage::signal(victim, Signal::SIGKILL);
         let handle = pool.map_async(0..100u32, |x| x);
         stage::until("a death", || !token.exists());
         let values = handle.get();
-        // Only what the first victim had begun may be lost, and then the map tells of it.
+        // Only the item that the first victim had begun may be lost; then the map fails with that error.
         match values {
             Ok(values) => assert_eq!(values, (0..100).collect::<Vec<_>>()),
             Err(TaskError::WorkerDied { pid, .. }) => assert_eq!(pid, victim),
@@ -195,7 +195,7 @@ fn death_of_a_worker_that_leaves_anyway_costs_nothing(method: StartMethod) {
     }
 }
 
-/// What forks the workers is a server, a template, or the pool's own process, which is not for killing.
+/// Workers are forked by a server, a template, or the pool's own process, which is not killed here.
 fn server_name(method: StartMethod) -> Option<&'static str> {
     match method {
         StartMethod::Fork => Some("fork-template"),
@@ -215,7 +215,7 @@ fn server_that_dies_at_any_point_of_a_start(method: StartMethod) {
             let pool = stage::pool(method, 2);
             let first = pool.pids();
             stage::assert_works(&pool);
-            // The first workers of a fork pool are no children of the template; those that follow are.
+            // The first workers of a fork pool are not children of the template; later ones are.
             first.iter().for_each(|&pid| stage::kill_if_there(pid));
             match (method, pool.map_results(0..20u32, |x| x)) {
                 (StartMethod::Fork, Err(TaskError::Refused(PoolError::Broken { .. }))) => {}
@@ -223,7 +223,7 @@ fn server_that_dies_at_any_point_of_a_start(method: StartMethod) {
                     for result in results {
                         match result {
                             Ok(_) | Err(TaskError::WorkerDied { started: true, .. }) => {}
-                            // A template cannot be made again.
+                            // A template cannot be replaced.
                             Err(TaskError::Refused(PoolError::Broken { .. })) => assert_eq!(method, StartMethod::Fork),
                             Err(other) => panic!("{point} {hit} {action}: {other:?}"),
                         }
@@ -246,14 +246,14 @@ fn server_that_always_dies_is_told(method: StartMethod) {
         let built = Pool::builder().processes(2).start_method(method).build();
         match (method, built.map_err(TaskError::from).and_then(|pool| pool.map(0..10u32, |x| x))) {
             (_, Err(TaskError::Refused(PoolError::Start(_) | PoolError::Broken { .. }))) => {}
-            // Its first workers do without the template.
+            // The first workers do not need the template.
             (StartMethod::Fork, Ok(_)) => assert!(rule.starts_with("before_fork")),
             (_, other) => panic!("{rule}: {other:?}"),
         }
     }
 }
 
-/// Waits until the pool is at its full strength, and lets each worker work.
+/// Waits until the pool has all its workers, and runs an item on each.
 #[track_caller]
 pub(crate) fn assert_all_there(pool: &Pool) {
     stage::until_replaced(pool, pool.processes(), &[]);

@@ -1,4 +1,4 @@
-//! Faults: workers and servers that die, fail, or hang, and a system without resources.
+//! Faults: workers and servers that die, fail or hang, and exhausted system resources.
 
 crate::harness::modules![
     deaths,

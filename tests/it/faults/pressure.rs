@@ -1,4 +1,4 @@
-//! Everything is short, or interrupted: signals all the time, descriptors up to any number, no processes, no threads.
+//! Whole lives of pools under pressure: constant signals, any limit of descriptors, no new processes, no new threads.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -29,11 +29,11 @@ cases![
     no_process_to_be_had_later_costs_no_results,
 ];
 
-/// The signal of the storm: ignored by those who do not ask for it, and it interrupts those who do.
+/// The signal of the storm: ignored by default, and interrupts system calls in processes that install a handler.
 const STORM: Signal = Signal::SIGWINCH;
 const STORM_TIME: Duration = Duration::from_millis(1500);
 
-/// Sends signals to every thread of this process, every worker and whoever forks them, until told to end.
+/// Sends signals to every thread of this process, every worker, and the process that forks them, until told to end.
 fn storm(pool: &Pool, over: &AtomicBool) {
     while !over.load(Ordering::SeqCst) {
         sys::signal_all_threads(STORM);
@@ -77,7 +77,8 @@ fn signals_that_interrupt_everything_cost_nothing(method: StartMethod) {
                 work(&pool);
             }
             if method != StartMethod::Fork {
-                // Another pool comes and goes meanwhile. By `fork` none is made beside the thread of the storm.
+                // Another pool is made and dropped meanwhile, but not by `fork`, which is refused beside the storm's
+                // thread.
                 stage::assert_works(&stage::pool(method, 2));
             }
             pool.close();
@@ -89,7 +90,7 @@ fn signals_that_interrupt_everything_cost_nothing(method: StartMethod) {
     });
 }
 
-/// Everything that a pool does in its life; what it is told of is not checked here but by its type.
+/// Everything that a pool does in its life. Errors are checked only by type here.
 fn life(method: StartMethod) -> Result<(), TaskError> {
     let pool = Pool::builder().processes(2).start_method(method).max_tasks_per_child(30).build()?;
     assert_eq!(pool.map(0..40u32, |x| x)?, (0..40).collect::<Vec<_>>());
@@ -113,7 +114,7 @@ fn any_number_of_descriptors_is_enough_or_told(method: StartMethod) {
             Ok(()) => successes += 1,
             Err(TaskError::Refused(error)) if exhaustion::is_scarcity(&error) => failures += 1,
             Err(TaskError::Encode { .. } | TaskError::Decode { .. }) => failures += 1,
-            // A large value whose descriptor found no room costs its worker.
+            // A large value whose descriptor cannot be received costs its worker.
             Err(TaskError::WorkerDied { started: true, .. }) => failures += 1,
             Err(other) => panic!("{spare} to spare: {other:?}"),
         }
@@ -122,7 +123,7 @@ fn any_number_of_descriptors_is_enough_or_told(method: StartMethod) {
     assert!(failures > 0 && successes > 0, "the sweep missed the edge: {failures} failures, {successes} successes");
 }
 
-/// The kernel itself says EAGAIN here, and not a rule of ours.
+/// EAGAIN comes from the kernel here, not from a failpoint.
 fn no_process_to_be_had_is_told(method: StartMethod) {
     sys::forbid(Forbidden::Processes);
     let built = Pool::builder().processes(2).start_method(method).build();
@@ -143,7 +144,8 @@ fn no_thread_to_be_had_is_told(method: StartMethod) {
     }
 }
 
-/// Servers and templates may go on forking; this process may not. The pool works with what it has, or says why not.
+/// Servers and templates may still fork; this process may not. The pool works with the workers it has, or fails with
+/// the cause.
 fn no_process_to_be_had_later_costs_no_results(method: StartMethod) {
     let pool = stage::pool(method, 2);
     stage::until_all_work(&pool);

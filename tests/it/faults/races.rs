@@ -1,7 +1,7 @@
-//! Everything at once, for a while: one second here, as long as `PROCPOOL_IT_RACE_SECONDS` says elsewhere.
+//! Races: everything at once, for one second, or for `PROCPOOL_IT_RACE_SECONDS`.
 //!
-//! Nothing is synchronised on purpose, and every answer is checked. The choices come from a seed that a failure
-//! shows, though the interleaving does not.
+//! Nothing is synchronised on purpose, and every answer is checked. The choices come from a seed, which a failure
+//! shows; it does not determine the interleaving.
 
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
@@ -33,14 +33,14 @@ fn race_time() -> Duration {
     Duration::from_secs(seconds.unwrap_or(1))
 }
 
-/// Splitmix64: enough to vary, and a seed tells all.
+/// Splitmix64: good enough to vary, and reproducible from the seed.
 struct Dice(u64);
 
 impl Dice {
     fn thrown() -> Dice {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let seed = now.as_secs() ^ (u64::from(now.subsec_nanos()) << 20) ^ u64::from(std::process::id());
-        // Shown with the output of a case that fails.
+        // Shown in the output of a case that fails.
         std::io::stderr().write_all(format!("seed {seed:#x}\n").as_bytes()).unwrap();
         Dice(seed)
     }
@@ -54,7 +54,7 @@ impl Dice {
     }
 }
 
-/// A task that takes as long as its item says.
+/// A task whose duration is its item.
 fn spin(item: (u64, u64)) -> u64 {
     let (index, micros) = item;
     let end = Instant::now() + Duration::from_micros(micros);
@@ -64,7 +64,7 @@ fn spin(item: (u64, u64)) -> u64 {
     index
 }
 
-/// Most items are short, a few keep a worker for so long that what waits behind them must be recalled.
+/// Most items are short; a few take so long that the items behind them must be recalled.
 fn uneven(dice: &mut Dice, count: u64) -> Vec<(u64, u64)> {
     (0..count).map(|index| (index, if dice.below(40) == 0 { dice.below(4000) } else { dice.below(20) })).collect()
 }
@@ -96,7 +96,7 @@ fn items_of_uneven_length_are_not_mixed_up(method: StartMethod) {
     }
 }
 
-/// Sends signals to random workers until told to end; counts them.
+/// Sends signals to random workers until told to end. Returns how many.
 fn harass(pool: &Pool, mut dice: Dice, over: &AtomicBool, blow: impl Fn(&mut Dice, Pid) -> bool) -> usize {
     let mut blows = 0;
     while !over.load(Ordering::SeqCst) {
@@ -114,7 +114,8 @@ fn kill(_: &mut Dice, pid: Pid) -> bool {
     nix::sys::signal::kill(pid, Signal::SIGKILL).is_ok()
 }
 
-/// Runs jobs of all kinds; gives how many items were lost. Every other item has its own answer, at its own place.
+/// Runs jobs of all kinds. Returns how many items were lost. Every other item must have its own answer at its own
+/// index.
 fn work_until(pool: &Pool, mut dice: Dice, end: Instant) -> usize {
     let lost = AtomicUsize::new(0);
     let check = |index: u64, result: Result<u64, TaskError>| match result {
@@ -154,7 +155,7 @@ fn work_until(pool: &Pool, mut dice: Dice, end: Instant) -> usize {
     lost.into_inner()
 }
 
-/// Threads that work while one sends signals; gives the items that were lost, and the signals.
+/// Several threads submit while one sends signals. Returns how many items were lost, and how many signals were sent.
 fn race(pool: &Pool, workers: u64, blow: impl Fn(&mut Dice, Pid) -> bool + Send) -> (usize, usize) {
     let (mut dice, end, over) = (Dice::thrown(), Instant::now() + race_time(), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -190,7 +191,7 @@ fn workers_are_recycled_and_killed(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// A stopped worker holds back what it has begun, and nothing else; continued, it loses nothing.
+/// A stopped worker delays only the item that it has begun; once continued, it loses nothing.
 fn workers_stop_and_continue(method: StartMethod) {
     let pool = stage::pool(method, 3);
     let (lost, _) = race(&pool, 2, |dice, pid| {
@@ -202,7 +203,7 @@ fn workers_stop_and_continue(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// Pools that end in every way, with work under way, while others are made.
+/// Pools end in every way in the middle of work, while others are made.
 fn pools_come_and_go(method: StartMethod) {
     let (mut dice, end) = (Dice::thrown(), Instant::now() + race_time());
     let mut pools: Vec<Pool> = Vec::new();

@@ -1,7 +1,7 @@
-//! The processes between the pool and its workers, stopped or killed at bad moments: they are replaced, or given up,
-//! and whatever waits for them ends.
+//! Fork servers and templates that are stopped or killed at bad moments, and everything that waits for them.
 //!
-//! A starter is the fork server, or the template of `fork`; `spawn` has none, and must not mind.
+//! They are replaced or given up, and no wait hangs. A starter is the fork server, or the template of `fork`; `spawn`
+//! has none, and must be unaffected.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -34,15 +34,15 @@ cases![
     server_that_stops_while_it_starts_is_replaced,
 ];
 
-/// Much longer than it takes to see that a server has stopped, and shorter than what one that is slow is given.
+/// Much longer than it takes to detect a stopped server, and shorter than the timeout of a slow one.
 const BOUND: Duration = Duration::from_secs(8);
 
-/// Who starts the replacements of this pool, if that is not this process. A worker is lost on the way.
+/// The process that starts this pool's replacements, unless it is this one. Finding it costs a worker.
 fn starter(pool: &Pool) -> Option<u32> {
-    // Recycled workers come and go.
+    // Recycled workers may end at any moment.
     stage::until("all workers", || pool.pids().len() == pool.processes());
     let victims = pool.pids();
-    // One of these may be about to leave.
+    // One of these workers may be about to leave.
     stage::signal_if_there(victims[0], Signal::SIGKILL);
     stage::until_replaced(pool, pool.processes(), &victims[..1]);
     let replacement = pool.pids().into_iter().find(|pid| !victims.contains(pid)).unwrap();
@@ -57,7 +57,7 @@ fn stop(server: Option<u32>) {
     }
 }
 
-/// A pool whose template is lost has lost the state that it was made with, and says so.
+/// A pool whose template has died has lost the state it was made with, and reports that.
 fn assert_works_or_is_lost(pool: &Pool, method: StartMethod) {
     match (method, pool.map(0..20u64, |x| x * x)) {
         (_, Ok(values)) => assert_eq!(values, (0..20u64).map(|x| x * x).collect::<Vec<_>>()),
@@ -87,7 +87,7 @@ fn pools_are_made_beside_a_stopped_server(method: StartMethod) {
     });
 
     assert_eq!(forkserver::pid() == server, method != StartMethod::Forkserver);
-    assert!(server.is_none_or(processes::ended), "the old one is gone");
+    assert!(server.is_none_or(processes::ended), "the old server is gone");
     stage::assert_works(&old);
     assert_eq!(old.pids(), before, "its workers are unharmed");
     drop(new);
@@ -108,7 +108,7 @@ fn server_that_is_stopped_harms_no_running_task(method: StartMethod) {
     let running = stage::held(&pool, &gate, &book);
     let pid: u32 = book.wait_for(1)[0].parse().unwrap();
     stop(starter);
-    // Somebody must be started for the stop to be noticed.
+    // The pool only notices the stop when it starts a worker.
     let victim = pool.pids().into_iter().find(|&other| other != pid).unwrap();
     stage::signal(victim, Signal::SIGKILL);
     in_time("a map", || stage::assert_works(&pool));
@@ -187,7 +187,7 @@ fn server_that_dies_in_a_burst_of_recycles_hangs_nobody(method: StartMethod) {
         let killer = scope.spawn(|| {
             let mut killed = 0;
             while !over.load(Ordering::SeqCst) {
-                // A template can be killed once only: nothing replaces it.
+                // A template can be killed only once: it is not replaced.
                 let server = forkserver::pid().or(first.filter(|_| killed == 0));
                 if let Some(server) = server.filter(|&pid| !processes::ended(pid)) {
                     stage::signal_if_there(server, Signal::SIGKILL);
@@ -211,7 +211,7 @@ fn server_that_dies_in_a_burst_of_recycles_hangs_nobody(method: StartMethod) {
     });
 }
 
-/// No task dies with a server.
+/// No task dies with a server or template.
 fn assert_recycled(method: StartMethod, results: &[Result<u32, TaskError>]) {
     assert_eq!(results.len(), 20);
     for (x, result) in (0u32..).zip(results) {
@@ -223,7 +223,7 @@ fn assert_recycled(method: StartMethod, results: &[Result<u32, TaskError>]) {
     }
 }
 
-/// A preload that stops its own server, and is run again in the next.
+/// A preload that stops its own server, and runs again in the next.
 fn server_that_stops_while_it_starts_is_replaced(method: StartMethod) {
     forkserver::preload(|| nix::sys::signal::raise(Signal::SIGSTOP).unwrap()).unwrap();
     let built = in_time("a pool", || Pool::builder().processes(1).start_method(method).build());

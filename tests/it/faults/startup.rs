@@ -1,4 +1,4 @@
-//! Workers that do not come up, and a system that refuses what a start needs, wherever that may be.
+//! Workers that fail to start, and system calls that fail during a start, at every point.
 
 use std::fs;
 use std::fs::File;
@@ -31,7 +31,7 @@ cases![
     worker_that_cannot_map_its_memory_is_reached_by_a_socket,
 ];
 
-/// Where a worker of `method` may be refused as a process, but for a template's: which process, at which point.
+/// Where the fork of a worker may fail with `method`, templates excepted: in which process, at which point.
 fn refusals(method: StartMethod) -> &'static [&'static str] {
     match method {
         StartMethod::Fork => &["parent fork", "fork-template fork"],
@@ -45,7 +45,7 @@ fn build_and_map(method: StartMethod) -> Result<Vec<u32>, TaskError> {
     pool.map(0..10u32, |x| x)
 }
 
-/// Gives the error that broke the pool.
+/// Returns the error that broke the pool.
 #[track_caller]
 fn broken(result: Result<Vec<u32>, TaskError>) -> (u32, PoolError) {
     match result {
@@ -69,14 +69,14 @@ fn starts_that_always_die_break_the_pool(method: StartMethod) {
     for point in ["before_hello", "before_ready"] {
         arm(&format!("procpool-* {point} 1 exit 3"));
         let (failures, last) = broken(build_and_map(method));
-        // One for each worker that was on its way when the third failed, at most.
+        // At most one more for each worker that was starting when the third failed.
         assert!((3..=5).contains(&failures), "{point}: {failures} starts");
         let PoolError::DiedStarting { status: Some(status), .. } = last else { panic!("{point}: {last:?}") };
         assert_eq!(status.code(), Some(3));
     }
 }
 
-/// Whoever kills them may stop; so it takes many more.
+/// Kills from outside may stop, so it takes many more failures.
 fn starts_that_are_always_killed_break_the_pool(method: StartMethod) {
     arm("procpool-* before_hello 1 kill");
     let (failures, last) = broken(build_and_map(method));
@@ -95,7 +95,7 @@ fn worker_that_hangs_before_its_hello_is_given_up(method: StartMethod) {
         stage::until_ended(&[hung]);
         gate.open();
     }
-    // Stopped, it hears of no signal but SIGKILL.
+    // A stopped process reacts to SIGKILL only.
     arm("procpool-0 before_hello 1 stop; parent hello_timeout 1 ms 300");
     let pool = stage::pool(method, 1);
     stage::assert_works(&pool);
@@ -149,7 +149,7 @@ fn pool_goes_on_with_those_it_has(method: StartMethod) {
         stage::until_replaced(&pool, 3, &victims[..2]);
     }
     stage::until_all_work(&pool);
-    // With none left, it gives up when it has tried as often as it has workers.
+    // With no worker left, the pool breaks after as many attempts as it has workers.
     File::create(&shortage).unwrap();
     pool.pids().into_iter().for_each(stage::kill_if_there);
     let (_, last) = match pool.map_results(0..10u32, |x| x) {
@@ -159,7 +159,7 @@ fn pool_goes_on_with_those_it_has(method: StartMethod) {
     assert!(matches!(last, PoolError::Start(StartError::System { errno: libc::EAGAIN, .. })), "{last:?}");
 }
 
-/// The n-th call of each kind that is made for a pool fails, in this process; for every n up to where none is made.
+/// The n-th call of each kind that this process makes for a pool fails, for every n until there is no n-th call.
 fn any_call_that_fails_once_is_told_or_made_good(method: StartMethod) {
     arm("");
     let before = processes::descriptors(std::process::id());
@@ -176,16 +176,16 @@ fn any_call_that_fails_once_is_told_or_made_good(method: StartMethod) {
     }
 }
 
-/// The kernel has no memfds, or a filter forbids them: here, and in the workers.
+/// The kernel has no memfds, or a seccomp filter forbids them: in this process, and in the workers.
 fn pool_without_shared_memory_works(method: StartMethod) {
-    for who in ["parent", "procpool-*"] {
-        arm(&format!("{who} memfd 1- errno {0}; {who} blob 1- errno {0}", libc::ENOSYS));
+    for process in ["parent", "procpool-*"] {
+        arm(&format!("{process} memfd 1- errno {0}; {process} blob 1- errno {0}", libc::ENOSYS));
         let pool = stage::pool(method, 2);
         stage::assert_works(&pool);
         let (sent, received) =
             (pool.apply((vec![7u8; 1 << 20],), |bytes| bytes.len()), pool.apply((1usize << 20,), |len| vec![7u8; len]));
-        match who {
-            // The pool's own large values need files.
+        match process {
+            // Large values from the parent need files.
             "parent" => assert!(matches!(sent, Err(TaskError::Encode { .. })), "{sent:?}"),
             _ => assert!(matches!(received, Err(TaskError::Encode { .. })), "{received:?}"),
         }

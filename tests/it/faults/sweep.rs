@@ -1,8 +1,8 @@
-//! A process is killed at every boundary of a system call of its life: once before each call, once after it.
+//! Kills a process at every boundary of its system calls: before each call, and after it.
 //!
-//! The case traces the process from a thread of its own, lets it go on from one boundary to the next, and kills it at
-//! the k-th; for k = 0, 1, 2, … up to the run in which it comes to its end alone. By default a stride is taken, to
-//! keep to the time of a case; `PROCPOOL_IT_SWEEP_STRIDE=1` leaves nothing out and wants a longer deadline.
+//! The case traces the process (ptrace) from a separate thread, lets it run from one boundary to the next, and kills
+//! it at the k-th, for k = 0, 1, 2, … up to the run in which the process ends by itself. By default it takes strides,
+//! to stay within the deadline of a case; `PROCPOOL_IT_SWEEP_STRIDE=1` tries every k and needs a longer deadline.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -36,9 +36,9 @@ fn boundaries(default_stride: usize) -> impl Iterator<Item = usize> {
     (0..).step_by(stride.unwrap_or(default_stride))
 }
 
-/// Traces the process, says so by `begin`, and kills it at its `count`-th boundary. False if it had fewer.
+/// Traces the process, then calls `begin`, and kills it at its `count`-th boundary. Returns false if it had fewer.
 ///
-/// It reaps nobody: the process belongs to somebody else, who hears of its end when the thread that called this ends.
+/// It does not reap: the process belongs to another parent, which learns of its end when the calling thread ends.
 fn kill_at(pid: u32, count: usize, begin: impl FnOnce()) -> bool {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap());
     ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD).unwrap();
@@ -56,14 +56,14 @@ fn kill_at(pid: u32, count: usize, begin: impl FnOnce()) -> bool {
                 passed += 1;
                 None
             }
-            // On its way to the process, which gets it when it goes on.
+            // A signal on its way to the process, which is delivered when the process continues.
             Ok(WaitStatus::PtraceEvent(_, signal, 0)) => Some(signal),
             Ok(WaitStatus::PtraceEvent(..)) => None,
-            // It has ended, and its parent may have reaped it.
+            // It has ended, and its parent may already have reaped it.
             Ok(_) | Err(_) => return false,
         };
         if ptrace::syscall(pid, signal).is_err() {
-            // Killed by somebody else while it stood still.
+            // Killed by another process while it was stopped.
             return false;
         }
         if let Some(begin) = begin.take() {
@@ -79,7 +79,7 @@ fn noted(x: u32, book: &str) -> u32 {
     x
 }
 
-/// Some of all that a worker is asked to do: ten items, more than one worker runs.
+/// A mix of everything that a worker does: ten items, more than one worker may run.
 fn session(pool: &Pool, book: &str) -> Results {
     let mut results: Results = Vec::new();
     let items = |range: std::ops::Range<u32>| range.map(|x| (x, book.to_owned())).collect::<Vec<_>>();
@@ -104,7 +104,7 @@ fn session(pool: &Pool, book: &str) -> Results {
     results
 }
 
-/// One outcome for each item, none begun twice, and `lost_max` of them lost at most.
+/// Checks that each item has one outcome, none is begun twice, and at most `lost_max` are lost.
 #[track_caller]
 fn check(results: Results, book: &Notebook, lost_max: usize) {
     assert_eq!(results.len(), 10);
@@ -124,7 +124,7 @@ fn check(results: Results, book: &Notebook, lost_max: usize) {
     assert!(lost <= lost_max, "{lost} items lost");
 }
 
-/// From the moment in which it has read its boot message, through all kinds of work, to its retirement.
+/// From the moment when the worker has read its boot message, through all kinds of work, to its retirement.
 fn worker_killed_at_any_system_call(method: StartMethod) {
     let before = processes::descriptors(std::process::id());
     for boundary in boundaries(29) {
@@ -162,7 +162,7 @@ fn server(method: StartMethod) -> Option<u32> {
     }
 }
 
-/// While it reaps two workers and forks their successors, which are nobody's loss.
+/// While the server reaps two workers and forks their replacements, which cost no item.
 fn server_killed_at_any_system_call(method: StartMethod) {
     if method == StartMethod::Spawn {
         return;
@@ -184,7 +184,7 @@ fn server_killed_at_any_system_call(method: StartMethod) {
             match results {
                 Ok(results) => (0..).zip(results).for_each(|(x, result)| match result {
                     Ok(value) => assert_eq!(value, x),
-                    // What a template knew is lost with it.
+                    // The state of a template is lost with it.
                     Err(TaskError::Refused(error)) => assert!(is_broken(&error), "{error:?}"),
                     Err(other) => panic!("item {x} at boundary {boundary}: {other:?}"),
                 }),
@@ -195,7 +195,7 @@ fn server_killed_at_any_system_call(method: StartMethod) {
                 stage::until_replaced(&pool, 2, &victims);
                 stage::assert_works(&pool);
             }
-            // If it lives still, it ends with this.
+            // If it is still alive, this ends it.
             drop(pool);
             procpool::forkserver::stop();
             tracing.join().unwrap()
@@ -207,7 +207,7 @@ fn server_killed_at_any_system_call(method: StartMethod) {
     }
 }
 
-/// A child that is traced by its own parent shows its stops to whoever waits for its end.
+/// A child that is traced by its own parent reports its stops to every wait for its end.
 fn program_may_trace_what_it_has_started(method: StartMethod) {
     let pool = stage::pool(method, 1);
     stage::until_all_work(&pool);
@@ -219,13 +219,13 @@ fn program_may_trace_what_it_has_started(method: StartMethod) {
         ptrace::interrupt(pid).unwrap();
         stage::until("its stop", || processes::Process::find(server).unwrap().state == 't');
         stage::signal(victims[0], Signal::SIGKILL);
-        // Time enough for the pool to ask for another worker, and to look whether the one that it asks has ended; too
-        // little for it to give that one up.
+        // Long enough for the pool to ask for another worker and to check whether the process it asks has ended; too
+        // short for it to give that process up.
         let killed = Instant::now();
         stage::until("a moment", || killed.elapsed() > Duration::from_millis(200));
         ptrace::detach(pid, None).unwrap();
     };
-    // In a thread of its own, which takes the tracing along when it ends.
+    // In a separate thread, since tracing ends with the thread.
     thread::scope(|scope| scope.spawn(seize).join().unwrap());
     stage::until_replaced(&pool, 1, &victims);
     stage::assert_works(&pool);

@@ -54,10 +54,10 @@ fn judged(misdeed: &str, method: StartMethod) -> (bool, String) {
 
 #[track_caller]
 fn assert_caught(misdeed: &str, method: StartMethod, words: &[&str]) {
-    let (passed, said) = judged(misdeed, method);
+    let (passed, output) = judged(misdeed, method);
     assert!(!passed, "it passed");
     for word in words {
-        assert!(said.contains(word), "not a word of {word:?} in:\n{said}");
+        assert!(output.contains(word), "no {word:?} in:\n{output}");
     }
 }
 

@@ -34,7 +34,7 @@ use tempfile::TempDir;
 use crate::harness::processes;
 
 /// Longer than any wait here takes, shorter than the deadline of a case.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The pool that most cases use.
 pub(crate) fn pool(method: StartMethod, processes: usize) -> Pool {
@@ -152,7 +152,7 @@ pub(crate) fn held(pool: &Pool, gate: &Gate, book: &Notebook) -> AsyncResult<u32
 
 /// Waits until `condition` holds.
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + WAIT_MAX;
     while !condition() {
         assert!(Instant::now() < give_up, "still waiting for: {what}");
         thread::sleep(Duration::from_millis(1));

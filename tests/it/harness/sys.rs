@@ -29,7 +29,7 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two integers and accesses no memory of this process.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = RawFd::try_from(Errno::result(fd)?).expect("a descriptor is an int");
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
+    // SAFETY: the kernel has just given us this descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -63,7 +63,8 @@ pub(crate) fn in_a_forked_copy(body: impl FnOnce() -> u8) -> i32 {
     }
 }
 
-/// Forks this process. Returns the child's process id in the parent, and `None` in the child, which continues from here.
+/// Forks this process. Returns the child's process id in the parent, and `None` in the child, which continues from
+/// here.
 ///
 /// The child inherits locks as above; tasks call this in a worker, which has one thread.
 pub(crate) fn fork() -> Option<u32> {
@@ -103,7 +104,7 @@ pub(crate) fn put_over(fd: RawFd, victim: RawFd) {
 pub(crate) fn copy_of(fd: RawFd) -> OwnedFd {
     // SAFETY: fcntl takes integers here and accesses no memory of this process.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
+    // SAFETY: the kernel has just given us this descriptor, which has no other owner.
     unsafe { OwnedFd::from_raw_fd(Errno::result(copy).expect("a descriptor")) }
 }
 
@@ -188,8 +189,8 @@ pub(crate) enum Forbidden {
     Threads,
 }
 
-/// Installs a seccomp filter that refuses new processes or threads with EAGAIN, for every thread of this process and the
-/// processes that they start. It cannot be removed.
+/// Installs a seccomp filter that refuses new processes or threads with EAGAIN, for every thread of this process and
+/// the processes that they start. It cannot be removed.
 pub(crate) fn forbid(what: Forbidden) {
     let number = |call: libc::c_long| u32::try_from(call).expect("numbers of calls are small");
     let thread_flag = libc::CLONE_THREAD.unsigned_abs();

@@ -1,5 +1,6 @@
-//! Tasks that break the descriptors of their worker: what that costs, and whom. None of this asks what a descriptor is
-//! for; every one is broken in every way.
+//! Tasks that break the descriptors of their worker, and the cost to other items.
+//!
+//! The cases do not know what a descriptor is for; they break every one in every way.
 
 use std::fs::File;
 use std::ops::Range;
@@ -24,7 +25,7 @@ cases![
 
 const CHUNK: usize = 5;
 
-/// The descriptors of this worker that are not the standard streams, in a task. What each is for is not asked.
+/// In a task: the descriptors of this worker except the standard streams, whatever each is for.
 #[derive(Debug)]
 struct Plumbing {
     sockets: Vec<RawFd>,
@@ -47,7 +48,7 @@ fn put_null_over(fds: impl IntoIterator<Item = RawFd>) {
     fds.into_iter().for_each(|fd| sys::put_over(null.as_raw_fd(), fd));
 }
 
-/// What a task may do to a descriptor of its worker's.
+/// How a task breaks a descriptor of its worker.
 const DEEDS: [fn(&Plumbing, RawFd); 9] = [
     |_, fd| nix::unistd::close(fd).unwrap(),
     |_, fd| put_null_over([fd]),
@@ -59,25 +60,25 @@ const DEEDS: [fn(&Plumbing, RawFd); 9] = [
     |_, _| sys::close_from(0),
     |it, _| put_null_over(it.sockets.iter().chain(&it.others).copied()),
 ];
-/// What may be done to any descriptor.
+/// Applies to every descriptor.
 const LOSSES: Range<usize> = 0..2;
-/// What a socket does not survive.
+/// Breaks a socket.
 const SOCKET_LOSSES: Range<usize> = 0..4;
-/// What a socket may survive.
+/// Need not break a socket.
 const SOCKET_DAMAGES: Range<usize> = 4..6;
-/// Done to all descriptors at once.
+/// Applied to all descriptors at once.
 const TOTAL_LOSSES: Range<usize> = 6..9;
 
-/// Which descriptor: a socket or another one, and which of these.
+/// Which descriptor: a socket or not, and its index among those.
 type Aim = (bool, usize);
 
-/// Has an item in the middle of a map do the deed; gives the worker that it was done in.
+/// Breaks the descriptor in an item in the middle of a map. Returns the worker in which it was done.
 fn harm(pool: &Pool, deed: usize, aim: Aim) -> u32 {
     stage::until_all_work(pool);
     let book = Notebook::new();
     let items = (0..40u32).map(|x| (x, deed, aim, book.path()));
     let results = pool.chunk_size(CHUNK).map_results(items, |(x, deed, (at_socket, index), book)| {
-        // Once: the item may be run again elsewhere, if its worker does not look as if it had come so far.
+        // Only once: the item may run again elsewhere, if the pool cannot see that its worker had begun it.
         if x == 12 && stage::first_to_claim(&format!("{book}.claim")) {
             let plumbing = Plumbing::find();
             stage::note(&book, std::process::id());
@@ -99,7 +100,7 @@ fn plumbing_counts(pool: &Pool) -> (usize, usize) {
     count.unwrap()
 }
 
-/// One that cannot speak any more is ended a moment later, whatever it is running then.
+/// A worker that can no longer send is ended a moment later, whatever it is running then.
 fn worker_that_lost_a_socket_is_replaced(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (sockets, _) = plumbing_counts(&pool);
@@ -120,7 +121,7 @@ fn worker_that_lost_all_descriptors_is_replaced(method: StartMethod) {
     }
 }
 
-/// What the damage comes to depends on what the descriptor is for. The pool goes on, with this worker or without.
+/// The damage depends on what the descriptor is for. The pool continues, with or without this worker.
 fn worker_with_a_damaged_descriptor_holds_nobody_up(method: StartMethod) {
     let (sockets, others) = plumbing_counts(&stage::pool(method, 1));
     let damages = SOCKET_DAMAGES.flat_map(|deed| (0..sockets).map(move |index| (deed, (true, index))));
@@ -128,14 +129,14 @@ fn worker_with_a_damaged_descriptor_holds_nobody_up(method: StartMethod) {
     for (deed, aim) in damages.chain(losses) {
         let pool = stage::pool(method, 2);
         harm(&pool, deed, aim);
-        // The end of the worker may be yet to come.
+        // The worker may not have ended yet.
         stage::assert_one_lost_at_most(pool.map_results(0..100u32, |x| x).unwrap(), 100);
         pool.close();
         pool.join().unwrap();
     }
 }
 
-/// Their numbers are free then, and are given to what is opened next.
+/// Their numbers are then free, and are reused by the descriptors that are opened next.
 fn worker_without_standard_streams_works_on(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let pids = pool.pids();

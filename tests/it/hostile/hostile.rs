@@ -1,8 +1,9 @@
-//! Tasks that write where their worker and the parent meet: the shared memory, the parent's bell, the control socket.
+//! Tasks that write to what their worker shares with the parent: shared memory, the parent's bell, the control socket.
 //!
-//! The worst that a task may do to others is to lose what its own worker holds. Each attack is made twice in a call
-//! whose other items must all have their values: once while other workers run long items, which must be unharmed, and
-//! once while they are idle and would take work over. Nothing runs twice, and when all is done the parent is at rest.
+//! The worst that a task may do to other items is to lose those that its own worker holds. Each attack runs twice, in
+//! a call whose other items must all have their values: once while other workers run long items, which must be
+//! unaffected, and once while they are idle and would take work over. Nothing runs twice, and afterwards the parent
+//! is idle.
 
 use std::fs;
 use std::fs::File;
@@ -49,7 +50,7 @@ cases![
     descriptors_on_the_control_socket,
 ];
 
-/// Where the parts of the shared memory are.
+/// Offsets of the parts of the shared memory.
 const LEDGER: u64 = 0;
 const ANSWERED: u64 = 8;
 const HEAD_LEN: u64 = 4096;
@@ -60,30 +61,30 @@ const DONE_SHIFT: u32 = 8;
 const SENT_SHIFT: u32 = 36;
 const COUNT_MASK: u64 = (1 << 28) - 1;
 
-/// Items of one call, and how many of them lie between two attacks.
+/// The items of one call, the distance between two attacks, and the chunk size.
 const ITEMS: u32 = 60;
 const EVERY: u32 = 25;
 const CHUNK: usize = 5;
-/// What a worker of items this long holds at most: a chunk that it runs, and as much that is taken for its equal.
+/// Maximum items that a worker holds with items of this length: the chunk that it runs, and one more of the same size.
 const HELD_MAX: usize = 2 * CHUNK;
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Attack {
     Noise,
     NoiseForEver,
-    /// So many more, or fewer, than are.
+    /// Adds this to the count.
     Done(i32),
     Sent(i32),
-    /// The flags to set, and those to take down.
+    /// The flags to set, and those to clear.
     Flags(u64, u64),
     Word(u64),
     WordsForEver,
-    /// Noise in the ring of the answers, and its end moved by so much.
+    /// Noise in the ring of answers, and its end moved by this much.
     Answers(i64),
-    /// So many answers more, each with the same value.
+    /// This many more answers, each with the same value.
     Forge(u16),
     Cut,
-    /// From here on, so long.
+    /// Start and length.
     Hole(u64, u64),
     RingForEver,
     Babble,
@@ -91,8 +92,8 @@ enum Attack {
 }
 
 impl Attack {
-    /// Whether the ledger may be made to say, as if it were true, that what is running has not begun; or the worker to
-    /// read other orders than it was sent. Then its items may come to harm without anybody's noticing.
+    /// Whether the attack can make the ledger plausibly state that the running item has not begun, or make the worker
+    /// read other orders than it was sent. Then items of this worker may be damaged without being detected.
     fn may_lie(self) -> bool {
         match self {
             Attack::NoiseForEver | Attack::WordsForEver => true,
@@ -102,7 +103,7 @@ impl Attack {
     }
 }
 
-/// This worker's rings, as it can write to them past all rules. `None` where there are none, or nobody may do that.
+/// This worker's rings, opened for arbitrary writes. `None` if there are none, or the system does not allow it.
 struct Rings {
     memory: File,
     start: u64,
@@ -114,7 +115,7 @@ impl Rings {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let lines: Vec<&str> = maps.lines().filter(|line| line.contains("procpool-rings")).collect();
         let range = lines.first()?.split(' ').next()?.to_owned();
-        assert_eq!(lines.len(), 1, "no worker has the rings of another");
+        assert_eq!(lines.len(), 1, "a worker maps only its own rings");
         let start = u64::from_str_radix(range.split('-').next()?, 16).ok()?;
         let memory = File::options().read(true).write(true).open("/proc/self/mem").ok()?;
         Some(Rings { memory, start, range })
@@ -130,7 +131,7 @@ impl Rings {
         u64::from_le_bytes(bytes)
     }
 
-    /// The ledger, with its counts moved.
+    /// Moves the counts of the ledger.
     fn move_counts(&self, sent: i32, done: i32) {
         let word = self.read(LEDGER);
         let moved = |shift: u32, by: i32| {
@@ -161,7 +162,7 @@ impl Noise {
     }
 }
 
-/// Leaves a thread behind that does this as long as the process lives.
+/// Starts a thread that repeats this as long as the process lives.
 fn for_ever(mut f: impl FnMut() + Send + 'static) {
     thread::spawn(move || {
         loop {
@@ -176,7 +177,7 @@ fn targets(wanted: &str) -> Vec<i32> {
     all.into_iter().filter(|(fd, target)| *fd > 2 && target.starts_with(wanted)).map(|(fd, _)| fd).collect()
 }
 
-/// In a task: whether it could be done here.
+/// In a task: attacks. Returns whether that was possible.
 fn attack(attack: Attack) -> bool {
     let Some(rings) = Rings::find() else { return false };
     let mut noise = Noise(u64::from(std::process::id()) << 20 | 1);
@@ -236,7 +237,7 @@ fn attack(attack: Attack) -> bool {
             let copies: [BorrowedFd<'_>; 16] = [null.as_fd(); 16];
             for fd in targets("socket:") {
                 let socket = Socket::from_fd(PrivateFd::adopt(sys::copy_of(fd)).unwrap());
-                // Whatever they may mean: among them are an attachment and last words.
+                // Whatever they mean: an attachment and a panic report are among them.
                 for kind in 0..20 {
                     drop(socket.try_send(&[IoSlice::new(&[kind, kind])], &copies));
                 }
@@ -257,7 +258,7 @@ fn item(book: &str, x: u32, planned: Option<Attack>) -> u32 {
     3 * x + 1
 }
 
-/// The processor time that this process has used.
+/// The CPU time that this process has used.
 fn used() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
     let duration = |time: nix::sys::time::TimeVal| {
@@ -267,7 +268,7 @@ fn used() -> Duration {
     duration(usage.user_time()) + duration(usage.system_time())
 }
 
-/// Whoever sleeps uses nothing, and whoever turns in circles uses all there is.
+/// Checks that the parent is idle: asleep it uses no CPU time, and in a busy loop it uses all.
 fn assert_at_rest(what: Attack) {
     let mut busy = Duration::ZERO;
     for _ in 0..20 {
@@ -281,7 +282,7 @@ fn assert_at_rest(what: Attack) {
     panic!("{what:?}: the parent has used {busy:?} of the last 100 ms");
 }
 
-/// One call with the attack in it, while so many other workers run long items. Gives how many items were lost.
+/// Runs one call with the attack in it, while `others` workers run long items. Returns how many items were lost.
 fn besiege(pool: &Pool, planned: Attack, others: usize) -> usize {
     let (book, gate_book, mut gate) = (Notebook::new(), Notebook::new(), Gate::closed());
     let long: fn(String, String) -> u32 = |book, gate| {
@@ -315,7 +316,7 @@ fn besiege(pool: &Pool, planned: Attack, others: usize) -> usize {
     let attacks = (ITEMS / EVERY) as usize;
     if ran.iter().any(|line| line == "not here") {
         ran.retain(|line| line != "not here");
-        assert_eq!(lost, 0, "nothing was done");
+        assert_eq!(lost, 0, "there was no attack");
     }
     ran.sort();
     let count = ran.len();
@@ -325,7 +326,7 @@ fn besiege(pool: &Pool, planned: Attack, others: usize) -> usize {
     lost
 }
 
-/// Both sieges with each attack, and what the pool is like afterwards. Gives how many items each has cost.
+/// Runs both sieges with each attack, and checks the pool afterwards. Returns how many items each attack has cost.
 fn endure(method: StartMethod, attacks: &[Attack]) -> Vec<usize> {
     let pool = stage::pool(method, 3);
     stage::until_all_work(&pool);
@@ -334,7 +335,7 @@ fn endure(method: StartMethod, attacks: &[Attack]) -> Vec<usize> {
         .map(|&planned| {
             let lost = besiege(&pool, planned, 2) + besiege(&pool, planned, 0);
             assert_at_rest(planned);
-            // Who still writes is found out as soon as it has work.
+            // A worker that still writes is detected as soon as it has work.
             stage::until("the end of the last writer", || pool.map(0..100u32, |x| x).is_ok());
             stage::assert_works(&pool);
             lost
@@ -365,7 +366,7 @@ fn ledger_that_lies_about_what_was_sent(method: StartMethod) {
 }
 
 fn ledger_with_other_flags(method: StartMethod) {
-    // Begun taken down, the hold set, and all that is said of who sleeps set and taken down.
+    // `begun` cleared, the hold set, and the flags about sleeping set and cleared.
     endure(
         method,
         &[Attack::Flags(0, 1), Attack::Flags(8, 0), Attack::Flags(0b1_0110, 0), Attack::Flags(0xe0, 0b1_1110)],

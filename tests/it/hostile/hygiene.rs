@@ -1,4 +1,4 @@
-//! What a worker is born with, and tasks that use the process in ways nobody likes.
+//! The state in which a worker starts, and tasks that change or misuse their process.
 
 use std::fs;
 use std::io::Read;
@@ -70,7 +70,7 @@ fn worker_carries_the_name_of_the_pool(method: StartMethod) {
     }
 }
 
-/// 0, 1, 2, the control socket, the road of the tasks and the lifeline: nothing that leads to other workers.
+/// 0, 1, 2, the control socket, the link and the lifeline: none of them leads to another worker.
 fn worker_has_few_descriptors(method: StartMethod) {
     let own: Vec<(i32, String)> = processes::descriptors(std::process::id());
     let pool = stage::pool(method, 4);
@@ -78,7 +78,7 @@ fn worker_has_few_descriptors(method: StartMethod) {
     for pid in pool.pids() {
         let descriptors = processes::descriptors(pid);
         assert_eq!(descriptors[0], (0, "/dev/null".to_owned()));
-        // A fork keeps what was open before there was a pool: that is the user's.
+        // A fork keeps descriptors that were open before the pool was made: they are the user's.
         let ours: Vec<_> = descriptors.iter().filter(|entry| entry.0 > 2 && !own.contains(entry)).collect();
         let sockets = ours.iter().filter(|(_, target)| target.starts_with("socket:")).count();
         assert!(sockets <= 2 && ours.len() <= 4, "{descriptors:?}");
@@ -125,7 +125,7 @@ fn task_that_prints_works(method: StartMethod) {
     assert!(written.unwrap().iter().all(|&length| length > 900));
 }
 
-/// What this process has in its buffer when workers are born must not come out of theirs as well.
+/// Output that this process has buffered when workers start must not be printed by them as well.
 fn printed_output_is_not_doubled(method: StartMethod) {
     let book = Notebook::new();
     let file = fs::OpenOptions::new().append(true).create(true).open(book.path()).unwrap();
@@ -226,7 +226,7 @@ fn environment_changes_stay_in_the_worker(method: StartMethod) {
     assert_eq!(std::env::current_dir().unwrap(), here);
 }
 
-/// Bursts after pauses: what makes a worker leave the processor of its caller.
+/// Bursts after pauses make a worker migrate from the CPU of its caller.
 fn burst(pool: &Pool) {
     for _ in 0..5 {
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -246,7 +246,7 @@ fn bursts_of_calls_change_no_set_of_processors(method: StartMethod) {
     assert_eq!(status_field("Cpus_allowed:"), allowed);
 }
 
-/// There is nowhere to go.
+/// With a single CPU there is none to migrate to.
 fn one_processor_is_enough_for_bursts_of_calls(method: StartMethod) {
     let this_thread = Pid::from_raw(0);
     let allowed = sched_getaffinity(this_thread).unwrap();
@@ -263,7 +263,7 @@ fn forbid_moves(_: u8) {
     sys::kill_for_moves();
 }
 
-/// Installed before the pool is made, or by its initializer.
+/// The filter is installed before the pool is made, or by its initializer.
 fn filter_that_kills_for_moves_kills_nobody(method: StartMethod) {
     let pool = Pool::builder().processes(2).start_method(method).initializer((0,), forbid_moves).build().unwrap();
     stage::until_all_work(&pool);

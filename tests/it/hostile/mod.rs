@@ -1,3 +1,3 @@
-//! Tasks that attack or damage the process that they run in, and the parent through it.
+//! Tasks that damage their own process, or attack the parent through it.
 
 crate::harness::modules![descriptors, hostile, hygiene, rogue, spoilt];

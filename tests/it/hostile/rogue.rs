@@ -1,4 +1,4 @@
-//! Tasks that turn on the process they run in, between well-behaved items of the same chunk: what they cost, and whom.
+//! Tasks that kill, fork or replace their own process, and the cost to well-behaved items of the same chunk.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -32,8 +32,8 @@ cases![
 
 const CHUNK: usize = 5;
 
-/// Dies in one of nine manners.
-fn die(manner: u32) -> u32 {
+/// Dies in one of nine ways.
+fn die(way: u32) -> u32 {
     #[expect(unconditional_recursion, reason = "this is the point")]
     fn endless(depth: u32) -> u32 {
         let room = std::hint::black_box([depth; 64]);
@@ -45,14 +45,14 @@ fn die(manner: u32) -> u32 {
             panic!("last words {}", "長".repeat(350_000));
         }
     }
-    match manner {
+    match way {
         0 => std::process::exit(0),
         1 => sys::end_now(3),
         2 => sys::die_of(Signal::SIGSEGV),
         3 => sys::die_of(Signal::SIGABRT),
         4 => sys::die_of(Signal::SIGKILL),
         5 => panic!("not executed: {}", Command::new("true").exec()),
-        6 => endless(manner),
+        6 => endless(way),
         7 => {
             use nix::sys::resource::Resource;
             nix::sys::resource::setrlimit(Resource::RLIMIT_AS, 1 << 31, 1 << 31).unwrap();
@@ -63,7 +63,7 @@ fn die(manner: u32) -> u32 {
         }
         _ => {
             let _bomb = Bomb;
-            panic!("this one unwinds, and meets the other");
+            panic!("this one unwinds into the other");
         }
     }
 }
@@ -82,7 +82,7 @@ fn every_manner_of_death_spares_its_neighbours(method: StartMethod) {
             1 => (Some(3), None),
             2 => (None, Some(libc::SIGSEGV)),
             4 => (None, Some(libc::SIGKILL)),
-            // A guard page is told by a message and an abort, where there is one.
+            // If there is a guard page, an overflow prints a message and aborts.
             6 if death.signal == Some(libc::SIGSEGV) => (None, Some(libc::SIGSEGV)),
             _ => (None, Some(libc::SIGABRT)),
         };
@@ -94,7 +94,7 @@ fn every_manner_of_death_spares_its_neighbours(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// What is left of the worker is a process that knows nothing of a pool, and would stay.
+/// The worker becomes a process that knows nothing of a pool and would not end by itself.
 fn program_in_the_place_of_a_worker_is_ended(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let victim = pool.pids()[0];
@@ -112,8 +112,6 @@ fn program_in_the_place_of_a_worker_is_ended(method: StartMethod) {
     assert!(processes::ended(victim));
 }
 
-// ---- forks --------------------------------------------------------------------------------------------------------
-
 fn fork_that_ends_by_itself_is_unseen(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let pids = pool.pids();
@@ -122,7 +120,7 @@ fn fork_that_ends_by_itself_is_unseen(method: StartMethod) {
     assert_eq!(pool.pids(), pids);
 }
 
-/// It has copies of all that the worker has: control socket, road and lifeline.
+/// The fork has copies of all that the worker has: control socket, link and lifeline.
 fn fork_that_stays_holds_nobody_up(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (book, mut gate) = (Notebook::new(), Gate::closed());
@@ -145,7 +143,7 @@ fn fork_that_stays_holds_nobody_up(method: StartMethod) {
         .iter()
         .map(|line| line.split(' ').map(|pid| pid.parse().unwrap()).collect::<Vec<_>>().try_into().unwrap())
         .collect();
-    // A death, which takes the worker's copies along, and an end in peace, which does not.
+    // A worker that dies takes its forks along; one that ends normally does not.
     let [victim, _] = pairs[0];
     let copies_of = |wanted: fn(u32, u32) -> bool| -> Vec<u32> {
         pairs.iter().filter(|[worker, _]| wanted(*worker, victim)).map(|[_, copy]| *copy).collect()
@@ -162,8 +160,8 @@ fn fork_that_stays_holds_nobody_up(method: StartMethod) {
     stage::until_ended(&copies);
 }
 
-/// Both come back from the task, and either may be first. The copy ends there, the worker goes on.
-/// The copy serializes its result too, before it is found out. It has the same files as the original.
+/// Both return from the task, in any order. The copy ends there, and the worker continues.
+/// The copy serializes its result too before it is detected. It shares the files of the original.
 fn fork_that_comes_back_from_its_task_spoils_no_large_result(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let copies = Notebook::new();
@@ -216,7 +214,7 @@ fn fork_that_comes_back_from_its_task_answers_nothing(method: StartMethod) {
     }
 }
 
-/// The copy is all that is left of the worker: it has the road, and goes on with what is on it.
+/// Only the copy is left of the worker: it has the link, and continues with the orders on it.
 fn fork_that_takes_the_place_of_the_worker_answers_nothing_twice(method: StartMethod) {
     let pool = stage::pool(method, 2);
     for round in 0..10u32 {
@@ -228,7 +226,7 @@ fn fork_that_takes_the_place_of_the_worker_answers_nothing_twice(method: StartMe
             {
                 stage::note(&book, std::process::id());
                 stage::note(&book, copy);
-                // From the same moment to a while after the copy's first answers.
+                // From the same moment to some time after the copy's first answers.
                 std::thread::sleep(std::time::Duration::from_micros(100 * u64::from(round)));
                 sys::end_now(0);
             }
@@ -244,7 +242,7 @@ fn fork_that_takes_the_place_of_the_worker_answers_nothing_twice(method: StartMe
     pool.join().unwrap();
 }
 
-/// The worker sleeps in its task while the copy, which came back from it, does all its work; then it answers too late.
+/// The worker sleeps in its task while the copy, which returned from it, does all the work; then it answers too late.
 fn fork_that_serves_while_the_worker_waits_for_it_ends_with_the_pool(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let pids = pool.pids();
@@ -262,21 +260,19 @@ fn fork_that_serves_while_the_worker_waits_for_it_ends_with_the_pool(method: Sta
     stage::until_ended(&pids);
 }
 
-// ---- groups and signals -------------------------------------------------------------------------------------------
-
 /// In a task: leaves the group that this worker leads, for the group of its parent.
 fn leave_group() {
     let elsewhere = nix::unistd::getpgid(Some(nix::unistd::getppid())).unwrap();
     nix::unistd::setpgid(Pid::from_raw(0), elsewhere).unwrap();
 }
 
-/// In a task: can be ended by SIGKILL only.
+/// In a task: ignores SIGTERM and blocks all signals, so that only SIGKILL ends it.
 fn be_deaf() {
     sys::ignore(Signal::SIGTERM);
     SigSet::all().thread_block().unwrap();
 }
 
-/// Ways out of the group.
+/// Ways to leave the process group.
 const ESCAPES: [fn(); 4] = [
     leave_group,
     || {
@@ -284,7 +280,7 @@ const ESCAPES: [fn(); 4] = [
         be_deaf();
     },
     || {
-        // Possible only for one who leads no group.
+        // Only possible for a process that does not lead a group.
         leave_group();
         nix::unistd::setsid().unwrap();
     },

@@ -1,4 +1,4 @@
-//! Tasks that spoil what their worker lives by, and what that may cost others: nothing.
+//! Tasks that shut down the sockets of their worker or leave processes: no other item is lost.
 
 use std::os::fd::RawFd;
 use std::process::Command;
@@ -20,11 +20,12 @@ cases![
     shut_road_keeps_the_parent_asleep,
 ];
 
-/// (road, control): only the socket of the road is in the parent too. With rings there is none.
+/// (link, control). Only the link's socket is also open in the parent. With rings there is no such socket.
 fn sockets(parents: &[String]) -> (Option<RawFd>, RawFd) {
     let all = processes::descriptors(std::process::id());
-    let of = |road| {
-        let wanted = |it: &&(i32, String)| it.0 > 2 && it.1.starts_with("socket:") && parents.contains(&it.1) == road;
+    let of = |is_link| {
+        let wanted =
+            |it: &&(i32, String)| it.0 > 2 && it.1.starts_with("socket:") && parents.contains(&it.1) == is_link;
         all.iter().find(wanted).map(|(fd, _)| *fd)
     };
     (of(true), of(false).unwrap())
@@ -34,7 +35,7 @@ fn own_targets() -> Vec<String> {
     processes::descriptors(std::process::id()).into_iter().map(|(_, target)| target).collect()
 }
 
-/// The worker shuts its control socket for writing, so it must go; what it has answered counts all the same.
+/// The worker shuts its control socket down for writing, so it is killed; its answers still count.
 fn answers_of_a_worker_that_must_go_count(method: StartMethod) {
     for round in 0..20 {
         let pool = stage::pool(method, 2);
@@ -88,8 +89,8 @@ fn shut_road_keeps_the_parent_asleep(method: StartMethod) {
     let cpu = || nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap().user_time();
     let before = cpu();
     let _ = pool.apply((own_targets(),), |targets| {
-        if let Some(road) = sockets(&targets).0 {
-            sys::shut_down(road, libc::SHUT_RDWR);
+        if let Some(link) = sockets(&targets).0 {
+            sys::shut_down(link, libc::SHUT_RDWR);
         }
         std::thread::sleep(Duration::from_millis(1500));
     });

@@ -1,4 +1,4 @@
-//! The start methods side by side: the same answers, and different inheritances, each as it is documented.
+//! The start methods compared: the same results, and the documented differences in what a worker inherits.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -31,7 +31,7 @@ cases![
     methods_work_side_by_side,
 ];
 
-/// Changed by this process after its own birth.
+/// Changed by this process after it started.
 static MARK: AtomicU32 = AtomicU32::new(0);
 
 fn methods_have_names_and_a_default(method: StartMethod) {
@@ -139,7 +139,7 @@ fn working_directory_is_that_of_the_birth(method: StartMethod) {
     let after = stage::pool(method, 1);
     let directory = |pool: &Pool| pool.apply((0u8,), |_| std::env::current_dir().unwrap()).unwrap();
     assert_eq!(directory(&before), outside);
-    // The server was born before the change.
+    // The server was started before the change.
     let expected = if method == StartMethod::Forkserver { &outside } else { &inside };
     assert_eq!(&directory(&after), expected);
     std::env::set_current_dir(outside).unwrap();
@@ -166,7 +166,7 @@ fn arguments_of_the_program_are_kept(method: StartMethod) {
 }
 
 fn methods_work_side_by_side(method: StartMethod) {
-    // The method of the case goes first; fork is still allowed after it, as our own threads do not count.
+    // The method of the case goes first. Fork is still allowed after it, as the pool's own threads do not count.
     let first = stage::pool(method, 1);
     let all: Vec<Pool> = StartMethod::ALL.iter().map(|&other| stage::pool(other, 1)).collect();
     stage::assert_works(&first);
@@ -175,7 +175,7 @@ fn methods_work_side_by_side(method: StartMethod) {
     all.iter().for_each(stage::assert_works);
 }
 
-/// A program start touches more memory than a small fork does. Page faults tell that without a clock.
+/// Starting a program touches more memory than forking a small process. Page faults show that without a clock.
 fn births_cost_what_they_should(method: StartMethod) {
     let cheapest = page_faults_of_a_birth(StartMethod::Forkserver);
     let dearest = page_faults_of_a_birth(StartMethod::Spawn);
@@ -185,7 +185,7 @@ fn births_cost_what_they_should(method: StartMethod) {
     assert!(cost < limit, "{method} {cost}, spawn {dearest}");
 }
 
-/// Page faults of a worker from its birth through its first task.
+/// Page faults of a worker from its start to the end of its first task.
 fn page_faults_of_a_birth(method: StartMethod) -> u64 {
     let pool = stage::pool(method, 1);
     let faults = pool.apply((0u8,), |_| -> anyhow::Result<u64> {

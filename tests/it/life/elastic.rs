@@ -1,4 +1,4 @@
-//! Pools that change: resized while they work, shrunk while they are idle, renewed worker by worker.
+//! Pools that change: resized while they work, shrunk while idle, and workers recycled by age or memory.
 
 use std::thread;
 use std::time::Duration;
@@ -241,7 +241,7 @@ fn old_workers_end_what_they_run(method: StartMethod) {
     assert_eq!(book.lines().len(), 40, "no item begins twice");
 }
 
-/// Keeps so much more memory for ever.
+/// Leaks memory.
 fn leak(megabytes: usize) -> u32 {
     std::mem::forget(vec![1u8; megabytes << 20]);
     std::process::id()

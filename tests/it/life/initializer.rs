@@ -1,4 +1,4 @@
-//! The initializer: once in each worker before its first task; one that fails for ever breaks the pool, and says so.
+//! The initializer: once in each worker before its first task; one that always fails breaks the pool with its error.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU32;
@@ -77,7 +77,7 @@ fn may_return_a_result(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// The last failure, as a handle of the broken pool tells it.
+/// The last failure, from the error of a call on the broken pool.
 fn broken_by(pool: &Pool) -> PoolError {
     match pool.apply((1u8,), |x| x) {
         Err(TaskError::Refused(PoolError::Broken { failures, last })) => {
@@ -180,7 +180,7 @@ fn failing_twice_is_forgiven(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// The first worker is fine; nobody can take its place.
+/// The first worker starts; its replacements fail.
 fn failing_later_breaks_the_pool(method: StartMethod) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().display().to_string();

@@ -1,4 +1,4 @@
-//! `close`, `join` and the end of a pool, in any order and from any thread.
+//! `close`, `join` and drop, in any order and from any thread.
 
 use std::sync::mpsc;
 use std::thread;
@@ -99,7 +99,7 @@ fn any_order_any_number_any_thread(method: StartMethod) {
             }
         });
         pool.join().unwrap();
-        // The job was accepted, so it was done or given up, and either way it is told.
+        // The job was accepted, so its handle resolves, whether it was finished or terminated.
         match handle.get() {
             Ok(values) => assert_eq!(values.len(), 100),
             Err(TaskError::Terminated) => {}
@@ -108,7 +108,7 @@ fn any_order_any_number_any_thread(method: StartMethod) {
     }
 }
 
-/// All ways to submit, and the error each gives.
+/// Submits in every way, and returns the errors.
 fn submit_everywhere(pool: &Pool) -> Vec<TaskError> {
     let callback_seen = {
         let (sender, seen) = mpsc::channel();
@@ -166,7 +166,7 @@ fn close_ends_a_half_consumed_imap_after_what_it_drew(method: StartMethod) {
     pool.join().unwrap();
     let mut values = 0;
     let end = loop {
-        match results.next().expect("input remained, and that must be said") {
+        match results.next().expect("the input was not exhausted, so there must be an error") {
             Ok(value) => {
                 values += 1;
                 assert_eq!(value, values);

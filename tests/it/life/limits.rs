@@ -1,4 +1,4 @@
-//! Arguments at their limits, and uses of the pool that it must refuse.
+//! Arguments at their limits, and uses that the pool must refuse.
 
 use std::fs;
 use std::io::Write;
@@ -64,14 +64,14 @@ fn refusals_start_nothing(method: StartMethod) {
     assert_eq!(procpool::forkserver::pid(), None);
 }
 
-/// The victim never called `init`. Its pool must say so before it runs the program again, which would do the same, and
-/// so on. A fork runs no program, and works.
+/// The victim never called `init`. Its pool must report that before it runs the program again, which would make another
+/// pool, and so on. A fork runs no program, and works.
 fn forgotten_init_is_told_before_anything_starts(method: StartMethod) {
     let output = harness::again("forgetful", &method.to_string()).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
+    let report = String::from_utf8(output.stdout).unwrap();
     let complaint = String::from_utf8(output.stderr).unwrap();
     let expected = if method == StartMethod::Fork { "works" } else { "refused, and no child" };
-    assert_eq!(said, expected, "{complaint}");
+    assert_eq!(report, expected, "{complaint}");
     assert!(output.status.success(), "{complaint}");
 }
 
@@ -79,7 +79,7 @@ fn forgotten_init_is_told_before_anything_starts(method: StartMethod) {
 pub(crate) fn forget_init(method: &str) -> ExitCode {
     let built = Pool::builder().processes(2).start_method(method.parse().unwrap()).build();
     let children = processes::descendants(std::process::id()).len();
-    let said = match (&built, children) {
+    let report = match (&built, children) {
         (Ok(pool), _) => {
             stage::assert_works(pool);
             "works".to_owned()
@@ -87,7 +87,7 @@ pub(crate) fn forget_init(method: &str) -> ExitCode {
         (Err(PoolError::NotInitialized), 0) => "refused, and no child".to_owned(),
         (Err(error), children) => format!("{error}, and {children} children"),
     };
-    std::io::stdout().write_all(said.as_bytes()).unwrap();
+    std::io::stdout().write_all(report.as_bytes()).unwrap();
     ExitCode::SUCCESS
 }
 
@@ -138,7 +138,7 @@ fn forked_copy_is_refused(method: StartMethod) {
     });
     assert_eq!(wrong, 0, "bits of the answers that were wrong: {wrong:b}");
     stage::assert_works(pool);
-    // A static is never dropped, so the end must be asked for.
+    // A static is never dropped, so the pool must be ended explicitly.
     pool.terminate();
     pool.join().unwrap();
 }
@@ -158,7 +158,7 @@ fn forked_copy_harms_nothing(method: StartMethod) {
         0
     });
     assert_eq!(code, 0);
-    // What the copy took out of its slot is still in ours.
+    // What the copy took out of its slot is still in the slot of this process.
     let pool = slot.unwrap();
     stage::assert_works(&pool);
     gate.open();
@@ -166,7 +166,7 @@ fn forked_copy_harms_nothing(method: StartMethod) {
     assert_eq!(pool.pids(), before);
 }
 
-/// All of them at once: each item waits for all the others.
+/// All workers at once: each item waits for all the others.
 fn more_workers_than_processors(method: StartMethod) {
     let pool = stage::pool(method, 64);
     let book = Notebook::new();
@@ -195,7 +195,7 @@ fn nested_pool_in_a_task(method: StartMethod) {
     assert_eq!(sums.unwrap(), [285, 286, 287, 288]);
 }
 
-/// How many pools deep a task can go: each makes a pool with a task that makes a pool.
+/// Nests pools and returns how deep it got: each task makes a pool with a task that makes a pool.
 fn dive(method: String) -> Result<u32, String> {
     let pool = Pool::builder().processes(1).start_method(method.parse().unwrap()).build();
     let pool = pool.map_err(|error| error.to_string())?;
@@ -209,7 +209,7 @@ fn dive(method: String) -> Result<u32, String> {
 fn nesting_has_an_end(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let depth = pool.apply((method.to_string(),), dive).unwrap();
-    // The worker that runs the first dive is at depth 1; the limit of ten counts processes, one in each level.
+    // The worker that runs the first dive is at depth 1; the limit of ten counts processes, one per level.
     assert_eq!(depth, Ok(9));
 }
 
@@ -274,11 +274,11 @@ fn panicking_input_of_an_imap_ends_it(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// The program of the workers is not there: a typed error, at once or from every handle.
+/// The program of the workers does not exist: a typed error, from `build` or from every handle.
 fn missing_executable_is_told(method: StartMethod) {
     let built = Pool::builder().processes(1).start_method(method).executable("/nowhere/at-all").build();
     match (method, built) {
-        // A fork needs no program.
+        // Fork runs no program.
         (StartMethod::Fork, built) => stage::assert_works(&built.unwrap()),
         (_, Err(error)) => assert!(matches!(&error, PoolError::Start(_)), "{error:?}"),
         (_, Ok(pool)) => match pool.apply((1u8,), |x| x) {
@@ -290,7 +290,7 @@ fn missing_executable_is_told(method: StartMethod) {
     }
 }
 
-/// A copy of this program with another build id: functions might be anywhere in it.
+/// A copy of this program with another build id, in which functions might be at any address.
 fn worker_of_another_build_is_refused(method: StartMethod) {
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("other");
@@ -302,7 +302,7 @@ fn worker_of_another_build_is_refused(method: StartMethod) {
     fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
     let built = Pool::builder().processes(1).start_method(method).executable(&other).build();
     let error = match (method, built) {
-        // A fork needs no program.
+        // Fork runs no program.
         (StartMethod::Fork, built) => return stage::assert_works(&built.unwrap()),
         (_, Err(error)) => error,
         (_, Ok(pool)) => match pool.apply((1u8,), |x| x) {

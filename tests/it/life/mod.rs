@@ -1,4 +1,4 @@
-//! The life of pools and workers: start, settings, resizing, recycling, end; and what a pool refuses.
+//! The life of pools and workers: start, settings, resizing, recycling and end; and uses that a pool refuses.
 
 crate::harness::modules![
     compare,

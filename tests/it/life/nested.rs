@@ -30,7 +30,7 @@ cases![
     leaked_pool_ends_with_a_recycled_worker,
 ];
 
-/// Methods travel by name.
+/// Start methods are passed by name.
 fn parse(method: &str) -> StartMethod {
     method.parse().unwrap()
 }
@@ -67,7 +67,7 @@ fn nested_pool_has_a_fork_server_of_its_own(method: StartMethod) {
     let before = forkserver::pid();
     let (worker, server, parents) = outer
         .apply((0u8,), |_| {
-            assert_eq!(forkserver::pid(), None, "that of the parent is the parent's");
+            assert_eq!(forkserver::pid(), None, "the fork server of the parent belongs to the parent");
             let pool = stage::pool(StartMethod::Forkserver, 2);
             stage::assert_works(&pool);
             let parents: Vec<u32> = pool.pids().into_iter().map(|pid| Process::find(pid).unwrap().parent).collect();
@@ -76,7 +76,7 @@ fn nested_pool_has_a_fork_server_of_its_own(method: StartMethod) {
         .unwrap();
     assert_eq!(outer.pids(), [worker]);
     assert_eq!(parents, [server, server]);
-    assert_eq!(forkserver::pid(), before, "this process's own serves on");
+    assert_eq!(forkserver::pid(), before, "the fork server of this process is unaffected");
     assert_eq!(Process::find(server).unwrap().parent, worker);
     stage::assert_works(&outer);
 }
@@ -98,7 +98,7 @@ fn nested_workers_that_die_are_replaced(method: StartMethod) {
     assert_eq!(lost, [1; 3]);
 }
 
-/// How many pools there can be, each in a task of the other.
+/// How deep pools can be nested, each in a task of another.
 fn dive(method: String) -> Result<u32, (u32, u32, String)> {
     match Pool::builder().processes(1).start_method(parse(&method)).build() {
         Ok(pool) => pool.apply((method,), dive).unwrap().map(|below| below + 1),
@@ -115,7 +115,7 @@ fn tenth_generation_is_the_last(method: StartMethod) {
     assert!(text.contains("11") && text.contains("10"), "{text}");
 }
 
-/// In a task: makes a pool with a busy worker, a stopped one and one that waits, tells who there is, and waits.
+/// In a task: makes a pool with a busy, a stopped and a waiting worker, notes their process ids, and waits.
 fn have_a_pool(inner: String, book: String, gate: String) {
     let pool = stage::pool(parse(&inner), 3);
     stage::until_all_work(&pool);
@@ -132,7 +132,7 @@ fn have_a_pool(inner: String, book: String, gate: String) {
     stage::pass(&gate);
 }
 
-/// Has tasks make pools by all methods; gives the worker of each, and everybody below.
+/// Makes pools in tasks by all methods. Returns the worker of each, and all processes below it.
 fn families(pool: &Pool, gate: &Gate, wanted: &[StartMethod]) -> Vec<(u32, Vec<u32>)> {
     wanted
         .iter()
@@ -160,7 +160,7 @@ fn killed_worker_takes_its_pool_along(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// The parent is a worker here, and the pool in it the outer one: two generations go with it.
+/// The parent here is a worker, and its pool the outer one: two generations end with it.
 fn killed_parent_takes_nested_workers_along(method: StartMethod) {
     fn have_a_pool_of_pools(method: String, book: String, gate: String) {
         let pool = stage::pool(parse(&method), 3);
@@ -192,7 +192,7 @@ fn terminated_pool_takes_nested_workers_along(method: StartMethod) {
 
 static LEAKED: OnceLock<Pool> = OnceLock::new();
 
-/// In a task: makes a pool that is never dropped, and leaves it at work.
+/// In a task: makes a pool that is never dropped, and returns while it works.
 fn leak_a_pool(inner: String) -> Vec<u32> {
     let pool = LEAKED.get_or_init(|| stage::pool(parse(&inner), 2));
     stage::assert_works(pool);

@@ -1,6 +1,6 @@
-//! The parent comes to harm: its workers end with it, busy, stopped or idle.
+//! The parent is killed or ends badly: its workers end with it, whether busy, stopped or idle.
 //!
-//! The parent of these cases is a victim: this binary again, with a pool of its own, that writes the processes it
+//! The parent in these cases is a victim: this binary again, with its own pool, that writes the ids of the processes it
 //! has started into a notebook. The case watches those processes from outside.
 
 use std::process::Child;
@@ -32,7 +32,7 @@ cases![
     parent_that_ignores_sigchld_works,
 ];
 
-/// How a victim spends its workers' time, and how it ends.
+/// What a victim's workers do, and how the victim ends.
 type Scene = fn(Pool, &str, &str) -> ExitCode;
 
 const SCENES: &[(&str, Scene)] = &[
@@ -47,7 +47,7 @@ const SCENES: &[(&str, Scene)] = &[
 
 static FORGOTTEN: OnceLock<Pool> = OnceLock::new();
 
-/// Begins a victim: `scene|method|notebook|gate`.
+/// Runs a victim: `scene|method|notebook|gate`.
 pub(crate) fn play_victim(name: &str) -> ExitCode {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     let parts: Vec<&str> = name.split('|').collect();
@@ -69,7 +69,7 @@ pub(crate) fn play_victim(name: &str) -> ExitCode {
 }
 
 fn note_all(pool: &Pool, book: &str) {
-    // A process that is stopped before it has its lifeline cannot be reached by it.
+    // A process that is stopped before it has set up its lifeline would not be killed by it.
     stage::until_all_work(pool);
     pool.pids().into_iter().for_each(|pid| stage::note(book, pid));
     stage::note(book, "ready");
@@ -101,7 +101,7 @@ fn starting(pool: Pool, book: &str, gate: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A static is never dropped: nothing but the end of the process tells the workers.
+/// A static is never dropped: only the end of the process ends the workers.
 fn returning(pool: Pool, book: &str, gate: &str) -> ExitCode {
     let pool = FORGOTTEN.get_or_init(|| pool);
     note_all(pool, book);
@@ -131,7 +131,7 @@ fn working(pool: Pool, book: &str, _: &str) -> ExitCode {
     ExitCode::from(7)
 }
 
-/// Starts a victim and waits until it is ready; gives it and its workers.
+/// Starts a victim and waits until it is ready. Returns the victim and its workers.
 fn victim(scene: &str, method: StartMethod, book: &Notebook, gate: &Gate) -> (Child, Vec<u32>) {
     let child = harness::again("victim", &role(scene, method, book, gate)).spawn().unwrap();
     stage::until("the victim", || book.lines().contains(&"ready".to_owned()));
@@ -196,7 +196,7 @@ fn panicking_parent_takes_workers_along(method: StartMethod) {
     end_and_watch("panicking", method, 101);
 }
 
-/// A shell closes them: `0<&- 1>&- 2>&-`. What the pool opens must not land there.
+/// A shell closes them: `0<&- 1>&- 2>&-`. The pool must not use these numbers for its own descriptors.
 fn parent_without_standard_descriptors_works(method: StartMethod) {
     let (book, gate) = (Notebook::new(), Gate::closed());
     let again = harness::again("victim", &role("working", method, &book, &gate));

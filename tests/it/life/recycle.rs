@@ -1,4 +1,4 @@
-//! `max_tasks_per_child`: a worker leaves after its share of items, and another takes its place.
+//! `max_tasks_per_child`: a worker leaves after its share of items and is replaced.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ fn recycling(method: StartMethod, processes: usize, share: usize) -> Pool {
     Pool::builder().processes(processes).start_method(method).max_tasks_per_child(share).build().unwrap()
 }
 
-/// How many items each process has run.
+/// How many items each process ran.
 fn shares(pids: impl IntoIterator<Item = u32>) -> BTreeMap<u32, usize> {
     let mut counts = BTreeMap::new();
     for pid in pids {

@@ -1,6 +1,6 @@
-//! The processes between the pool and its workers: the forkserver, and the template that `fork` replaces from.
+//! The fork server, and the template from which `fork` starts replacements.
 //!
-//! A case here is asked of all methods too: where a method has no such process, it says just that.
+//! These cases run with all methods too: where a method has no such process, they check just that.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
@@ -77,10 +77,10 @@ fn running_tasks_survive_the_forkserver(method: StartMethod) {
     assert_eq!(running.get().unwrap(), pid);
 }
 
-/// Longer than a pool waits for the status of a worker that has ended.
+/// Longer than a pool waits for the exit status of a worker.
 const LONG: Duration = Duration::from_millis(1500);
 
-/// Runs a task that is still busy a long time after `end_the_starter`, and wants its result from the same worker.
+/// Runs a task that is still busy long after `end_the_starter`, and expects its result from the same worker.
 fn assert_long_task_survives(pool: &Pool, end_the_starter: impl FnOnce()) {
     let (book, mut gate) = (Notebook::new(), Gate::closed());
     let running = stage::held(pool, &gate, &book);
@@ -152,7 +152,7 @@ fn forkserver_shrugs_off_the_terminals_signals(method: StartMethod) {
     for signal in [Signal::SIGINT, Signal::SIGHUP] {
         server.iter().for_each(|&pid| stage::signal(pid, signal));
     }
-    // A new worker is asked for after the signals, so the server has had them when it answers.
+    // The request for a new worker comes after the signals, so the server has received them when it replies.
     let other = stage::pool(method, 1);
     stage::assert_works(&other);
     assert_eq!(forkserver::pid(), server);
@@ -183,7 +183,7 @@ fn panicking_preload_is_an_error(method: StartMethod) {
         stage::assert_works(&built.unwrap());
         return;
     }
-    // Whether it is known when the pool is made or at the first task, it is told and nothing hangs.
+    // It is reported by `build` or by the first task, and nothing hangs.
     let error = match built {
         Err(error) => error,
         Ok(pool) => match pool.apply((1u8,), |x| x) {
@@ -212,10 +212,10 @@ fn dead_template_hangs_nobody(method: StartMethod) {
     }
     stage::signal(template, Signal::SIGKILL);
     stage::until_ended(&[template]);
-    // The worker that is there works on.
+    // The existing worker is unaffected.
     stage::assert_works(&pool);
     stage::signal(replacement, Signal::SIGKILL);
-    // A forkserver is started anew. What a template knew is lost with it, and saying so is all that can be done.
+    // A fork server is restarted. The state of a template is lost with it, so that the pool can only report it.
     match (method, pool.map(0..10u32, |x| x)) {
         (StartMethod::Forkserver, result) => {
             assert_eq!(result.unwrap(), (0..10).collect::<Vec<_>>())
@@ -240,5 +240,5 @@ fn servers_reap_at_once(method: StartMethod) {
         stage::until_replaced(&pool, 4, &victims);
         stage::until("no zombies", || victims.iter().all(|&pid| Process::find(pid).is_none()));
     }
-    assert!(processes::descendants(std::process::id()).len() <= 6, "workers, a server, and no more");
+    assert!(processes::descendants(std::process::id()).len() <= 6, "only workers and a server");
 }

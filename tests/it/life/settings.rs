@@ -1,4 +1,4 @@
-//! What every worker is asked to be: `env`, `current_dir` and `rlimit`, in first workers and in replacements.
+//! The settings of workers: `env`, `current_dir` and `rlimit`, in the first workers and in replacements.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -59,13 +59,13 @@ fn directory(_: u8) -> String {
     env::current_dir().unwrap().to_str().unwrap().to_owned()
 }
 
-/// Soft and hard.
+/// The soft and the hard limit.
 fn own_limits(_: u8) -> [(u64, u64); 4] {
     [Resource::RLIMIT_NOFILE, Resource::RLIMIT_CORE, Resource::RLIMIT_CPU, Resource::RLIMIT_AS]
         .map(|resource| getrlimit(resource).unwrap())
 }
 
-/// What `build` says. Nothing of it is left but the server that all pools share.
+/// The error that `build` returns. Nothing is left of it but the server that all pools share.
 fn refused(builder: PoolBuilder) -> StartError {
     let PoolError::Start(error) = builder.build().unwrap_err() else { panic!("not the start") };
     let left = processes::children(std::process::id());
@@ -162,7 +162,7 @@ fn missing_directory_is_told_by_build(method: StartMethod) {
     assert!(matches!(error, StartError::Directory { errno: libc::ENOTDIR, .. }), "{error}");
 }
 
-/// Too late for `build`: the replacements cannot come up.
+/// Too late for `build`: the replacements cannot start.
 fn directory_that_vanishes_breaks_the_pool_with_its_name(method: StartMethod) {
     let folder = tempfile::tempdir().unwrap();
     let inside = folder.path().canonicalize().unwrap();
@@ -170,7 +170,7 @@ fn directory_that_vanishes_breaks_the_pool_with_its_name(method: StartMethod) {
     stage::assert_works(&pool);
     drop(folder);
     stage::signal(pool.pids()[0], Signal::SIGKILL);
-    // An answer may still come of the worker that is dying.
+    // The worker that is dying may still have sent an answer.
     let mut answers = (0..100).map(|_| pool.apply((0u8,), directory));
     let broken = answers.find(|answer| matches!(answer, Err(TaskError::Refused(_)))).expect("a broken pool");
     let TaskError::Refused(PoolError::Broken { last, .. }) = error(broken) else { panic!("not broken") };
@@ -201,7 +201,7 @@ fn limits_are_observed(method: StartMethod) {
 }
 
 fn refused_limit_is_told_by_build(method: StartMethod) {
-    // Above fs.nr_open, which nobody may be.
+    // Above fs.nr_open, which no process may exceed.
     let error = builder(method, 2).rlimit(Limit::OpenFiles, 10, Some(Limit::UNLIMITED)).build().unwrap_err();
     assert!(error.to_string().contains("cannot start a worker: the new process cannot be limited"), "{error}");
     let error = refused(builder(method, 2).rlimit(Limit::OpenFiles, 10, Some(Limit::UNLIMITED)));
@@ -221,7 +221,8 @@ fn core_size_is_zero_unless_asked_for(method: StartMethod) {
     assert!(status.signal() == Some(Signal::SIGSEGV as i32) && !status.core_dumped(), "{status}");
 }
 
-/// One asks and is told, one does not ask and aborts; their neighbours have what they need.
+/// One item checks its allocation and returns an error, another does not check and aborts. The other items are
+/// unaffected.
 fn hungry_task_costs_its_item(method: StartMethod) {
     fn eat(item: u32) -> anyhow::Result<usize> {
         let bytes = if item % 10 == 3 { 8 << 30 } else { 1 << 20 };
@@ -266,7 +267,7 @@ fn busy_task_dies_of_its_processor_time(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// A worker's own descriptors may all have higher numbers than the limit allows.
+/// All descriptors of a worker may have higher numbers than the limit allows.
 fn few_open_files_are_enough(method: StartMethod) {
     for limit in [0, 3] {
         let pool = builder(method, 2).rlimit(Limit::OpenFiles, limit, Some(limit)).build().unwrap();
@@ -278,7 +279,7 @@ fn few_open_files_are_enough(method: StartMethod) {
     }
 }
 
-/// After their share, after a death, and whatever has become of this process meanwhile.
+/// After their share, after a death, and after this process has changed its own settings.
 fn replacements_have_the_same_settings(method: StartMethod) {
     fn settings(_: u8) -> (u32, Option<String>, String, [(u64, u64); 4]) {
         (std::process::id(), variable("IT_A".to_owned()), directory(0), own_limits(0))
@@ -309,7 +310,7 @@ fn replacements_have_the_same_settings(method: StartMethod) {
     env::set_current_dir(here).unwrap();
 }
 
-/// To know whether the settings can be had, `build` starts a process that is no worker.
+/// To check that the settings can be applied, `build` starts a process that is not a worker.
 fn building_leaves_nothing_of_its_trial(method: StartMethod) {
     let pool = builder(method, 3).current_dir("/").build().unwrap();
     let workers: BTreeSet<u32> = pool.pids().into_iter().collect();

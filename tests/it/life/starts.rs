@@ -1,6 +1,6 @@
-//! What goes on while a worker is being started, for as long as that takes: the process that starts them is stopped.
+//! Calls that continue while a worker is starting, however long that takes: the process that starts workers is stopped.
 //!
-//! `spawn` has no such process; there the same is asked of starts that take their usual time.
+//! `spawn` has no such process; there the same checks run with starts that take their usual time.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -22,7 +22,7 @@ use crate::harness::stage;
 use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 cases![
     submission_does_not_wait_for_a_start,
@@ -36,7 +36,7 @@ cases![
 struct Stopped(Option<u32>);
 
 impl Stopped {
-    /// The parent of a replacement, unless that is this process.
+    /// Finds the parent of a replacement, unless that is this process, and stops it.
     fn starter_of(pool: &Pool) -> Stopped {
         let victims = pool.pids();
         victims.iter().for_each(|&pid| stage::signal(pid, Signal::SIGKILL));
@@ -55,20 +55,20 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         if let Some(pid) = self.0 {
-            // A pool that is dropped may have ended its template meanwhile.
+            // A dropped pool may already have ended its template.
             let _ = nix::sys::signal::kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGCONT);
         }
     }
 }
 
-/// Each worker leaves after one item, so that an item that begins is followed by a start.
+/// Each worker leaves after one item, so each item that begins is followed by a start.
 fn pool_of_one_item_workers(method: StartMethod, processes: usize) -> Pool {
     let pool = Pool::builder().processes(processes).start_method(method).max_tasks_per_child(1).build().unwrap();
     stage::until("all workers", || pool.pids().len() == processes);
     pool
 }
 
-/// Joins a terminated pool, which may have to say that the worker that is being started has not come up yet.
+/// Joins a terminated pool, which may report that a worker that is still starting has not been reaped.
 fn join_during_a_start(pool: &Pool) {
     match pool.join() {
         Ok(()) => {}
@@ -87,8 +87,8 @@ fn submission_does_not_wait_for_a_start(method: StartMethod) {
     let stopped = Stopped::starter_of(&pool);
     let first = pool.apply_async((1u64,), |x| x);
     let second = pool.apply_async((2u64,), |x| x);
-    assert_eq!(first.get_timeout(PATIENCE).unwrap(), Some(1));
-    assert_eq!(second.get_timeout(PATIENCE).unwrap(), Some(2));
+    assert_eq!(first.get_timeout(WAIT_MAX).unwrap(), Some(1));
+    assert_eq!(second.get_timeout(WAIT_MAX).unwrap(), Some(2));
     let third = pool.apply_async((3u64,), |x| x);
     let _ = third.get_timeout(Duration::from_millis(10));
     drop(stopped);
@@ -112,7 +112,7 @@ fn join_ends_when_the_pool_is_terminated_during_a_start(method: StartMethod) {
         sender.send(()).unwrap();
         join_during_a_start(&joining);
     });
-    joined.recv_timeout(PATIENCE).unwrap();
+    joined.recv_timeout(WAIT_MAX).unwrap();
     pool.terminate();
     drop(stopped);
     joiner.join().unwrap();
@@ -121,7 +121,7 @@ fn join_ends_when_the_pool_is_terminated_during_a_start(method: StartMethod) {
     assert!(matches!(waiting.get(), Err(TaskError::Terminated) | Ok(1)));
 }
 
-/// Another thread drives the pool while the starts are under way.
+/// Another thread drives the pool during the starts.
 fn terminate_and_join_during_starts_panic_nowhere(method: StartMethod) {
     for continue_first in [false, true] {
         let pool = Arc::new(pool_of_one_item_workers(method, 3));
@@ -138,7 +138,7 @@ fn terminate_and_join_during_starts_panic_nowhere(method: StartMethod) {
         pool.terminate();
         join_during_a_start(&pool);
         drop(stopped);
-        match worker.join().expect("no panic where the pool is driven") {
+        match worker.join().expect("the thread that drives the pool does not panic") {
             Ok(_) | Err(TaskError::Terminated) => {}
             Err(other) => panic!("{other:?}"),
         }
@@ -161,7 +161,7 @@ fn drop_during_a_start_panics_nowhere(method: StartMethod) {
         }
         drop(pool);
         drop(stopped);
-        // The start that the pool did not wait for ends in the background, and then nothing is left.
+        // A start that the pool did not wait for ends in the background, and leaves nothing.
         stage::until("the end of the last start", || {
             let left = processes::children(std::process::id());
             processes::thread_count() == 1 && left.iter().all(|child| Some(child.pid) == forkserver::pid())
@@ -170,7 +170,7 @@ fn drop_during_a_start_panics_nowhere(method: StartMethod) {
     }
 }
 
-/// An end that waited for what a dead worker still might say would take a second each time, or not come at all.
+/// If `terminate` waited for output of a dead worker, each would take a second, or never return.
 fn dead_worker_delays_no_end(method: StartMethod) {
     let begun = std::time::Instant::now();
     for round in 0..30 {
@@ -190,5 +190,5 @@ fn dead_worker_delays_no_end(method: StartMethod) {
         }
         drop(pool);
     }
-    assert!(begun.elapsed() < PATIENCE, "30 ends took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < WAIT_MAX, "30 ends took {:?}", begun.elapsed());
 }

@@ -1,4 +1,4 @@
-//! `terminate` and `drop`: every handle is told, every process ends, whatever it is doing.
+//! `terminate` and `drop`: every handle resolves, and every process ends, whatever it is doing.
 
 use std::sync::mpsc;
 use std::thread;
@@ -69,7 +69,7 @@ fn terminate_frees_a_thread_that_waits(method: StartMethod) {
         let getting = scope.spawn(|| stage::held(&pool, &gate, &book).get());
         pool.terminate();
         assert!(is_terminated(&mapping.join().unwrap()));
-        // These two may have come before or after the end.
+        // These two calls may have been made before or after the end.
         let ended =
             |error: &TaskError| matches!(error, TaskError::Terminated | TaskError::Refused(PoolError::Terminated));
         assert!(ended(&pulling.join().unwrap().unwrap().unwrap_err()));
@@ -174,7 +174,7 @@ fn terminate_ends_what_tasks_have_started(method: StartMethod) {
     assert!(is_terminated(&handle.get()));
 }
 
-/// Many times, as it matters what has arrived when the end comes: nothing, something, or all that was drawn.
+/// Many times, to vary what has arrived when the pool ends: nothing, some, or all of what was drawn.
 fn terminate_ends_a_half_consumed_imap(method: StartMethod) {
     for taken in 0..25 {
         let pool = stage::pool(method, 2);
@@ -186,7 +186,7 @@ fn terminate_ends_a_half_consumed_imap(method: StartMethod) {
         let errors: [Vec<TaskError>; 2] =
             [ordered.filter_map(Result::err).collect(), unordered.filter_map(Result::err).collect()];
         for errors in errors {
-            assert!(!errors.is_empty(), "an input without end has ended without a word");
+            assert!(!errors.is_empty(), "an infinite input has ended without an error");
             for error in errors {
                 let ended = matches!(&error, TaskError::Terminated | TaskError::Refused(PoolError::Terminated));
                 assert!(ended, "{error:?}");
@@ -204,7 +204,7 @@ fn stubborn(pool: &Pool, gate: &Gate, book: &Notebook) -> AsyncResult<()> {
         mask.thread_block().unwrap();
         stage::note(&book, std::process::id());
         stage::pass(&gate);
-        // What has waited ends it now.
+        // The thread that waited ends the pool now.
         mask.thread_unblock().unwrap();
     })
 }
@@ -229,7 +229,7 @@ fn with_grace_a_task_puts_things_away(method: StartMethod) {
         mask.thread_block().unwrap();
         stage::note(&book, "ready");
         mask.wait().unwrap();
-        // Longer than it would have without being asked for.
+        // Longer than the default grace.
         stage::doze(1500);
         stage::note(&book, "put away");
         if !book.is_empty() {
@@ -270,7 +270,7 @@ fn join_waits_for_a_long_grace(method: StartMethod) {
         stage::until("the end", || pool.apply((1u8,), |x| x).is_err());
         let joined = scope.spawn(|| pool.join());
         stage::doze(2500);
-        assert!(!joined.is_finished(), "longer than without a grace of its own");
+        assert!(!joined.is_finished(), "longer than the default grace");
         gate.open();
         patient.join().unwrap();
         joined.join().unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Values that are nested deeper than any stack: an error of their item, on whichever side.
+//! Values nested too deeply for any stack: an error of their item, in the parent and in the worker.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -21,13 +21,13 @@ use crate::values::values::assert_encode;
 
 cases![results_are_errors, arguments_are_errors, values_on_small_stacks, values_in_a_callback,];
 
-/// How deep a value is nested that fits no stack.
+/// A depth of nesting for which no stack is large enough.
 const TOO_DEEP: usize = 1_000_000;
 
-/// Longer than a callback can take to come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than it takes until a callback is called.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// A value that is nested, and can be dropped however deep it is.
+/// A nested value that can be dropped at any depth.
 #[derive(Serialize, Deserialize)]
 struct Nest(Vec<Nest>);
 
@@ -54,8 +54,8 @@ impl Drop for Nest {
     }
 }
 
-/// Written without any recursion as the bytes of a [`Nest`], and read as one: what an honest worker with more stack, or
-/// a hostile one, may send.
+/// Encoded without recursion as the bytes of a [`Nest`], and decoded as one. A worker with a larger stack, or a hostile
+/// one, may send this.
 #[derive(Debug)]
 struct Forged(usize);
 
@@ -74,7 +74,7 @@ impl<'de> Deserialize<'de> for Forged {
     }
 }
 
-/// It says what it is, and what to do, and nothing else.
+/// The error says what is wrong and what to do about it, and nothing else.
 #[track_caller]
 fn assert_told_too_deep(error: &TaskError) {
     let text = error.to_string();
@@ -136,7 +136,7 @@ fn arguments_are_errors(method: StartMethod) {
     let call = pool.with(&nest);
     assert_too_deep_to_write(call.apply((1u8,), |nest, _| nest.depth()), Side::Context);
     stage::assert_works(&pool);
-    assert_eq!(pool.pids(), pids, "a worker did not live on");
+    assert_eq!(pool.pids(), pids, "a worker was replaced");
 }
 
 fn values_on_small_stacks(method: StartMethod) {
@@ -169,14 +169,14 @@ fn values_on_small_stacks(method: StartMethod) {
 
 fn values_in_a_callback(method: StartMethod) {
     let pool = Arc::new(stage::pool(method, 1));
-    let (sender, told) = mpsc::channel();
+    let (sender, received) = mpsc::channel();
     let inner = Arc::clone(&pool);
     let handle = pool.apply_async((TOO_DEEP,), Forged).on_error(move |error| {
         let read = inner.apply((TOO_DEEP,), Forged);
         let written = inner.apply((Nest::new(TOO_DEEP),), |nest| nest.depth());
         sender.send((error, read, written)).unwrap();
     });
-    let (error, read, written) = told.recv_timeout(PATIENCE).unwrap();
+    let (error, read, written) = received.recv_timeout(WAIT_MAX).unwrap();
     assert_too_deep_to_read::<Forged>(Err(error), Side::Result);
     assert_too_deep_to_read(read, Side::Result);
     assert_too_deep_to_write(written, Side::Argument);

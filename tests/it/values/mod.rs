@@ -1,3 +1,3 @@
-//! Values between the processes: large, deep, broken, and reused memory.
+//! Values that processes exchange: large, deeply nested and faulty ones, and memory that is reused.
 
 crate::harness::modules![deep, payloads, reused, values];

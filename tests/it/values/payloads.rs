@@ -1,4 +1,4 @@
-//! Values of every size, both ways: around the edges of buffers, and far beyond them.
+//! Values of every size, in both directions: around the sizes of buffers, and far beyond them.
 
 use procpool::Pool;
 use procpool::StartMethod;
@@ -17,7 +17,7 @@ cases![
     large_results_of_an_imap_nobody_reads,
 ];
 
-/// A pattern that shows a byte that is missing, doubled, or of somebody else; cheap also without optimisation.
+/// A pattern in which missing, doubled and foreign bytes show; cheap even without optimisation.
 fn pattern(size: usize) -> Vec<u8> {
     let mut bytes = vec![size.to_le_bytes()[0]; size];
     for index in (0..size).step_by(509) {
@@ -45,7 +45,7 @@ fn sizes_around_every_power_of_two(method: StartMethod) {
     assert_size_passes(&pool, 300 * 1024);
 }
 
-/// Each size as a batch of its own, and all of them in one: frames meet the end of a buffer at every offset.
+/// Each size as a separate batch, and all of them in one: frames reach the end of a buffer at every offset.
 fn sizes_around_64_kib_byte_by_byte(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let sizes: Vec<usize> = (65_536 - 100..65_536 + 100).collect();
@@ -60,7 +60,7 @@ fn sizes_around_64_kib_byte_by_byte(method: StartMethod) {
     }
 }
 
-/// 212 960 bytes are the most that one message on a socket holds by default.
+/// One message on a socket holds at most 212 960 bytes by default.
 fn sizes_around_the_socket_limit(method: StartMethod) {
     let pool = stage::pool(method, 1);
     for edge in [96 * 1024, 128 * 1024, 212_960, 212_992, 256 * 1024] {
@@ -105,7 +105,7 @@ fn large_context_and_large_items(method: StartMethod) {
     assert_eq!(same, [true; 6]);
 }
 
-/// The results wait somewhere; the pool must not.
+/// The results have to wait; the pool must not block.
 fn large_results_of_an_imap_nobody_reads(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let mut unread = pool.imap(0..8usize, |x| vec![7u8; (1 << 20) + x]);

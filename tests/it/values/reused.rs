@@ -1,4 +1,4 @@
-//! Files and mappings that carry one large value after the other: nobody finds another's bytes in them.
+//! Reuse of files and mappings for large values: no value contains bytes of another.
 
 use std::fs;
 use std::fs::File;
@@ -29,7 +29,7 @@ cases![
     parent_with_a_limit_of_file_sizes_reads_large_results,
 ];
 
-/// What tells a value from all others, at every place of it.
+/// A value that differs from all others at every offset.
 fn value(number: u32, len: usize) -> ByteBuf {
     let mut bytes = vec![number.to_le_bytes()[0]; len];
     for (index, place) in bytes.chunks_mut(1009).enumerate() {
@@ -43,7 +43,7 @@ fn len_of(number: u32) -> usize {
     lengths[number as usize % lengths.len()] + number as usize
 }
 
-/// In a task: checks the argument, and answers with another value of the same length.
+/// In a task: checks the argument and returns another value of the same length.
 fn answer((number, bytes): (u32, ByteBuf)) -> ByteBuf {
     assert!(bytes == value(number, bytes.len()), "the argument {number} came changed");
     value(number + 1000, bytes.len())
@@ -70,7 +70,7 @@ fn values_of_every_length_follow_each_other(method: StartMethod) {
     }
 }
 
-/// Their bytes lie in the workers' files, undecoded, while the workers go on.
+/// The results stay undecoded in the workers' files while the workers continue.
 fn results_that_wait_stay_as_they_are(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let waiting: Vec<_> = (0..12).map(|number| (number, pool.apply_async((argument(number),), answer))).collect();
@@ -104,7 +104,7 @@ fn deaths_among_large_values(method: StartMethod) {
     }
 }
 
-/// In the middle of its argument, as it were: the worker that is killed may be reading it at that moment.
+/// A worker may be killed while it reads its argument.
 fn answer_or_hang(argument: (u32, ByteBuf)) -> ByteBuf {
     if argument.0 % 9 == 4 {
         loop {
@@ -126,7 +126,7 @@ fn timeouts_among_large_values(method: StartMethod) {
     }
 }
 
-/// What lies behind a short value in its file is not part of it.
+/// Bytes beyond a short value in its file are not part of the value.
 fn large_values_that_become_small_and_large_again(method: StartMethod) {
     let pool = stage::pool(method, 1);
     for len in [2 << 20, 70_000, 2 << 20, 262_144, 5 << 20, 100_000, 61_441, 5 << 20] {
@@ -135,7 +135,8 @@ fn large_values_that_become_small_and_large_again(method: StartMethod) {
     }
 }
 
-/// In a task: tries to write to every large value that is mapped here. How many there are, and the first way that worked.
+/// In a task: tries to write to every large value that is mapped. Returns how many there are, and the first way that
+/// worked.
 fn deface(_large: ByteBuf) -> (usize, Option<String>) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let lines = maps.lines().filter(|line| line.contains("memfd:procpool ") || line.ends_with("memfd:procpool"));
@@ -147,7 +148,7 @@ fn deface(_large: ByteBuf) -> (usize, Option<String>) {
         if memory.write_at(b"defaced", start + 5000).is_ok() {
             written = Some(format!("by /proc/self/mem at {range}"));
         }
-        // Needs rights that most programs do not have.
+        // Needs privileges that most programs do not have.
         let file = File::options().write(true).open(format!("/proc/self/map_files/{range}"));
         if file.is_ok_and(|file| file.write_at(b"defaced", 5000).is_ok() || file.set_len(0).is_ok()) {
             written = Some(format!("by /proc/self/map_files/{range}"));
@@ -166,7 +167,7 @@ fn worker_cannot_write_what_others_are_sent(method: StartMethod) {
     }
 }
 
-/// How much of this process's memory are files for large values.
+/// How many bytes of this process's memory belong to files for large values.
 fn kept() -> u64 {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let lines = maps.lines().filter(|line| line.contains("memfd:procpool ") || line.ends_with("memfd:procpool"));
@@ -206,13 +207,14 @@ fn nothing_is_kept_after_join(method: StartMethod) {
     pool.close();
     pool.join().unwrap();
     assert_eq!(kept(), 0);
-    // What was never sent, or has never been asked for, does not stay either.
+    // Values that were never sent or never fetched are not kept either.
     assert_eq!(held.get().unwrap(), 3 << 20);
     drop((pool, held));
     assert_eq!(kept(), 0);
 }
 
-/// In a task: how many large values are mapped here, and how many of them so that others could be sent more in them.
+/// In a task: how many large values are mapped, and how many of them in files that can still grow, so that they could
+/// carry another value.
 fn mapped_and_shared(_large: ByteBuf) -> (usize, usize) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let lines = maps.lines().filter(|line| line.contains("memfd:procpool ") || line.ends_with("memfd:procpool"));
@@ -220,7 +222,7 @@ fn mapped_and_shared(_large: ByteBuf) -> (usize, usize) {
     (modes.len(), modes.iter().filter(|mode| mode.ends_with('s')).count())
 }
 
-/// Each has its argument from a file of its own, and not from one that others are sent values in later.
+/// Each worker receives its argument in a separate file, which carries no later value for another worker.
 fn workers_for_one_item_share_nothing(method: StartMethod) {
     let pool = Pool::builder().processes(2).start_method(method).max_tasks_per_child(1).build().unwrap();
     for number in 0..6 {
@@ -229,7 +231,7 @@ fn workers_for_one_item_share_nothing(method: StartMethod) {
     assert_eq!(kept(), 0);
 }
 
-/// It notes in the file that it has read it, which must not be a write beyond the limit: that would be SIGXFSZ.
+/// The worker marks the file as read, which must not be a write beyond the limit: that would raise SIGXFSZ.
 fn parent_with_a_limit_of_file_sizes_reads_large_results(method: StartMethod) {
     let pool = stage::pool(method, 1);
     stage::assert_works(&pool);

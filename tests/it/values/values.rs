@@ -1,4 +1,4 @@
-//! Values that do not serialize or deserialize: an error of that one item, on whichever side it happens.
+//! Values that do not serialize or deserialize: an error of that one item, in the parent and in the worker.
 
 use procpool::Pool;
 use procpool::Side;
@@ -32,7 +32,7 @@ cases![
     three_hundred_mebibytes,
 ];
 
-/// What goes wrong with a [`Tricky`] value, and where.
+/// How a [`Tricky`] value fails, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     None,
@@ -45,7 +45,7 @@ enum Trouble {
 const TROUBLES: [Trouble; 5] =
     [Trouble::None, Trouble::WriteFails, Trouble::WritePanics, Trouble::ReadFails, Trouble::ReadPanics];
 
-/// A value whose `Serialize` and `Deserialize` do as they are told.
+/// A value whose `Serialize` and `Deserialize` fail as it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tricky(Trouble);
 
@@ -100,7 +100,8 @@ pub(crate) fn assert_decode<T: std::fmt::Debug>(result: Result<T, TaskError>, ex
     }
 }
 
-/// In the worker a panic is told as what it is, with its place; here it has been shown by the panic hook already.
+/// A panic in the worker is reported as a panic, with its location; one in this process was already shown by the panic
+/// hook.
 #[track_caller]
 fn assert_panicked<T: std::fmt::Debug>(result: Result<T, TaskError>, expected: &str) {
     match result {
@@ -109,7 +110,7 @@ fn assert_panicked<T: std::fmt::Debug>(result: Result<T, TaskError>, expected: &
     }
 }
 
-/// What the caller is told of the trouble that an argument makes.
+/// Checks the error for an argument that fails.
 #[track_caller]
 fn assert_argument_trouble<T: std::fmt::Debug>(result: Result<T, TaskError>, trouble: Trouble) {
     match trouble {
@@ -120,7 +121,7 @@ fn assert_argument_trouble<T: std::fmt::Debug>(result: Result<T, TaskError>, tro
     }
 }
 
-/// What the caller is told of the trouble that a result makes.
+/// Checks the error for a result that fails.
 #[track_caller]
 fn assert_result_trouble<T: std::fmt::Debug>(result: Result<T, TaskError>, trouble: Trouble) {
     match trouble {
@@ -155,7 +156,7 @@ fn argument_that_does_not_deserialize(method: StartMethod) {
         assert_argument_trouble(pool.imap([Tricky(trouble)], |_| 1u8).next().unwrap(), trouble);
     }
     stage::assert_works(&pool);
-    assert_eq!(pool.pids(), pids, "the worker did not live on");
+    assert_eq!(pool.pids(), pids, "the worker was replaced");
 }
 
 fn result_that_does_not_serialize(method: StartMethod) {
@@ -167,7 +168,7 @@ fn result_that_does_not_serialize(method: StartMethod) {
         assert_result_trouble(pool.imap_unordered([trouble], Tricky::of).next().unwrap(), TROUBLES[trouble]);
     }
     stage::assert_works(&pool);
-    assert_eq!(pool.pids(), pids, "the worker did not live on");
+    assert_eq!(pool.pids(), pids, "the worker was replaced");
 }
 
 fn result_that_does_not_deserialize(method: StartMethod) {
@@ -199,7 +200,7 @@ fn other_items_of_the_job_are_unharmed(method: StartMethod) {
     }
 }
 
-/// The failure comes after many bytes have been written, so that half of a frame may be on its way.
+/// The value fails after many bytes, when half of a frame may already be sent.
 fn large_values_that_fail_half_way(method: StartMethod) {
     let pool = stage::pool(method, 1);
     for trouble in TROUBLES {
@@ -213,19 +214,19 @@ fn large_values_that_fail_half_way(method: StartMethod) {
     }
 }
 
-/// What a type says about why it cannot travel is the only clue that its author gets.
+/// The type's own error message must arrive: it is the only hint for the author of the type.
 fn message_of_the_value_is_kept(method: StartMethod) {
     let pool = stage::pool(method, 1);
-    let told = |error: TaskError, words: &str| assert!(error.to_string().contains(words), "{error}");
-    told(stage::error(pool.apply((Tricky(Trouble::WriteFails),), |_| 1u8)), "will not be written");
-    told(stage::error(pool.apply((Tricky(Trouble::WritePanics),), |_| 1u8)), "panics when written");
-    told(stage::error(pool.apply((Tricky(Trouble::ReadFails),), |_| 1u8)), "will not be read");
-    told(stage::error(pool.apply((1usize,), Tricky::of)), "will not be written");
-    told(stage::error(pool.apply((3usize,), Tricky::of)), "will not be read");
-    told(stage::error(pool.apply((4usize,), Tricky::of)), "panics when read");
+    let assert_contains = |error: TaskError, words: &str| assert!(error.to_string().contains(words), "{error}");
+    assert_contains(stage::error(pool.apply((Tricky(Trouble::WriteFails),), |_| 1u8)), "will not be written");
+    assert_contains(stage::error(pool.apply((Tricky(Trouble::WritePanics),), |_| 1u8)), "panics when written");
+    assert_contains(stage::error(pool.apply((Tricky(Trouble::ReadFails),), |_| 1u8)), "will not be read");
+    assert_contains(stage::error(pool.apply((1usize,), Tricky::of)), "will not be written");
+    assert_contains(stage::error(pool.apply((3usize,), Tricky::of)), "will not be read");
+    assert_contains(stage::error(pool.apply((4usize,), Tricky::of)), "panics when read");
 }
 
-/// A value with a lot to say about why it cannot be written, or cannot be read.
+/// A value with a very long message about why it cannot be written or read.
 #[derive(Clone, Copy)]
 struct Wordy(Trouble);
 
@@ -255,7 +256,7 @@ impl<'de> Deserialize<'de> for Wordy {
     }
 }
 
-/// The words are longer than a frame, whichever side says them.
+/// The message is longer than a frame, from either side.
 fn long_messages_of_values_harm_nobody(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let pids = pool.pids();
@@ -267,8 +268,8 @@ fn long_messages_of_values_harm_nobody(method: StartMethod) {
             let message = match (TROUBLES[index % 5], error) {
                 (Trouble::None, None) => continue,
                 (_, Some(TaskError::Panicked(panic))) => panic.message,
-                (_, Some(TaskError::Encode { side: told, message } | TaskError::Decode { side: told, message })) => {
-                    assert_eq!(told, side);
+                (_, Some(TaskError::Encode { side: found, message } | TaskError::Decode { side: found, message })) => {
+                    assert_eq!(found, side);
                     message
                 }
                 (trouble, other) => panic!("{trouble:?} of an {side:?} is {other:?}"),
@@ -277,10 +278,10 @@ fn long_messages_of_values_harm_nobody(method: StartMethod) {
         }
     }
     stage::assert_works(&pool);
-    assert_eq!(pool.pids(), pids, "the worker did not live on");
+    assert_eq!(pool.pids(), pids, "the worker was replaced");
 }
 
-/// Notes who reads it.
+/// Notes the process that deserializes it.
 struct Witness(String);
 
 impl Serialize for Witness {
@@ -305,7 +306,7 @@ fn deserializing_happens_once_for_each_side(method: StartMethod) {
     assert_eq!(book.lines(), [worker.to_string(), std::process::id().to_string()]);
 }
 
-/// Bytes that serde takes for bytes, so that they travel at one go.
+/// Bytes that serde serializes as bytes, in one piece.
 #[derive(Debug, PartialEq, Eq)]
 struct Block(Vec<u8>);
 
@@ -331,20 +332,20 @@ impl<'de> Deserialize<'de> for Block {
     }
 }
 
-/// In a page of its own each, and neither all the same nor zero.
+/// A pattern that differs from page to page, and is neither constant nor zero.
 fn block(len: usize) -> Block {
     let mut bytes = vec![0xa5; len];
     bytes.iter_mut().step_by(4093).enumerate().for_each(|(index, byte)| *byte = (index % 251).to_le_bytes()[0]);
     Block(bytes)
 }
 
-/// The length, if the bytes are those that they should be.
+/// Checks the bytes, and returns their length.
 fn check(block_given: &Block) -> usize {
     assert!(*block_given == block(block_given.0.len()), "{} bytes came changed", block_given.0.len());
     block_given.0.len()
 }
 
-/// Both sides of the edge of a frame, and of where files are mapped.
+/// Sizes around the limit of a frame, and around the size from which files are mapped.
 const LARGE: [usize; 4] = [61 << 10, (256 << 10) - 5, 1 << 20, 64 << 20];
 
 fn assert_large_values_pass(pool: &Pool) {
@@ -393,7 +394,7 @@ fn large_contexts_and_initializers(method: StartMethod) {
 
 static INITIALIZED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-/// As argument, context and result.
+/// As an argument, a context and a result.
 fn three_hundred_mebibytes(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let len = 300 << 20;
