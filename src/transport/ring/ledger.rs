@@ -276,5 +276,5 @@ impl<W: Word> WorkerLedger<'_, W> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
 mod model;

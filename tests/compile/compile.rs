@@ -4,6 +4,6 @@
 #[test]
 fn calls_infer_and_captures_do_not_compile() {
     let cases = trybuild::TestCases::new();
-    cases.pass("tests/compile/pass/*.rs");
-    cases.compile_fail("tests/compile/fail/*.rs");
+    cases.pass("pass/*.rs");
+    cases.compile_fail("fail/*.rs");
 }

@@ -1,1 +1,0 @@
-//! The examples of procpool. Run one with `cargo run --release --example NAME`.
