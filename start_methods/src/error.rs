@@ -1,9 +1,9 @@
-//! What can go wrong while a process is brought into the world, told so that the reader can act.
+//! [`StartError`]: why a process could not be started.
 //!
 //! # Invariants
 //!
-//! - Context is fields, not formatted text; `Display` is a lower-case fragment that says what to do.
-//! - The type is `Clone`: one failure may have to be told to many waiting callers.
+//! - Context is in fields, not in formatted text. `Display` is a lower-case fragment that says what to do.
+//! - The type is `Clone`: one failure may be reported to several waiting callers.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -15,40 +15,56 @@ use std::time::Duration;
 use crate::exit::Exit;
 use crate::settings::Resource;
 
-/// Why a process could not be started, or did not come up.
+/// Why a process could not be started, or failed before its entry ran.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, StartError, StartMethod};
+///
+/// fn run(_: Birth) -> u8 {
+///     0
+/// }
+///
+/// start_methods::init();
+/// let boot = Boot::new(run).env("NOT=A NAME", "value");
+/// let error = start_methods::start(StartMethod::Spawn, &boot).unwrap_err();
+/// assert!(matches!(error, StartError::Environment { .. }));
+/// assert!(error.to_string().contains("a name must not be empty"));
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StartError {
-    /// `init()` was not called at the beginning of `main`, so a re-executed copy of this program
-    /// would run `main` instead of the entry.
+    /// `init()` was not called at the beginning of `main`, so a re-executed copy of this program would run `main`
+    /// instead of the entry.
     NotInitialized,
-    /// fork(2) was refused, because threads that may hold locks would not exist in the child.
+    /// fork(2) was refused: other threads may hold locks that would stay locked in the child.
     ForeignThreads {
-        /// How many threads there are besides the caller and the parked residents.
+        /// The number of threads besides the caller and the parked residents.
         count: usize,
     },
-    /// Processes that start processes that start processes: more generations than anybody means.
+    /// Processes that start processes recursively have exceeded the limit of generations.
     NestedTooDeep {
-        /// The generation the new process would have had.
+        /// The generation that the new process would have had.
         depth: u32,
-        /// The last generation that is allowed.
+        /// The last generation allowed.
         limit: u32,
     },
-    /// The payload or the settings have too many bytes, or there are too many descriptors, for the one boot message.
+    /// The payload or the settings have too many bytes for the boot message, or there are too many descriptors.
     BootTooLarge {
-        /// What was asked for.
+        /// The number of bytes or descriptors requested.
         len: usize,
-        /// What is possible.
+        /// The maximum.
         limit: usize,
     },
     /// A system call failed.
     System {
-        /// What was being done, to complete the sentence "… failed".
+        /// The operation that failed, to complete the sentence "… failed".
         doing: &'static str,
         /// The error number.
         errno: i32,
     },
-    /// No variable of an environment can have this name, or the value that it was given.
+    /// A variable with this name, or with the value given for it, cannot exist in an environment.
     Environment {
         /// The name.
         name: OsString,
@@ -60,67 +76,67 @@ pub enum StartError {
         /// The error number.
         errno: i32,
     },
-    /// The new process could not have a limit, and ended.
+    /// The new process could not set a resource limit, and ended.
     Limit {
-        /// What was to be limited.
+        /// The limited resource.
         resource: Resource,
         /// The soft limit.
         soft: u64,
-        /// The hard limit; `None` is the one that it had.
+        /// The hard limit; `None` if it was to stay as it is.
         hard: Option<u64>,
         /// The error number.
         errno: i32,
     },
-    /// The new process looked at what it was to do and said no.
+    /// The new process found that it cannot run what the boot message describes, and ended.
     Refused {
-        /// In its own words.
+        /// The reason, as the process gave it.
         reason: String,
     },
-    /// The new process did not say hello in time and was killed.
+    /// The new process did not send its hello in time and was killed.
     HelloTimeout {
         /// Its process id.
         pid: u32,
-        /// How long it was given.
+        /// The time it was given.
         timeout: Duration,
     },
-    /// The new process ended before it said hello.
+    /// The new process ended before it sent its hello.
     DiedBeforeHello {
         /// Its process id.
         pid: u32,
         /// How it ended.
         exit: Exit,
     },
-    /// The new process sent something that is neither hello nor a refusal.
+    /// The new process sent a message that is neither a hello nor a refusal.
     Protocol {
-        /// What was wrong with it.
+        /// What is wrong with the message.
         detail: String,
     },
-    /// The fork server failed, and so did the one started in its place.
+    /// The fork server failed, and so did its replacement.
     Forkserver {
-        /// What happened to the second one.
+        /// What happened to the replacement.
         detail: String,
     },
-    /// The fork server is running already, so it is too late to tell it what to preload.
+    /// The fork server is already running, so it cannot preload anything more.
     AlreadyRunning {
         /// Its process id.
         pid: u32,
     },
-    /// The function is in no loaded image (code made at run time?), so it has no name in another process.
+    /// The function is in no loaded image (generated at run time?), so another process cannot find it.
     FunctionNotFound {
-        /// Where it is in this process.
+        /// Its address in this process.
         address: usize,
     },
     /// The template process, forked by `settle()`, has died; the state it preserved is lost.
     TemplateDied,
-    /// A preload function of the fork server panicked, or left the server unfit to fork.
+    /// A preload function of the fork server panicked, or left the server in a state in which it cannot fork.
     Preload {
-        /// The panic's message, or what is unfit.
+        /// The panic's message, or the reason why the server cannot fork.
         message: String,
     },
 }
 
 impl StartError {
-    /// For `map_err`: a failed system call, and what it was for.
+    /// For `map_err`: a failed system call and what it was for.
     pub(crate) fn system(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| Self::System { doing, errno: errno_of(&error) }
     }
@@ -165,19 +181,19 @@ impl fmt::Display for StartError {
             Self::Refused { reason } => write!(f, "the new process refused to run: {reason}"),
             Self::HelloTimeout { pid, timeout } => write!(
                 f,
-                "process {pid} did not say hello within {timeout:?} and was killed: does main() \
+                "process {pid} did not send its hello within {timeout:?} and was killed: does main() \
                  do something else before init(), or was it forked while a thread held a lock?"
             ),
             Self::DiedBeforeHello { pid, exit } => write!(
                 f,
-                "process {pid} ended before it said hello ({exit}): does main() return before \
+                "process {pid} ended before it sent its hello ({exit}): does main() return before \
                  init()?"
             ),
             Self::Protocol { detail } => {
-                write!(f, "the new process does not speak our protocol: {detail}")
+                write!(f, "the new process does not follow the protocol: {detail}")
             }
             Self::Forkserver { detail } => {
-                write!(f, "the fork server failed twice: {detail}; look at its standard error, or use spawn")
+                write!(f, "the fork server failed twice: {detail}; check its standard error, or use spawn")
             }
             Self::AlreadyRunning { pid } => write!(
                 f,
@@ -190,7 +206,7 @@ impl fmt::Display for StartError {
                  find it"
             ),
             Self::TemplateDied => f.write_str(
-                "the template process of this starter has died, and the state it kept with it; \
+                "the template process of this starter has died, and the state it preserved is lost; \
                  make a new Starter",
             ),
             Self::Preload { message } => {
@@ -218,7 +234,7 @@ fn write_directory(f: &mut fmt::Formatter<'_>, path: &Path, errno: i32) -> fmt::
     let advice = match errno {
         libc::ENOENT => "; create it first, or name another in current_dir()",
         libc::ENOTDIR => "; name a directory in current_dir()",
-        libc::EACCES => "; it and those above it must give the permission to search them (chmod +x)",
+        libc::EACCES => "; it and its parent directories must grant search permission (chmod +x)",
         _ => "",
     };
     let error = io::Error::from_raw_os_error(errno);

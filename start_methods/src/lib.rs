@@ -1,4 +1,4 @@
-//! Brings a child process into the world by one of three methods, with one signature.
+//! Starts a function of this program in a child process, by fork, spawn or forkserver, with one signature.
 //!
 //! ```
 //! use std::io::IoSlice;
@@ -12,13 +12,13 @@
 //! }
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     start_methods::init(); // Children begin here, and go no further.
+//!     start_methods::init(); // Children run from here and never return.
 //!     for method in StartMethod::ALL {
 //!         let child = start_methods::start(method, &Boot::new(greet).payload(b"world"))?;
 //!         child.wait_hello(std::time::Duration::from_secs(10))?;
 //!         let mut buffer = [0; 64];
 //!         let Received::Message(len) = child.control().recv(&mut buffer, &mut Vec::new())? else {
-//!             panic!("it ended without a word");
+//!             panic!("the child ended without a message");
 //!         };
 //!         assert_eq!(&buffer[..len], b"hello, world");
 //!         assert!(child.wait()?.success());
@@ -29,23 +29,25 @@
 //!
 //! | | fork | spawn | forkserver |
 //! |---|---|---|---|
-//! | the child begins | as a copy of the parent | in `main`, leaves it in [`init`] | as a copy of a server that began in `main` |
-//! | sees the parent's memory | yes, as of the start (or of [`Starter::settle`]) | no | no; that of [`forkserver::preload`] |
+//! | the child starts | as a copy of the parent | in `main`, which it leaves in [`init`] | as a copy of a server that started in `main` |
+//! | sees the parent's memory | yes, as of the start (or of [`Starter::settle`]) | no | no; sees that of [`forkserver::preload`] |
 //! | parent with other threads | refused | yes | yes |
 //! | parent of the process | this process (or the template) | this process | the server |
-//! | descriptors it inherits | the parent's, but none of ours | 0, 1, 2 | 0, 1, 2 |
-//! | price | grows with the parent's memory | an exec | a small fork |
+//! | inherited descriptors | the parent's, except those of this crate | 0, 1, 2 | 0, 1, 2 |
+//! | cost | grows with the parent's memory | an exec | a small fork |
 //!
-//! Whatever the method, a child has /dev/null as standard input, default signal dispositions (but
-//! for SIGPIPE and SIGTTOU, which are ignored), an empty signal mask, a process group and a name of
-//! its own, one descriptor of ours (its *control socket*), and a *lifeline*: the kernel kills it
-//! when the process that started it dies. It dumps no core. [`Boot`] can ask for another environment,
-//! another directory and limits ([`Resource`]), with the same words and the same errors for each method.
+//! With every method, a child has /dev/null as standard input, default signal dispositions (except SIGPIPE and SIGTTOU,
+//! which are ignored), an empty signal mask, its own process group and name, one descriptor of this crate (its *control
+//! socket*), and a *lifeline*: the kernel kills it when the process that started it dies. It dumps no core. [`Boot`]
+//! can set its environment, its directory and its resource limits ([`Resource`]), with the same calls and the same
+//! errors for each method.
 //!
-//! A child is killed when its [`Child`] is dropped. This crate never waits for children it has not
-//! started, installs no signal handler, and starts no thread.
+//! A child is killed when its [`Child`] is dropped. This crate never waits for children that it has not started,
+//! installs no signal handler, and starts no thread.
 //!
 //! Linux only: kernel 5.4 or newer, 64 bits, /proc mounted.
+//!
+//! Also called: subprocess, worker process, zygote (forkserver), process supervision.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("start_methods supports Linux only");

@@ -1,16 +1,16 @@
-//! What is said over a control socket before it is the user's: Boot, Hello, Refused, and the fork
-//! server's Ready, Request and Reply.
+//! The messages of a control socket before it is handed to the user: Boot, Hello, Refused, and the fork server's Ready,
+//! Request and Reply.
 //!
 //! ```text
 //!  magic u32 | protocol version u16 | kind u16 | postcard
 //! ```
 //!
-//! All of it little-endian. The decoders are pure functions from bytes to values.
+//! All integers are little-endian. The decoders are pure functions from bytes to values.
 //!
 //! # Invariants
 //!
-//! - The eight bytes of the header mean the same in every version of the protocol, so that two
-//!   programs with different versions can at least tell each other so.
+//! - The eight bytes of the header mean the same in every version of the protocol, so that two programs with different
+//!   versions can at least report that.
 //! - No input makes a decoder panic, or reserve more memory than the input is long.
 
 use std::ffi::OsString;
@@ -25,21 +25,21 @@ use crate::settings::Resource;
 use crate::settings::Settings;
 use crate::sys::image::ImageRef;
 
-/// The version spoken here. Different versions do not talk to each other.
+/// The protocol version of this build. Processes with different versions cannot communicate.
 pub(crate) const PROTOCOL: u16 = 1;
 
-/// No message is longer.
+/// Maximum length of a message.
 pub(crate) const MESSAGE_MAX: usize = 96 * 1024;
 
 const MAGIC: u32 = 0x424d_5453;
 const HEADER_LEN: usize = 8;
 
-/// A message, which knows its kind.
+/// A message type and its kind number.
 pub(crate) trait Message: Serialize + for<'de> Deserialize<'de> {
     const KIND: u16;
 }
 
-/// From the parent, the first message: what the new process is and does.
+/// Parent to child, the first message: what the new process is and runs.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BootMessage {
     pub(crate) pointer_width: u32,
@@ -52,26 +52,26 @@ pub(crate) struct BootMessage {
     pub(crate) payload: Vec<u8>,
 }
 
-/// From the child: it is in order, and its entry is about to run.
+/// Child to parent: the process is set up, and its entry is about to run.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) build_id: Vec<u8>,
 }
 
-/// From the child: it will not run, and ends.
+/// Child to parent: the process will not run its entry, and ends.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) reason: Refusal,
 }
 
-/// Why a process will not run.
+/// Why a process does not run its entry.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// It cannot enter its directory.
     Directory { path: OsString, errno: i32 },
-    /// It cannot have a limit.
+    /// It cannot set a limit.
     Limit { resource: Resource, limit: Limit, errno: i32 },
-    /// Anything else, in its own words.
+    /// Any other reason, as text.
     Other(String),
 }
 
@@ -81,13 +81,13 @@ impl From<String> for Refusal {
     }
 }
 
-/// From the fork server, after its hello: the preloads have run, or why they have not.
+/// Fork server to parent, after its hello: whether the preloads have run.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ready {
     pub(crate) outcome: Result<(), String>,
 }
 
-/// To the fork server: fork one child, which is born with the one descriptor beside this (its end of the lifeline).
+/// Parent to fork server: fork one child. Carries one descriptor, the child's end of the lifeline.
 ///
 /// Requests are numbered from 1.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -95,22 +95,22 @@ pub(crate) struct Request {
     pub(crate) id: u64,
 }
 
-/// From the fork server, to every request: the child's process id, with three descriptors (the
-/// parent's end of its control socket, its pidfd, the read end of its status pipe); or no child.
+/// Fork server to parent, one for every request: the child's process id, with three descriptors (the parent's end of
+/// its control socket, its pidfd, the read end of its status pipe); or why there is no child.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) id: u64,
     pub(crate) outcome: Result<u32, ForkFailure>,
 }
 
-/// Why the fork server has no child for us.
+/// Why the fork server could not fork a child.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ForkFailure {
     pub(crate) stage: Stage,
     pub(crate) errno: i32,
 }
 
-/// What the fork server was doing when it failed.
+/// The step at which the fork server failed.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Socket,
@@ -138,7 +138,7 @@ impl Stage {
     }
 }
 
-/// Gives every message its kind.
+/// Assigns the kind numbers.
 macro_rules! kinds {
     ($($message:ty = $kind:literal,)+) => {
         $(impl Message for $message {
@@ -156,40 +156,40 @@ kinds! {
     Reply = 6,
 }
 
-/// Why bytes are not the message that was expected.
+/// Why bytes are not the expected message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DecodeError {
     Foreign,
     OtherVersion(u16),
     OtherKind(u16),
-    Garbled,
+    Malformed,
 }
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Foreign => f.write_str("a message that is none of ours"),
+            Self::Foreign => f.write_str("not a message of this protocol"),
             Self::OtherVersion(version) => write!(
                 f,
-                "it speaks version {version} of the protocol and this process version {PROTOCOL}: \
+                "the sender has version {version} of the protocol and this process version {PROTOCOL}: \
                  both must be built with the same version of start_methods"
             ),
             Self::OtherKind(kind) => write!(f, "a message of the unexpected kind {kind}"),
-            Self::Garbled => f.write_str("a garbled message"),
+            Self::Malformed => f.write_str("a malformed message"),
         }
     }
 }
 
-/// The bytes of a message.
+/// Encodes a message.
 pub(crate) fn encode<M: Message>(message: &M) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(MAGIC.to_le_bytes());
     bytes.extend(PROTOCOL.to_le_bytes());
     bytes.extend(M::KIND.to_le_bytes());
-    postcard::to_extend(message, bytes).expect("our messages have no value that cannot be encoded")
+    postcard::to_extend(message, bytes).expect("every value of these message types can be encoded")
 }
 
-/// The message in these bytes.
+/// Decodes the message in `bytes`.
 pub(crate) fn decode<M: Message>(bytes: &[u8]) -> Result<M, DecodeError> {
     match kind_of(bytes)? {
         kind if kind == M::KIND => {}
@@ -197,11 +197,11 @@ pub(crate) fn decode<M: Message>(bytes: &[u8]) -> Result<M, DecodeError> {
     }
     match postcard::take_from_bytes(&bytes[HEADER_LEN..]) {
         Ok((message, [])) => Ok(message),
-        Ok(_) | Err(_) => Err(DecodeError::Garbled),
+        Ok(_) | Err(_) => Err(DecodeError::Malformed),
     }
 }
 
-/// The kind of message in these bytes, whether or not the rest of it is in order.
+/// The kind of the message in `bytes`. Does not check the rest of it.
 pub(crate) fn kind_of(bytes: &[u8]) -> Result<u16, DecodeError> {
     let header: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(DecodeError::Foreign)?;
     let [m0, m1, m2, m3, v0, v1, k0, k1] = *header;
@@ -240,8 +240,8 @@ mod tests {
         }
     }
 
-    /// What must hold for every kind of message.
-    fn survives_the_road_and_nothing_less_does<M: Message + PartialEq + fmt::Debug>(message: &M) {
+    /// Checks what must hold for every kind of message: only the whole encoding decodes.
+    fn round_trips_whole_only<M: Message + PartialEq + fmt::Debug>(message: &M) {
         let bytes = encode(message);
 
         assert_eq!(decode::<M>(&bytes).as_ref(), Ok(message));
@@ -249,13 +249,13 @@ mod tests {
             assert!(decode::<M>(&bytes[..len]).is_err(), "{len} of {} bytes", bytes.len());
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert_eq!(decode::<M>(&longer), Err(DecodeError::Garbled));
+        assert_eq!(decode::<M>(&longer), Err(DecodeError::Malformed));
     }
 
     #[test]
     fn every_message_is_decoded_whole_or_not_at_all() {
-        survives_the_road_and_nothing_less_does(&boot());
-        survives_the_road_and_nothing_less_does(&Hello { build_id: vec![9; 20] });
+        round_trips_whole_only(&boot());
+        round_trips_whole_only(&Hello { build_id: vec![9; 20] });
         let refusals = [
             Refusal::Directory { path: "/nowhere".into(), errno: libc::ENOENT },
             Refusal::Limit {
@@ -266,13 +266,13 @@ mod tests {
             Refusal::Other("no".to_owned()),
         ];
         for reason in refusals {
-            survives_the_road_and_nothing_less_does(&Refused { reason });
+            round_trips_whole_only(&Refused { reason });
         }
-        survives_the_road_and_nothing_less_does(&Ready { outcome: Err("no table".to_owned()) });
-        survives_the_road_and_nothing_less_does(&Request { id: u64::MAX });
-        survives_the_road_and_nothing_less_does(&Reply { id: 1, outcome: Ok(4711) });
+        round_trips_whole_only(&Ready { outcome: Err("no table".to_owned()) });
+        round_trips_whole_only(&Request { id: u64::MAX });
+        round_trips_whole_only(&Reply { id: 1, outcome: Ok(4711) });
         let failure = ForkFailure { stage: Stage::Fork, errno: libc::EAGAIN };
-        survives_the_road_and_nothing_less_does(&Reply { id: 2, outcome: Err(failure) });
+        round_trips_whole_only(&Reply { id: 2, outcome: Err(failure) });
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(with(6, 3), Err(DecodeError::OtherKind(3)));
     }
 
-    /// A length that promises the whole address space must not be believed.
+    /// A length as large as the address space must not be trusted.
     #[test]
     fn a_huge_length_is_garbled_and_reserves_nothing() {
         let mut bytes = encode(&Hello { build_id: Vec::new() });
@@ -297,6 +297,6 @@ mod tests {
         bytes.extend([0xff; 9]);
         bytes.push(1);
 
-        assert_eq!(decode::<Hello>(&bytes), Err(DecodeError::Garbled));
+        assert_eq!(decode::<Hello>(&bytes), Err(DecodeError::Malformed));
     }
 }

@@ -1,8 +1,8 @@
-//! The three start methods by name: nothing but an enum, its spelling and its parsing.
+//! [`StartMethod`]: the three start methods by name, with their parsing.
 //!
 //! # Invariants
 //!
-//! - `Display` and `FromStr` are inverse to each other for every method.
+//! - `Display` and `FromStr` are inverse to each other.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,14 +10,23 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// How a child process comes into the world.
+/// How a child process is started.
 ///
 /// The names are those of Python's `multiprocessing`.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::StartMethod;
+///
+/// assert_eq!("spawn".parse(), Ok(StartMethod::Spawn));
+/// assert_eq!(StartMethod::default().to_string(), "forkserver");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum StartMethod {
-    /// fork(2) of the calling process: the child sees the parent's memory. Needs a parent with one thread.
+    /// fork(2) of the calling process: the child sees the parent's memory. The parent must be single-threaded.
     Fork,
-    /// The program is executed afresh: slowest, and nothing is inherited but the environment.
+    /// The program is executed again: the slowest method; only the environment is inherited.
     Spawn,
     /// A small single-threaded server, executed once, forks the children on request.
     #[default]
@@ -25,7 +34,14 @@ pub enum StartMethod {
 }
 
 impl StartMethod {
-    /// Every method, for loops over all of them.
+    /// All methods.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let names = start_methods::StartMethod::ALL.map(|method| method.to_string());
+    /// assert_eq!(names, ["fork", "spawn", "forkserver"]);
+    /// ```
     pub const ALL: [Self; 3] = [Self::Fork, Self::Spawn, Self::Forkserver];
 
     fn name(self) -> &'static str {
@@ -54,7 +70,16 @@ impl FromStr for StartMethod {
     }
 }
 
-/// The text names none of the start methods.
+/// The text does not name a start method.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{ParseStartMethodError, StartMethod};
+///
+/// let error: ParseStartMethodError = "vfork".parse::<StartMethod>().unwrap_err();
+/// assert!(error.to_string().starts_with("unknown start method \"vfork\""));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseStartMethodError {
     text: String,

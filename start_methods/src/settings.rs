@@ -1,13 +1,13 @@
-//! What a new process is to find beyond its entry: its environment, its directory, its limits. Plain data, as it
-//! travels in the boot message.
+//! The settings of a new process beyond its entry: environment, directory, resource limits. Plain data, as the boot
+//! message carries it.
 //!
-//! Who applies it: `spawn` executes a program with its [`Environment`]; all else is done by the new process itself,
-//! in `born`, last before its hello.
+//! `spawn` executes the program with its [`Environment`]. All other settings are applied by the new process itself, in
+//! `birth/born`, as the last step before its hello.
 //!
 //! # Invariants
 //!
-//! - An environment in which nothing is [impossible](Environment::impossible) can be made by execve(2) and by
-//!   std's `set_var`, which panics at any other.
+//! - An environment without an [invalid variable](Environment::invalid_variable) is accepted by execve(2) and by std's
+//!   `set_var`, which panics for any other.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,34 +18,62 @@ use std::os::unix::ffi::OsStrExt;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// What [`Boot::rlimit`](crate::Boot::rlimit) can limit. See getrlimit(2).
+/// A resource that [`Boot::rlimit`](crate::Boot::rlimit) can limit. See getrlimit(2).
 ///
-/// Every limit has two values: the *soft* one is what counts, and the *hard* one is how far the process itself may
-/// raise the soft one again.
-// In the order in which they are set: the one that may be too little for anything that follows comes last.
+/// Every limit has two values: the *soft* one is in force, and the *hard* one is the maximum to which the process
+/// itself may raise the soft one.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, Resource};
+///
+/// fn run(_: Birth) -> u8 {
+///     0
+/// }
+///
+/// let boot = Boot::new(run).rlimit(Resource::CpuTime, 10, Some(20)).rlimit(Resource::OpenFiles, 64, None);
+/// # let _ = boot;
+/// ```
+// In the order in which they are set: the limit that may leave too little for the next steps comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Resource {
-    /// Descriptors (`RLIMIT_NOFILE`): a new one gets a number below the limit, or there is none.
+    /// Descriptors (`RLIMIT_NOFILE`): a new descriptor has a number below the limit, or cannot be opened.
     ///
-    /// What a child has already goes on working, whatever its number is: its control socket and the descriptors it was
-    /// given. So 0 means: nothing more can be opened, and no descriptor received.
+    /// Descriptors that a child already has keep working, whatever their numbers: its control socket and the
+    /// descriptors it was given. With 0, nothing more can be opened, and no descriptor can be received.
     OpenFiles,
-    /// Bytes of a core dump (`RLIMIT_CORE`). 0 by default, whatever the parent has.
+    /// Bytes of a core dump (`RLIMIT_CORE`). 0 by default, whatever the parent's limit is.
     CoreSize,
-    /// Seconds of processor time (`RLIMIT_CPU`), counted from the birth; waiting does not count.
+    /// Seconds of processor time (`RLIMIT_CPU`), counted from the start of the process; waiting does not count.
     ///
-    /// SIGXCPU ends the process at the soft limit, and SIGKILL at the hard one if it has learnt to survive that.
+    /// SIGXCPU ends the process at the soft limit. If the process handles that signal, SIGKILL ends it at the hard
+    /// limit.
     CpuTime,
     /// Bytes of address space (`RLIMIT_AS`).
     ///
-    /// All that is mapped counts, used or not: the program, and after a fork the memory of the parent. Beyond the limit
-    /// an allocation fails, which ends a Rust program by SIGABRT unless it has asked with `try_reserve` and the like.
+    /// Everything that is mapped counts, used or not: the program, and after a fork the memory of the parent. Beyond
+    /// the limit an allocation fails, which ends a Rust program by SIGABRT unless it allocates with `try_reserve` and
+    /// the like.
     AddressSpace,
 }
 
 impl Resource {
-    /// The value that means: no limit.
+    /// The value that means "no limit".
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, Resource};
+    ///
+    /// fn run(_: Birth) -> u8 {
+    ///     0
+    /// }
+    ///
+    /// let boot = Boot::new(run).rlimit(Resource::CpuTime, Resource::UNLIMITED, None);
+    /// # let _ = boot;
+    /// ```
     pub const UNLIMITED: u64 = libc::RLIM_INFINITY;
 }
 
@@ -64,7 +92,7 @@ impl fmt::Display for Resource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limit {
     pub(crate) soft: u64,
-    /// `None` leaves it as it is.
+    /// `None` keeps the hard limit that the process has.
     pub(crate) hard: Option<u64>,
 }
 
@@ -78,26 +106,27 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// No less than the bytes they take in a message.
+    /// An upper bound of the bytes that they take in a message.
     pub(crate) fn size(&self) -> usize {
         let directory = self.directory.as_ref().map_or(0, |directory| directory.len());
         OVERHEAD + directory + self.environment.size()
     }
 }
 
-/// What is to be different from the environment that the process has by itself.
+/// Changes to the environment that the process would have without them.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Environment {
-    /// Nothing is kept of it.
+    /// No inherited variable is kept.
     cleared: bool,
-    /// Set, or (`None`) removed.
+    /// `Some`: set to this value. `None`: removed.
     changes: BTreeMap<OsString, Option<OsString>>,
 }
 
-/// More than a message needs for all limits, all lengths of one setting, and whatever is neither.
+/// Upper bound of the bytes in a message for all limits, all lengths of single settings, and everything else that is
+/// not counted by length.
 const OVERHEAD: usize = 128;
 
-/// More than a message needs for a change of the environment beyond its name and its value.
+/// Upper bound of the bytes in a message for one change of the environment, beyond its name and its value.
 const CHANGE_OVERHEAD: usize = 16;
 
 impl Environment {
@@ -118,21 +147,21 @@ impl Environment {
         self.cleared
     }
 
-    /// Set, or (`None`) removed.
+    /// Each changed variable: set to this value, or (`None`) removed.
     pub(crate) fn changes(&self) -> impl Iterator<Item = (&OsStr, Option<&OsStr>)> {
         self.changes.iter().map(|(name, value)| (name.as_os_str(), value.as_deref()))
     }
 
     /// The name of a variable that no environment can hold, if there is one.
-    pub(crate) fn impossible(&self) -> Option<&OsStr> {
+    pub(crate) fn invalid_variable(&self) -> Option<&OsStr> {
         let has_zero = |text: &OsStr| text.as_bytes().contains(&0);
-        let impossible = |name: &OsStr, value: Option<&OsStr>| {
+        let is_invalid = |name: &OsStr, value: Option<&OsStr>| {
             name.is_empty() || name.as_bytes().contains(&b'=') || has_zero(name) || value.is_some_and(has_zero)
         };
-        self.changes().find(|(name, value)| impossible(name, *value)).map(|(name, _)| name)
+        self.changes().find(|(name, value)| is_invalid(name, *value)).map(|(name, _)| name)
     }
 
-    /// What becomes of these variables.
+    /// `variables` after the changes.
     pub(crate) fn applied_to(
         &self,
         variables: impl Iterator<Item = (OsString, OsString)>,
@@ -147,7 +176,7 @@ impl Environment {
     }
 }
 
-/// Without the values, which may be secrets.
+/// Omits the values, which may be secrets.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |wanted: bool| -> Vec<&OsStr> {
@@ -209,10 +238,10 @@ mod tests {
     fn impossible_variables_are_found() {
         for (name, value) in [("", "x"), ("A=B", "x"), ("=A", "x"), ("A\0", "x"), ("A", "x\0")] {
             let set = environment(|environment| environment.set(name.as_ref(), value.as_ref()));
-            assert_eq!(set.impossible(), Some(OsStr::new(name)), "{name:?} {value:?}");
+            assert_eq!(set.invalid_variable(), Some(OsStr::new(name)), "{name:?} {value:?}");
         }
-        assert!(environment(|environment| environment.remove("".as_ref())).impossible().is_some());
-        assert!(environment(|environment| environment.set("A".as_ref(), "=".as_ref())).impossible().is_none());
+        assert!(environment(|environment| environment.remove("".as_ref())).invalid_variable().is_some());
+        assert!(environment(|environment| environment.set("A".as_ref(), "=".as_ref())).invalid_variable().is_none());
     }
 
     #[test]

@@ -90,8 +90,8 @@ pub(crate) fn set_depth(depth: u32) {
 ///
 /// # Settings
 ///
-/// [`env`](Self::env) and its neighbours, [`current_dir`](Self::current_dir) and [`rlimit`](Self::rlimit) say what is to
-/// be different in the new process. All else is as it would be without them, which is not the same for every method:
+/// [`env`](Self::env) and its neighbours, [`current_dir`](Self::current_dir) and [`rlimit`](Self::rlimit) say what is
+/// to be different in the new process. All else is as it would be without them, which is not the same for every method:
 /// a forked child and a spawned one have the environment, directory and limits of this process as they are when it
 /// starts, and a child of a fork server, or of a template, those that the server had when *it* started.
 ///
@@ -290,7 +290,7 @@ impl<'a> Boot<'a> {
         if size > SETTINGS_MAX {
             return Err(StartError::BootTooLarge { len: size, limit: SETTINGS_MAX });
         }
-        if let Some(name) = self.settings.environment.impossible() {
+        if let Some(name) = self.settings.environment.invalid_variable() {
             return Err(StartError::Environment { name: name.to_owned() });
         }
         if let Some(path) = self.settings.directory.as_ref().map(Path::new) {

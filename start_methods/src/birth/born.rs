@@ -155,7 +155,7 @@ fn forbid_core() -> nix::Result<()> {
 /// Makes of this process what the user wants it to be.
 fn apply(settings: &Settings) -> Result<(), Refusal> {
     let environment = &settings.environment;
-    if let Some(name) = environment.impossible() {
+    if let Some(name) = environment.invalid_variable() {
         // Our parent has looked for them as well.
         return Err(format!("the boot message is unusable: no variable is called {name:?}").into());
     }

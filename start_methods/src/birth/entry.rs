@@ -86,7 +86,7 @@ pub fn init() {
         Verdict::Orphan => calls::exit_now(0),
         Verdict::OtherProtocol(version) => {
             refuse_and_exit(format!(
-                "the parent speaks version {version} of the protocol and this program version \
+                "the parent has version {version} of the protocol and this program version \
                  {PROTOCOL}: both must be built with the same version of start_methods"
             ));
         }

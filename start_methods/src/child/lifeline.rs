@@ -96,7 +96,7 @@ impl Lifeline {
 
 /// In the maker of a child: ties the child to what it was born with.
 pub(crate) fn arm_for(pid: u32, lifeline: PrivateFd) -> io::Result<()> {
-    match calls::send_signal_of(lifeline.as_fd(), pid, libc::SIGKILL) {
+    match calls::signal_on_event(lifeline.as_fd(), pid, libc::SIGKILL) {
         // It has ended, and somebody else has reaped it.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
         result => result?,
@@ -109,7 +109,7 @@ pub(crate) fn arm_for(pid: u32, lifeline: PrivateFd) -> io::Result<()> {
 ///
 /// Ends the process at once if the parent is dead already.
 pub(crate) fn arm(own: PrivateFd) -> io::Result<()> {
-    calls::send_signal_of(own.as_fd(), std::process::id(), libc::SIGKILL)?;
+    calls::signal_on_event(own.as_fd(), std::process::id(), libc::SIGKILL)?;
     fcntl(&own, FcntlArg::F_SETFL(OFlag::O_ASYNC | OFlag::O_NONBLOCK))?;
     // The parent may have died before anybody had done this: then no signal will come any more.
     if wait::hung_up(own.as_fd(), Duration::ZERO)? {

@@ -92,7 +92,8 @@ pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -
 
 /// Forks a child that waits at `control` for its boot message, arms its `lifeline`, and opens its pidfd.
 ///
-/// The child closes its copy of `born` when it has nothing of this process any more. When something of that fails the child is reaped before this returns.
+/// The child closes its copy of `born` when it has nothing of this process any more. When something of that fails the
+/// child is reaped before this returns.
 pub(crate) fn fork_waiting(
     hold: &Hold,
     control: Socket,

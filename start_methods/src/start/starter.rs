@@ -259,7 +259,8 @@ impl Starts<'_> {
 /// process up.
 ///
 /// While it lives, its thread must do nothing else with the server that it is from: that would wait for ever. All
-/// starters by forkserver that have no executable of their own share one, and so do [`forkserver`](crate::forkserver)'s functions.
+/// starters by forkserver that have no executable of their own share one, and so do [`forkserver`](crate::forkserver)'s
+/// functions.
 pub struct Order<'a> {
     starter: &'a Starter,
     births: &'a mut Option<Births>,

@@ -1,12 +1,11 @@
-//! The system calls that have no safe form in our dependencies, each made safe here or nowhere.
+//! System calls that have no safe wrapper in the dependencies of this crate, each made safe here.
 //!
-//! Nothing in this file decides anything: one function, one call. The exceptions are [`fork`],
-//! which also sees to it that the child never returns, and the two that move descriptors, which
-//! own every descriptor from the moment the kernel has made it.
+//! One function per call, without policy. Two exceptions: [`fork`] also ensures that the child never returns, and
+//! [`send`] and [`receive`], which move descriptors, own every descriptor from the moment the kernel creates it.
 //!
 //! # Invariants
 //!
-//! - A descriptor that came out of the kernel is owned before anything can fail.
+//! - A descriptor that the kernel returns has an owner before anything can fail.
 //! - The child of [`fork`] leaves by `_exit`, even when a destructor panics.
 
 #![expect(unsafe_code, reason = "fork, _exit, pidfds, close_range, SCM_RIGHTS and the environment have no safe form")]
@@ -34,31 +33,31 @@ use nix::unistd::Pid;
 use crate::sys::failpoint::fault;
 use crate::sys::threads::Hold;
 
-/// How many descriptors one message may carry.
+/// Maximum descriptors in one message.
 pub(crate) const MESSAGE_FDS_MAX: usize = 16;
 
-/// The exit code of a child whose entry panicked: the one of a Rust program whose `main` did.
+/// The exit code of a child whose entry panicked: the same as that of a Rust program whose `main` panicked.
 pub(crate) const EXIT_PANICKED: u8 = 101;
 
-/// `CMSG_SPACE` for [`MESSAGE_FDS_MAX`] descriptors: a header of 16 bytes (8 for 32-bit size_t:
-/// then there is room to spare), and four bytes for each.
+/// `CMSG_SPACE` for [`MESSAGE_FDS_MAX`] descriptors: a header of 16 bytes (8 with a 32-bit size_t, which leaves some
+/// bytes unused), and four bytes for each descriptor.
 const CONTROL_BYTES: usize = 16 + MESSAGE_FDS_MAX * size_of::<RawFd>();
 
-/// The kernel writes `cmsghdr`s here, which want the alignment of `size_t`.
+/// The kernel writes `cmsghdr`s here, which need the alignment of `size_t`.
 #[repr(C, align(8))]
 struct ControlBuffer([u8; CONTROL_BYTES]);
 
-/// A process id, for the calls that want it signed.
+/// A process id as the signed type that some calls take.
 pub(crate) fn pid_t(pid: u32) -> Pid {
     Pid::from_raw(c_int::try_from(pid).expect("the kernel's process ids are positive C integers"))
 }
 
 /// Calls fork(2) and runs `child_main` in the child, which ends with the code it returns.
 ///
-/// Returns in the parent only. The child never comes back up this call: its stack is a copy of the
-/// parent's, and a second return would run the rest of the parent's program twice.
+/// Returns in the parent only. The child never returns from this call: its stack is a copy of the parent's, and a
+/// second return would run the rest of the parent's program twice.
 pub(crate) fn fork(_hold: &Hold, child_main: impl FnOnce() -> u8) -> io::Result<u32> {
-    /// The last fence against a return: whatever unwinds past it ends the process.
+    /// The last barrier against a return: a panic that unwinds to here ends the process.
     struct NeverReturn;
     impl Drop for NeverReturn {
         fn drop(&mut self) {
@@ -67,14 +66,14 @@ pub(crate) fn fork(_hold: &Hold, child_main: impl FnOnce() -> u8) -> io::Result<
     }
 
     fault!("fork");
-    // SAFETY: a `Hold` exists only while this process has no thread that could hold a lock (see
-    // `threads`), or when somebody promised in `fork_despite_threads` that it does not matter.
+    // SAFETY: a `Hold` exists only while this process has no thread that could hold a lock (see `threads`), or if the
+    // caller of `fork_despite_threads` has promised that the child needs no such lock.
     match unsafe { nix::unistd::fork() } {
         Ok(ForkResult::Parent { child }) => Ok(child.as_raw().unsigned_abs()),
         Ok(ForkResult::Child) => {
             let _never_return = NeverReturn;
             let code = catch_unwind(AssertUnwindSafe(child_main)).unwrap_or_else(|payload| {
-                // The payload's destructor is somebody's code and may panic again.
+                // Not dropped: the payload's destructor is foreign code and may panic again.
                 mem::forget(payload);
                 EXIT_PANICKED
             });
@@ -84,8 +83,8 @@ pub(crate) fn fork(_hold: &Hold, child_main: impl FnOnce() -> u8) -> io::Result<
     }
 }
 
-/// Ends the process without exit handlers and without flushing: what is left behind after fork(2)
-/// in those buffers is the parent's, who will flush it itself.
+/// Ends the process without exit handlers and without flushing: after fork(2), the content of those buffers belongs to
+/// the parent, which flushes it itself.
 pub(crate) fn exit_now(code: u8) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code.into()) }
@@ -93,8 +92,8 @@ pub(crate) fn exit_now(code: u8) -> ! {
 
 /// Empties the environment. Only for a child between its fork and its entry.
 pub(crate) fn clear_env() {
-    // SAFETY: the caller is the only thread of a process that was just forked, so nobody reads meanwhile. It fails in
-    // no C library we are linked with.
+    // SAFETY: the caller is the only thread of a process that was just forked, so no other thread reads the environment
+    // meanwhile. The call does not fail in any C library that this crate is linked with.
     let _result = unsafe { libc::clearenv() };
 }
 
@@ -111,8 +110,8 @@ pub(crate) fn change_env(name: &OsStr, value: Option<&OsStr>) {
     }
 }
 
-/// Whether the program was executed with more rights than its caller's (set-user-id and the like):
-/// then the environment is not to be trusted.
+/// Whether the program was executed with more rights than its caller has (set-user-id and the like), so that its
+/// environment must not be trusted.
 pub(crate) fn is_secure_execution() -> bool {
     // SAFETY: getauxval(3) reads a vector that the kernel gave us at exec; unknown keys give 0.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
@@ -124,7 +123,7 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers; the result is checked below.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0 as c_long) };
     let fd = checked(result)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    // SAFETY: the kernel has just created this descriptor for us; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -136,23 +135,23 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: c_int, flags: u32
     checked(result).map(drop)
 }
 
-/// Reaps the child behind a pidfd, or (`None`) finds that it still runs. Linux 5.4.
+/// Reaps the child behind a pidfd; `None` if it still runs. Linux 5.4.
 ///
-/// The answer is the status word of wait(2). Not nix's `waitid`: that fails for a child that was
-/// ended by a real-time signal, after having reaped it.
+/// Returns the status word of wait(2). Not nix's `waitid`, which fails for a child that a real-time signal ended, after
+/// it has reaped that child.
 pub(crate) fn reap_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let id = pidfd.as_raw_fd().unsigned_abs();
-    // If this process traces the child, as a debugger does, every wait reports its stops too, whatever was asked for.
-    // So this one only looks, and takes nothing away from whoever waits for them.
+    // If this process traces the child, as a debugger does, every wait reports its stops too, whatever the flags. So
+    // the first call only peeks, and leaves stops to the code that waits for them.
     match wait_id(libc::P_PIDFD, id, libc::WNOHANG | libc::WNOWAIT)? {
         None => Ok(None),
         Some(_) => wait_id(libc::P_PIDFD, id, libc::WNOHANG),
     }
 }
 
-/// Reaps a child by its process id, waiting for its end.
+/// Reaps a child by its process id, waiting until it ends.
 ///
-/// Only for a child that is our own, not yet reaped, and dying: then the id is still its own.
+/// Only for a child of this process that has not been reaped and is about to end: its id cannot have been reused.
 pub(crate) fn reap_pid(pid: u32) -> io::Result<i32> {
     loop {
         if let Some(status) = wait_id(libc::P_PID, pid, 0)? {
@@ -161,7 +160,7 @@ pub(crate) fn reap_pid(pid: u32) -> io::Result<i32> {
     }
 }
 
-/// waitid(2) for the end of a process; `None` if that has not come.
+/// waitid(2) for the end of a process; `None` if it has not ended.
 fn wait_id(kind: libc::idtype_t, id: u32, flags: c_int) -> io::Result<Option<i32>> {
     // SAFETY: siginfo_t is plain data for which all zeroes is a value.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
@@ -190,7 +189,7 @@ fn wait_id(kind: libc::idtype_t, id: u32, flags: c_int) -> io::Result<Option<i32
     })
 }
 
-/// `struct pidfd_info` in its first version, which every kernel that has the call accepts.
+/// The first version of `struct pidfd_info`, which every kernel with this call accepts.
 #[repr(C)]
 #[derive(Default)]
 struct PidfdInfo {
@@ -218,19 +217,19 @@ fn pidfd_info(pidfd: BorrowedFd<'_>, mask: u64) -> io::Result<PidfdInfo> {
     Ok(info)
 }
 
-/// The status word of a process that somebody has reaped (Linux 6.15). `None` as long as nobody has.
+/// The status word of a process that has been reaped (Linux 6.15); `None` if it has not been reaped.
 pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let info = pidfd_info(pidfd, PIDFD_INFO_EXIT)?;
     Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
 }
 
-/// The numbers of a process and of its parent (Linux 6.13), as long as nobody has reaped it; ESRCH after that.
+/// The id of a process and of its parent (Linux 6.13); ESRCH once the process has been reaped.
 ///
-/// Only for what is known to be a pidfd: the owner of another file may answer whatever it likes.
+/// Only for a descriptor that is known to be a pidfd: for any other file, its driver chooses the result.
 pub(crate) fn pidfd_numbers(pidfd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     let info = pidfd_info(pidfd, PIDFD_INFO_PID)?;
     match info.mask & PIDFD_INFO_PID {
-        // The descriptor of a thread says of its process what is true, and ends before it.
+        // A pidfd of a thread reports its process correctly, but becomes invalid before the process ends.
         PIDFD_INFO_PID if info.thread == info.process => Ok((info.process, info.parent)),
         _ => Err(io::ErrorKind::Unsupported.into()),
     }
@@ -238,7 +237,7 @@ pub(crate) fn pidfd_numbers(pidfd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
 
 /// close_range(2) from `first` to the end, Linux 5.9.
 ///
-/// Only for a process that has just been executed: whatever it owns, nobody in it knows yet.
+/// Only for a process that has just been executed, in which these descriptors have no owner yet.
 pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
     let (first, last, flags) = (first.unsigned_abs(), u32::MAX, 0u32);
     // SAFETY: called first in `main`, before any descriptor at or above `first` has an owner.
@@ -246,21 +245,21 @@ pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
     checked(result).map(drop)
 }
 
-/// Closes a descriptor that has no owner in this process (any more). Errors mean it was not open.
+/// Closes a descriptor that has no owner in this process. Ignores errors, which mean that it was not open.
 pub(crate) fn close(fd: RawFd) {
-    // SAFETY: the callers close what a fork has copied and nobody in this process refers to, or
-    // what they own by number.
+    // SAFETY: the callers close a copy made by fork that this process does not refer to, or a descriptor that they own
+    // by number.
     let _result = unsafe { libc::close(fd) };
 }
 
-/// Takes a descriptor that is known by number only.
+/// Takes ownership of a descriptor known by number only.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the callers hand over the number they own: fd 3 of a re-executed child, or the
-    // control socket that a forked child has kept while its former owner was forgotten.
+    // SAFETY: the callers pass a number that they own: fd 3 or 4 of a re-executed child, or a descriptor that a forked
+    // child has kept while its former owner has become invalid.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Looks at a descriptor that is known by number only.
+/// Borrows a descriptor known by number only.
 pub(crate) fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     // SAFETY: the callers keep the descriptor open for as long as they use this: it is either one
     // of 0, 1, 2, 3 of a process that has just been executed, or lies in a `PrivateFd`.
@@ -280,15 +279,15 @@ pub(crate) fn is_unix_seqpacket(fd: BorrowedFd<'_>) -> bool {
     option(libc::SO_DOMAIN) == Some(libc::AF_UNIX) && option(libc::SO_TYPE) == Some(libc::SOCK_SEQPACKET)
 }
 
-/// What a signal does in this process: nothing but the two dispositions that need no handler.
+/// The disposition of a signal: only the two that need no handler.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Disposition {
     Default,
     Ignore,
 }
 
-/// sigaction(2), for any signal number, the real-time ones included. Numbers that cannot be
-/// changed (SIGKILL, SIGSTOP, the two of the C library) are left alone.
+/// sigaction(2) for any signal number, real-time signals included. Ignores numbers that cannot be changed (SIGKILL,
+/// SIGSTOP, the two of the C library).
 pub(crate) fn set_disposition(signal: c_int, disposition: Disposition) {
     // SAFETY: sigaction is plain data; all zeroes is "default, no flags, empty mask".
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
@@ -300,9 +299,9 @@ pub(crate) fn set_disposition(signal: c_int, disposition: Disposition) {
     let _result = unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
 }
 
-/// Asks for `signal` to be sent to a process when something happens on `fd` (with `O_ASYNC`).
-pub(crate) fn send_signal_of(fd: BorrowedFd<'_>, pid: u32, signal: c_int) -> io::Result<()> {
-    // libc has no name for it; the number is the same on every architecture of Linux.
+/// Requests that the kernel sends `signal` to a process at every event on `fd` (with `O_ASYNC`).
+pub(crate) fn signal_on_event(fd: BorrowedFd<'_>, pid: u32, signal: c_int) -> io::Result<()> {
+    // libc does not define it; the number is the same on every architecture of Linux.
     const F_SETSIG: c_int = 10;
     let pid = pid_t(pid).as_raw();
     // SAFETY: F_SETOWN takes an integer.
@@ -313,7 +312,7 @@ pub(crate) fn send_signal_of(fd: BorrowedFd<'_>, pid: u32, signal: c_int) -> io:
     checked(result.into()).map(drop)
 }
 
-/// sendmsg(2) with descriptors. Not nix's: this one does not allocate.
+/// sendmsg(2) with descriptors. Unlike nix's, it does not allocate.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     parts: &[IoSlice<'_>],
@@ -357,32 +356,30 @@ fn put_descriptors(message: &mut libc::msghdr, control: &mut ControlBuffer, fds:
     unsafe { header.write(filled) };
     // SAFETY: `header` points into our buffer, so the data behind it does too.
     let data = unsafe { libc::CMSG_DATA(header) };
-    // SAFETY: BorrowedFd is laid out as RawFd, and CMSG_SPACE(bytes) fits the buffer: at most
-    // MESSAGE_FDS_MAX were let in.
+    // SAFETY: BorrowedFd is laid out as RawFd, and CMSG_SPACE(bytes) fits the buffer: the caller has checked that there
+    // are at most MESSAGE_FDS_MAX.
     unsafe { ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), data, bytes as usize) };
 }
 
-/// What recvmsg(2) said.
+/// The result of recvmsg(2).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrived {
     pub(crate) len: usize,
-    /// There was more of it than anybody sends: bytes or descriptors beyond the room for them.
+    /// The message exceeds the buffer, or carries more than [`MESSAGE_FDS_MAX`] descriptors.
     pub(crate) too_large: bool,
-    /// Descriptors were lost though there was room for them: the descriptor table of this process is full.
+    /// Descriptors were lost because the descriptor table of this process is full.
     pub(crate) table_full: bool,
 }
 
-/// recvmsg(2) with descriptors, without waiting. Not nix's: that one loses the descriptors of a
-/// truncated message.
+/// recvmsg(2) with descriptors, without waiting. Unlike nix's, it does not lose the descriptors of a truncated message.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<Arrived> {
     let place = &raw mut *buffer as *mut [MaybeUninit<u8>];
-    // SAFETY: the same memory, borrowed for as long; what is written to it below is written by the kernel, which writes
-    // bytes that have values.
+    // SAFETY: the same memory, borrowed for as long. Only the kernel writes to it, and it writes initialized bytes.
     receive_at(socket, unsafe { &mut *place }, fds)
 }
 
-/// [`receive`] into a vector: what it held is replaced by the message, of at most `room` bytes. None of its memory is
-/// touched but what the message fills.
+/// [`receive`] into a vector: replaces its content by the message, of at most `room` bytes. Touches only the memory
+/// that the message fills.
 pub(crate) fn receive_into(
     socket: BorrowedFd<'_>,
     bytes: &mut Vec<u8>,
@@ -392,7 +389,7 @@ pub(crate) fn receive_into(
     bytes.clear();
     bytes.reserve(room);
     let arrived = receive_at(socket, &mut bytes.spare_capacity_mut()[..room], fds)?;
-    // SAFETY: the kernel has filled so many bytes, which is no more than the room that it was given.
+    // SAFETY: the kernel has initialized `len` bytes, and was given room for no more than the reserved ones.
     unsafe { bytes.set_len(arrived.len) };
     Ok(arrived)
 }
@@ -421,7 +418,7 @@ fn take_descriptors(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
     // SAFETY: the kernel has filled the control buffer and its length.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !header.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give whole headers inside the buffer, or null.
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return whole headers inside the buffer, or null.
         let head = unsafe { header.read() };
         if head.cmsg_level == libc::SOL_SOCKET && head.cmsg_type == libc::SCM_RIGHTS {
             // SAFETY: CMSG_LEN is arithmetic.
@@ -434,7 +431,7 @@ fn take_descriptors(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
                 let place = unsafe { data.add(index) };
                 // SAFETY: as above; the data need not be aligned for us.
                 let fd = unsafe { place.read_unaligned() };
-                // SAFETY: the kernel has installed it for us, and nobody else knows it.
+                // SAFETY: the kernel has installed it for us; it has no other owner.
                 fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }

@@ -1,11 +1,11 @@
-//! Faults on purpose, for tests: at a named point of its life, a process does what a rule tells it to.
+//! Failpoints (fault injection for tests): at a named point, a process fails in the way that a rule describes.
 //!
-//! Only builds with the feature `failpoints` *and* debug assertions have this; in all others a point is no code at all.
-//! The feature alone would not do: whoever builds examples or benches builds the dev-dependencies too, and with them
-//! the feature, which `procpool` asks of itself for its own tests.
+//! Only builds with the feature `failpoints` *and* debug assertions have them; in all other builds a point compiles to
+//! nothing. The feature alone is not sufficient as a condition: building examples or benches also builds the
+//! dev-dependencies, and with them the feature, which `procpool` enables on itself for its own tests.
 //!
-//! Rules stand in the environment variable `START_METHODS_FAILPOINTS`, so that they reach every process, whatever its
-//! start method. They are separated by semicolons, and each is a line of words:
+//! The environment variable `START_METHODS_FAILPOINTS` holds the rules, so that they reach every process, whatever its
+//! start method. Rules are separated by semicolons. The syntax of a rule:
 //!
 //! ```text
 //! PROCESS POINT HITS ACTION [ARGUMENT] [while FILE | once FILE]
@@ -13,13 +13,13 @@
 //! procpool-0    before_hello  1    kill                      the first worker of the pool
 //! procpool-*    after_run     3-   exit 7                    every worker, from its third item on
 //! parent        fork          1-5  errno 11                  the first five forks of the process that armed them
-//! fork-template before_fork   1-   kill     once /tmp/token  whoever takes the file away
+//! fork-template before_fork   1-   kill     once /tmp/token  only the process that removes the file
 //! newborn       at_birth      1-   wait /tmp/gate            a process that does not know its name yet
 //! ```
 //!
 //! Each process counts its own hits.
 
-/// `failpoint!("point")`: here a process may come to harm.
+/// `failpoint!("point")`: a rule may stop, delay or end the process here.
 macro_rules! failpoint {
     ($point:literal) => {
         #[cfg(all(feature = "failpoints", debug_assertions))]
@@ -28,7 +28,7 @@ macro_rules! failpoint {
 }
 pub(crate) use failpoint;
 
-/// `fault!("point")`: here a system call may fail, and with it the function, which gives an `io::Result`.
+/// `fault!("point")`: a rule may also make the enclosing function, which returns an `io::Result`, fail here.
 macro_rules! fault {
     ($point:literal) => {
         #[cfg(all(feature = "failpoints", debug_assertions))]
@@ -63,10 +63,10 @@ mod armed {
     use crate::sys::process;
     use crate::sys::process::PerProcess;
 
-    /// The environment variable in which the rules are.
+    /// The environment variable that holds the rules.
     pub const VARIABLE: &str = "START_METHODS_FAILPOINTS";
 
-    /// What one process knows of its faults. A forked copy reads the environment anew, and has another name.
+    /// The failpoints of this process. A forked child parses the environment again, and has another name.
     static STATE: PerProcess<State> = PerProcess::new();
 
     #[derive(Debug)]
@@ -111,14 +111,13 @@ mod armed {
         Once(PathBuf),
     }
 
-    /// Replaces the rules of this process, which is called `parent` from now on. Those of its children come with the
-    /// environment.
+    /// Replaces the rules of this process and names it `parent`. Children get their rules from the environment.
     pub fn arm(rules: &str) {
         call_it("parent");
         *process::lock(&STATE.get().rules) = parse(rules);
     }
 
-    /// Gives this process the name that rules know it by.
+    /// Sets the name by which rules refer to this process.
     pub fn call_it(name: &str) {
         name.clone_into(&mut process::lock(&STATE.get().name));
     }
@@ -127,14 +126,14 @@ mod armed {
     ///
     /// # Errors
     ///
-    /// The one that a rule says.
+    /// The error number that a matching rule names.
     pub fn reach(point: &str) -> io::Result<()> {
         for rule in rules().iter().filter(|rule| rule.is_hit(point)) {
             match &rule.action {
                 Action::Kill => drop(raise(Signal::SIGKILL)),
                 Action::Stop => drop(raise(Signal::SIGSTOP)),
                 Action::Abort => std::process::abort(),
-                Action::Panic => panic!("as the rule for {point} says"),
+                Action::Panic => panic!("a rule makes {point} panic"),
                 Action::Exit(code) => std::process::exit(*code),
                 Action::Errno(errno) => return Err(io::Error::from_raw_os_error(*errno)),
                 Action::Wait(path) => pass(path),
@@ -144,12 +143,12 @@ mod armed {
         Ok(())
     }
 
-    /// A point at which no call is made that could fail.
+    /// A point at which nothing can return an error.
     pub fn harm(point: &str) {
         drop(reach(point));
     }
 
-    /// How long a wait is to last at most, unless a rule wants less.
+    /// The timeout to use in place of `limit`: that of a matching rule, or `limit`.
     pub fn shortened(point: &str, limit: Duration) -> Duration {
         let limits = rules();
         let mut limits = limits.iter().filter(|rule| rule.is_hit(point)).filter_map(|rule| match rule.action {
@@ -163,7 +162,7 @@ mod armed {
         Arc::clone(&process::lock(&STATE.get().rules))
     }
 
-    /// Waits until nobody holds the file locked, or it is gone.
+    /// Waits until the file is not locked, or does not exist.
     fn pass(path: &Path) {
         let Ok(mut file) = File::open(path) else { return };
         while let Err((again, nix::errno::Errno::EINTR)) = Flock::lock(file, FlockArg::LockShared) {
@@ -172,7 +171,7 @@ mod armed {
     }
 
     impl Rule {
-        /// Counts the hit, too.
+        /// Whether the rule applies to this hit, which it counts.
         fn is_hit(&self, point: &str) -> bool {
             if self.point != point || !self.is_for(&process::lock(&STATE.get().name)) {
                 return false;
@@ -195,10 +194,10 @@ mod armed {
         }
     }
 
-    /// Panics over a rule that it does not understand: a fault that silently never happens makes a test that never fails.
+    /// Panics for a malformed rule: a fault that never happens unnoticed would make a test that never fails.
     fn parse(rules: &str) -> Arc<[Rule]> {
         let rules = rules.split(';').filter(|rule| !rule.trim().is_empty());
-        rules.map(|rule| parse_rule(rule).unwrap_or_else(|| panic!("no rule: {rule:?}"))).collect()
+        rules.map(|rule| parse_rule(rule).unwrap_or_else(|| panic!("malformed rule: {rule:?}"))).collect()
     }
 
     fn parse_rule(rule: &str) -> Option<Rule> {

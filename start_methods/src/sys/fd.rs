@@ -1,16 +1,16 @@
-//! Descriptors that are ours alone: never 0, 1 or 2, closed on exec, and closed in every child that
-//! this crate forks.
+//! Descriptors that stay in this process: never 0, 1 or 2, closed on exec, and closed in every child that this crate
+//! forks.
 //!
-//! CLOEXEC does nothing for a child that is forked and not executed. A sibling that keeps a copy of
-//! the parent's end of a socket hides the parent's death from its owner, so every descriptor of
-//! ours is written down in a registry, and the first act of a forked child is to close them all.
+//! CLOEXEC has no effect on a child that is forked and not executed. A sibling that keeps a copy of the parent's end of
+//! a socket would hide the parent's death from the owner of the other end. So a registry lists every descriptor of this
+//! crate, and the first act of a forked child is to close them all.
 //!
 //! # Invariants
 //!
-//! - A descriptor is in the registry for exactly as long as it is open: both change under one lock,
-//!   and a fork is done under the same lock.
-//! - An owner that was copied into a child by our fork knows that its descriptor is gone (its epoch
-//!   is over): it will never close, or use, a number that now means something else.
+//! - A descriptor is in the registry exactly as long as it is open: both change under one lock, and a fork happens
+//!   under the same lock.
+//! - An owner that our fork has copied into a child knows that its descriptor is closed there (its epoch is over): it
+//!   never closes or uses a number that may mean another file now.
 
 use std::fmt;
 use std::io;
@@ -35,40 +35,64 @@ use crate::sys::calls;
 use crate::sys::process;
 use crate::sys::process::PerProcess;
 
-/// The lowest number a descriptor of ours may have; below are the standard streams.
+/// The lowest number that a descriptor of this crate may have; the standard streams are below.
 pub(crate) const LOWEST: RawFd = 3;
 
 /// This process's open descriptors, which no child may keep.
 static REGISTRY: PerProcess<Mutex<Registry>> = PerProcess::new();
 
-/// How many forks of this crate lie between the first process and this one, counted in the child.
+/// The number of forks of this crate between the first process and this one, counted in the child.
 static EPOCH: AtomicU32 = AtomicU32::new(0);
 
 /// A descriptor that no child forked by this crate keeps.
 ///
-/// It is numbered 3 or higher and is closed on exec. In a child that this crate forked, what was
-/// copied along with the parent's memory is dead: dropping it does nothing.
+/// Its number is 3 or higher, and it is closed on exec. In a child that this crate has forked, the copy of it in memory
+/// is invalid: dropping it does nothing.
+///
+/// # Examples
+///
+/// ```
+/// use std::fs::File;
+/// use std::os::fd::AsRawFd;
+///
+/// use start_methods::PrivateFd;
+///
+/// let fd = PrivateFd::adopt(File::open("/dev/null")?.into())?;
+/// assert!(fd.as_raw_fd() >= 3);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct PrivateFd {
     number: RawFd,
     epoch: u32,
 }
 
 impl PrivateFd {
-    /// Takes over `fd`, moving it to a number of at least 3 if need be.
+    /// Takes ownership of `fd`, and moves it to a number of at least 3 if necessary.
     ///
     /// # Errors
     ///
-    /// When the descriptor table is full (only if `fd` has to be moved).
+    /// EMFILE when the descriptor table is full (only if `fd` has to be moved).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::PrivateFd;
+    ///
+    /// let (read, write) = std::io::pipe()?;
+    /// let (read, write) = (PrivateFd::adopt(read.into())?, PrivateFd::adopt(write.into())?);
+    /// # drop((read, write));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         Registry::lock().adopt(fd)
     }
 
-    /// Whether this is more than the copy of an owner that a fork of ours has made.
+    /// Whether the descriptor is open here. `false` for a copy that a fork of this crate has made.
     pub(crate) fn is_open_here(&self) -> bool {
         self.epoch == EPOCH.load(Ordering::Relaxed)
     }
 
-    /// The number; a copy in a forked child has none.
+    /// The number. Panics for a copy in a forked child.
     fn number(&self) -> RawFd {
         assert!(
             self.is_open_here(),
@@ -81,7 +105,7 @@ impl PrivateFd {
 impl AsFd for PrivateFd {
     /// # Panics
     ///
-    /// In a child that this crate forked, for a descriptor of the parent's.
+    /// In a child that this crate has forked, for a descriptor of the parent's.
     fn as_fd(&self) -> BorrowedFd<'_> {
         calls::borrow(self.number())
     }
@@ -106,7 +130,7 @@ impl Drop for PrivateFd {
         }
         let mut registry = Registry::lock();
         registry.remove(self.number);
-        // Under the lock: a fork in between would copy a descriptor that is in no registry.
+        // Under the lock: a fork between the two steps would copy a descriptor that is not in the registry.
         calls::close(self.number);
     }
 }
@@ -127,14 +151,14 @@ pub(crate) fn pipe(flags: OFlag) -> io::Result<(PrivateFd, PrivateFd)> {
     registry.adopt_pair(pair)
 }
 
-/// The set of our open descriptors, one bit for each number.
+/// The set of this crate's open descriptors, one bit for each number.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     words: Vec<u64>,
 }
 
 impl Registry {
-    /// This process's registry. Nothing that waits may be done while it is held.
+    /// Locks this process's registry. The holder must not block.
     pub(crate) fn lock() -> MutexGuard<'static, Self> {
         process::lock(REGISTRY.get())
     }
@@ -144,10 +168,10 @@ impl Registry {
         self.adopt_from(fd, LOWEST)
     }
 
-    /// [`adopt`](Self::adopt), to a number of at least `lowest`, which is no less than [`LOWEST`].
+    /// As [`adopt`](Self::adopt), with a number of at least `lowest`, which must not be below [`LOWEST`].
     pub(crate) fn adopt_from(&mut self, fd: OwnedFd, lowest: RawFd) -> io::Result<PrivateFd> {
         let fd = if fd.as_raw_fd() < lowest {
-            // In one step: between a dup and an FD_CLOEXEC somebody else may execute a program.
+            // In one step: between dup and FD_CLOEXEC another thread may execute a program.
             calls::own(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?)
         } else {
             fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
@@ -158,9 +182,9 @@ impl Registry {
         Ok(PrivateFd { number, epoch: EPOCH.load(Ordering::Relaxed) })
     }
 
-    /// [`adopt`](Self::adopt) for the two ends of something. When the second fails, both are closed.
+    /// [`adopt`](Self::adopt) for both ends of a pair. If one fails, both are closed.
     pub(crate) fn adopt_pair(&mut self, (first, second): (OwnedFd, OwnedFd)) -> io::Result<(PrivateFd, PrivateFd)> {
-        // Not two calls of `adopt`: dropping the first PrivateFd would lock us a second time.
+        // Not two calls of `adopt`: dropping the first PrivateFd on failure would lock the registry a second time.
         let first = if first.as_raw_fd() < LOWEST {
             calls::own(fcntl(&first, FcntlArg::F_DUPFD_CLOEXEC(LOWEST))?)
         } else {
@@ -178,8 +202,8 @@ impl Registry {
         }
     }
 
-    /// In a child that has just been forked, with the parent's registry: closes all but `kept`, and
-    /// ends the epoch of every owner that was copied. Neither allocates nor waits.
+    /// Called in a child that has just been forked, with the parent's registry: closes all descriptors but `kept`, and
+    /// ends the epoch of every copied owner. Neither allocates nor waits.
     pub(crate) fn close_all_in_child(&self, kept: &[RawFd]) {
         for (index, word) in self.words.iter().enumerate() {
             for bit in (0..u64::BITS).filter(|bit| word & (1 << bit) != 0) {
@@ -202,7 +226,7 @@ impl Registry {
 
     fn remove(&mut self, number: RawFd) {
         let (index, mask) = place_of(number);
-        // A copy made by somebody else's fork has a registry of its own, without this number.
+        // After a fork by other code, the copy has a registry of its own, without this number.
         if let Some(word) = self.words.get_mut(index) {
             *word &= !mask;
         }

@@ -1,14 +1,16 @@
-//! Addresses that mean the same in another process of the same build: image and offset.
+//! Addresses that another process of the same build can resolve: image and offset.
 //!
-//! Address space randomisation moves each image (the program, each shared library) as a whole, so
-//! a function is named by the image it is in and its distance from where that image begins.
-//! What comes back is checked against the program headers before it is an address again: an image
-//! that is loaded, of the same build, and a segment that may be executed, or read.
+//! Address space layout randomisation moves each image (the program, each shared library) as a whole. So a function is
+//! identified by its image and its offset from where the image is loaded. A received [`ImageRef`] is checked against
+//! the program headers before it becomes an address again: the image must be loaded, of the same build, and the offset
+//! in an executable, or readable, segment.
+//!
+//! Also called: ASLR-independent pointer, relocatable function reference.
 //!
 //! # Invariants
 //!
-//! - [`ImageRef::resolve_code`] and [`ImageRef::resolve_data`] give addresses inside loaded segments with the right
-//!   permission only; no input makes them touch other memory.
+//! - [`ImageRef::resolve_code`] and [`ImageRef::resolve_data`] return only addresses inside loaded segments with the
+//!   required permission; no input makes them touch other memory.
 
 #![expect(unsafe_code, reason = "dl_iterate_phdr(3) hands out pointers to the loader's tables")]
 
@@ -24,11 +26,10 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// The note that linkers write with `--build-id`.
+/// The type of the note that linkers write with `--build-id`.
 const NT_GNU_BUILD_ID: u32 = 3;
 
-/// The name of a place in the program or one of its libraries, good in every process of the same
-/// build.
+/// A location in the program or one of its libraries, valid in every process of the same build.
 ///
 /// # Examples
 ///
@@ -45,32 +46,43 @@ pub struct ImageRef {
     /// Empty for the main program, else the file name of the library.
     image: String,
     build_id: Vec<u8>,
-    /// From where the image was loaded.
+    /// From the address at which the image is loaded.
     offset: u64,
 }
 
-/// Why a place named in another process is not to be had in this one.
+/// Why a location in another process does not exist in this one.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::image::{self, ImageError};
+///
+/// static DATA: [u8; 4] = [0; 4];
+///
+/// let location = image::locate(DATA.as_ptr() as usize).unwrap();
+/// assert!(matches!(location.resolve_code(), Err(ImageError::OutOfBounds { .. })));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// The library is not loaded here (one that the other process had opened at run time?).
+    /// The library is not loaded here (opened at run time by the other process?).
     NotLoaded {
         /// Its file name.
         image: String,
     },
-    /// The image is loaded here, but in another build.
+    /// The image is loaded here, but from another build.
     OtherBuild {
         /// Its file name; empty for the main program.
         image: String,
     },
-    /// The place is not inside a segment of the image with the right permission.
+    /// The location is not inside a segment of the image with the required permission.
     OutOfBounds {
-        /// The place.
+        /// Its offset.
         offset: u64,
     },
-    /// The place is not a multiple of the alignment asked for.
+    /// The location is not aligned as requested.
     Misaligned {
-        /// The place.
+        /// Its offset.
         offset: u64,
     },
 }
@@ -95,7 +107,19 @@ impl fmt::Display for ImageError {
 
 impl std::error::Error for ImageError {}
 
-/// Names the place at `address`; `None` if it is in no loaded image (code made at run time).
+/// The location of `address`; `None` if it is in no loaded image (code generated at run time).
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::image;
+///
+/// fn work() {}
+///
+/// assert!(image::locate(work as *const () as usize).is_some());
+/// let on_the_heap = Box::new(1);
+/// assert_eq!(image::locate(&raw const *on_the_heap as usize), None);
+/// ```
 #[must_use]
 pub fn locate(address: usize) -> Option<ImageRef> {
     with_images(|image| {
@@ -105,32 +129,66 @@ pub fn locate(address: usize) -> Option<ImageRef> {
     })
 }
 
-/// What tells this build of the main program from every other.
+/// An identifier of this build of the main program.
 ///
-/// The linker's build id; where there is none, device, inode, size and time of the executable file.
+/// The linker's build id; without one, device, inode, size and modification time of the executable file.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::image;
+///
+/// assert!(!image::build_id().is_empty());
+/// assert_eq!(image::build_id(), image::build_id());
+/// ```
 #[must_use]
 pub fn build_id() -> Vec<u8> {
-    // Asked of the loader once, and by the thread that starts the first process: the loader has a lock, and a fork
-    // beside a thread that holds it leaves it held in the child for ever.
+    // Computed once, by the thread that starts the first process: the loader has a lock, which would stay held in a
+    // child that is forked while another thread holds it.
     static BUILD_ID: OnceLock<Vec<u8>> = OnceLock::new();
     BUILD_ID.get_or_init(|| with_images(|image| Some(image.build_id())).unwrap_or_default()).clone()
 }
 
 impl ImageRef {
-    /// The address of this place, if it is in a segment that may be executed.
+    /// The address of this location, if it is in an executable segment.
     ///
     /// # Errors
     ///
-    /// When the image is not loaded here, is of another build, or has no code there.
+    /// - [`ImageError::NotLoaded`], [`ImageError::OtherBuild`]: the image is not loaded here, or from another build.
+    /// - [`ImageError::OutOfBounds`]: the image has no code there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::image;
+    ///
+    /// fn work() {}
+    ///
+    /// let address = work as *const () as usize;
+    /// assert_eq!(image::locate(address).unwrap().resolve_code(), Ok(address));
+    /// ```
     pub fn resolve_code(&self) -> Result<usize, ImageError> {
         self.resolve(1, 1, libc::PF_X)
     }
 
-    /// The address of this place, if `size` readable bytes are there and it is aligned to `align`.
+    /// The address of this location, if `size` readable bytes are there and it is aligned to `align`.
     ///
     /// # Errors
     ///
-    /// When the image is not loaded here, is of another build, or has no such bytes.
+    /// - [`ImageError::NotLoaded`], [`ImageError::OtherBuild`]: the image is not loaded here, or from another build.
+    /// - [`ImageError::OutOfBounds`]: the image does not have these bytes.
+    /// - [`ImageError::Misaligned`]: the address is not a multiple of `align`, or `align` is 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::image;
+    ///
+    /// static DATA: u64 = 7;
+    ///
+    /// let address = &raw const DATA as usize;
+    /// assert_eq!(image::locate(address).unwrap().resolve_data(8, 8), Ok(address));
+    /// ```
     pub fn resolve_data(&self, size: usize, align: usize) -> Result<usize, ImageError> {
         self.resolve(size, align, libc::PF_R)
     }
@@ -160,10 +218,10 @@ impl ImageRef {
     }
 }
 
-/// One image, as the loader describes it, while it is asked.
+/// One image, as the loader describes it during the walk.
 struct Image<'a> {
     name: &'a str,
-    /// The main program comes first.
+    /// The main program is the first image.
     is_main: bool,
     base: usize,
     headers: &'a [libc::Elf64_Phdr],
@@ -173,7 +231,7 @@ struct Image<'a> {
 compile_error!("start_methods supports 64-bit Linux only");
 
 impl Image<'_> {
-    /// Whether one loaded segment with all of `permission` has the `size` bytes at `offset`.
+    /// `Some` if one loaded segment with all of `permission` has the `size` bytes at `offset`.
     fn segment(&self, offset: usize, size: usize, permission: u32) -> Option<()> {
         let end = offset.checked_add(size)?;
         self.headers
@@ -191,7 +249,7 @@ impl Image<'_> {
         let notes = self.headers.iter().filter(|header| header.p_type == libc::PT_NOTE);
         for header in notes {
             let (offset, size) = (usize_of(header.p_vaddr), usize_of(header.p_memsz));
-            // Some notes are in the file only; those that a loadable segment covers are in memory.
+            // Some notes are in the file only; those covered by a loadable segment are in memory.
             if self.segment(offset, size, libc::PF_R).is_none() {
                 continue;
             }
@@ -215,7 +273,7 @@ fn usize_of(word: u64) -> usize {
     usize::try_from(word).expect("a 64-bit system")
 }
 
-/// The description of the build id in a PT_NOTE segment: pure, and safe for any bytes.
+/// The build id in the bytes of a PT_NOTE segment. Pure, and safe for any bytes.
 fn find_build_id(mut bytes: &[u8], align: usize) -> Option<&[u8]> {
     let align = if align == 8 { 8 } else { 4 };
     let word = |bytes: &[u8], index: usize| {
@@ -246,7 +304,7 @@ fn executable_identity() -> Vec<u8> {
     [place.as_flattened(), time.as_flattened()].concat()
 }
 
-/// Asks about each loaded image in turn, the main program first, until there is an answer.
+/// Calls `ask` with each loaded image in turn, the main program first, until it returns `Some`.
 fn with_images<R, F: FnMut(&Image<'_>) -> Option<R>>(ask: F) -> Option<R> {
     struct Walk<F, R> {
         ask: F,
@@ -259,9 +317,9 @@ fn with_images<R, F: FnMut(&Image<'_>) -> Option<R>>(ask: F) -> Option<R> {
         _size: usize,
         walk: *mut c_void,
     ) -> c_int {
-        // SAFETY: `walk` is the `Walk` of the call below, which nobody else uses meanwhile.
+        // SAFETY: `walk` is the `Walk` of the call below, to which nothing else refers meanwhile.
         let walk = unsafe { &mut *walk.cast::<Walk<F, R>>() };
-        // SAFETY: the loader passes a valid description, good until we return.
+        // SAFETY: the loader passes a valid description, valid until we return.
         let info = unsafe { &*info };
         let is_main = walk.seen == 0;
         walk.seen += 1;
@@ -277,7 +335,7 @@ fn with_images<R, F: FnMut(&Image<'_>) -> Option<R>>(ask: F) -> Option<R> {
             // SAFETY: the loader passes the table and its length.
             unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) }
         };
-        // A name that is no text can be no one's: such an image is passed over.
+        // An image whose name is not UTF-8 cannot be in an `ImageRef`: skipped.
         let file_name = path.to_str().ok().and_then(|path| path.rsplit('/').next());
         let name = if is_main { Some("") } else { file_name.filter(|name| !name.is_empty()) };
         walk.answer =

@@ -1,17 +1,19 @@
 //! One end of a control socket: whole messages, in order, with descriptors.
 //!
-//! SOCK_SEQPACKET, so that a descriptor always arrives with the message it was sent with, and no
-//! message is ever half read. The read side never believes the other: what the kernel had to cut,
-//! bytes or descriptors, is an error, and the descriptors that did arrive are closed.
+//! SOCK_SEQPACKET, so that a descriptor always arrives with the message it was sent with, and a message is never read
+//! in part. The receiver does not trust the sender: if the kernel had to truncate a message, its bytes or its
+//! descriptors, the receive fails, and the descriptors that did arrive are closed.
+//!
+//! Also called: SCM_RIGHTS, descriptor passing, ancillary data.
 //!
 //! # Invariants
 //!
-//! - ECONNRESET ends nothing: it is reported once, *before* what the dead peer had sent, so it is
-//!   skipped and reading goes on to the end.
-//! - On every error path of a receive, the caller's vector of descriptors is what it was.
-//! - A descriptor that arrives is in the registry before any fork of ours can copy it.
-//! - A socket works also in a process that may open nothing: poll(2) then fails with EINVAL even for one descriptor
-//!   (RLIMIT_NOFILE of 0), and is done without.
+//! - ECONNRESET does not mean the end: the kernel reports it once, *before* the messages that the dead peer had sent.
+//!   So it is skipped, and reading continues to the end.
+//! - When a receive fails, the caller's vector of descriptors is unchanged.
+//! - A descriptor that arrives is in the registry before any fork of this crate can copy it.
+//! - A socket works even in a process that cannot open anything: with an RLIMIT_NOFILE of 0, poll(2) fails with EINVAL
+//!   even for one descriptor, so a receive does not depend on it.
 
 use std::io;
 use std::io::IoSlice;
@@ -43,7 +45,7 @@ pub(crate) const MAKING: &str = "making a control socket";
 
 /// One end of a connected pair of SOCK_SEQPACKET sockets.
 ///
-/// Messages arrive whole, in order, and exactly with the descriptors they were sent with.
+/// Messages arrive whole, in order, and with exactly the descriptors they were sent with.
 ///
 /// # Examples
 ///
@@ -67,64 +69,150 @@ pub struct Socket {
     fd: PrivateFd,
 }
 
-/// What a receive found.
+/// The result of a receive.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Received, Socket};
+///
+/// let (here, there) = Socket::pair()?;
+/// let (mut buffer, mut fds) = ([0; 16], Vec::new());
+/// assert_eq!(here.try_recv(&mut buffer, &mut fds)?, Received::Empty);
+/// drop(there);
+/// assert_eq!(here.try_recv(&mut buffer, &mut fds)?, Received::Closed);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// A message of so many bytes lies in the buffer.
+    /// A message of this many bytes is in the buffer.
     Message(usize),
-    /// Nothing yet. Only the `try_` form says so.
+    /// There is no message yet. Only the `try_` functions return this.
     Empty,
-    /// Everything has been read and the other end is closed, in every process that had it.
+    /// Everything has been read, and every process that had the other end has closed it.
     Closed,
 }
 
 impl Socket {
-    /// Two connected ends, both of them private (see [`PrivateFd`]).
+    /// Two connected ends, both private (see [`PrivateFd`]).
     ///
     /// # Errors
     ///
-    /// When the descriptor table of the process or of the system is full.
+    /// EMFILE or ENFILE when the descriptor table of the process or of the system is full.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (here, there) = start_methods::Socket::pair()?;
+    /// # drop((here, there));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn pair() -> io::Result<(Self, Self)> {
         fault!("socketpair");
-        // Held while they are made: a fork in between would copy them unregistered.
+        // Held while the pair is made: a fork before both are registered would copy them into the child.
         let mut registry = Registry::lock();
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let (first, second) = registry.adopt_pair(pair)?;
         Ok((Self { fd: first }, Self { fd: second }))
     }
 
-    /// A socket from its descriptor, for one that arrived in a message.
+    /// A socket from a descriptor that arrived in a message.
     ///
-    /// What it is is not checked: if it is no such socket, sending and receiving fail.
+    /// The type of the descriptor is not checked: if it is not a socket of this kind, sending and receiving fail.
+    ///
+    /// # Examples
+    ///
+    /// A socket travels over another one:
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    /// use std::os::fd::AsFd;
+    ///
+    /// use start_methods::{Received, Socket};
+    ///
+    /// let (here, there) = Socket::pair()?;
+    /// let (mine, yours) = Socket::pair()?;
+    /// here.send(&[IoSlice::new(b"a socket")], &[yours.as_fd()])?;
+    ///
+    /// let (mut buffer, mut fds) = ([0; 16], Vec::new());
+    /// there.recv(&mut buffer, &mut fds)?;
+    /// let yours = Socket::from_fd(fds.remove(0));
+    /// yours.send(&[IoSlice::new(b"hello")], &[])?;
+    /// assert_eq!(mine.recv(&mut buffer, &mut fds)?, Received::Message(5));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn from_fd(fd: PrivateFd) -> Self {
         Self { fd }
     }
 
-    /// The descriptor, to be sent on to another process.
+    /// The descriptor, to be sent to another process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{PrivateFd, Socket};
+    ///
+    /// let (here, _there) = Socket::pair()?;
+    /// let fd: PrivateFd = here.into_fd();
+    /// # drop(fd);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn into_fd(self) -> PrivateFd {
         self.fd
     }
 
-    /// Sends one message, the concatenation of `parts`, and waits while the socket is full.
+    /// Sends one message, the concatenation of `parts`. Blocks while the socket is full.
     ///
-    /// Never raises SIGPIPE. The descriptors are copied; the caller keeps its own.
+    /// Never raises SIGPIPE. The descriptors are duplicated; the caller keeps its own.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a message without bytes (it could not be told from the end) and for more
-    /// than 16 descriptors; `BrokenPipe` when the other end is closed; EMSGSIZE when the message is larger
-    /// than the socket's buffer.
+    /// - `InvalidInput`: the message has no bytes (it could not be distinguished from the end), or more than 16
+    ///   descriptors.
+    /// - `BrokenPipe`: the other end is closed.
+    /// - `ConnectionReset`, once, in place of `BrokenPipe`: the other end was closed with unread messages.
+    /// - EMSGSIZE: the message is larger than the socket's buffer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    ///
+    /// use start_methods::Socket;
+    ///
+    /// let (here, there) = Socket::pair()?;
+    /// here.send(&[IoSlice::new(b"one "), IoSlice::new(b"message")], &[])?;
+    /// there.recv(&mut [0; 16], &mut Vec::new())?;
+    /// drop(there);
+    /// let error = here.send(&[IoSlice::new(b"another")], &[]).unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn send(&self, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.send_with(parts, fds, libc::MSG_NOSIGNAL)
     }
 
-    /// As [`send`](Self::send), but does not wait: `false` means that the socket is full.
+    /// As [`send`](Self::send), but does not block: returns `false` if the socket is full.
     ///
     /// # Errors
     ///
     /// As for [`send`](Self::send).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    ///
+    /// use start_methods::Socket;
+    ///
+    /// let (here, _there) = Socket::pair()?;
+    /// let message = [0; 4096];
+    /// while here.try_send(&[IoSlice::new(&message)], &[])? {}
+    /// // The socket is full.
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn try_send(&self, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
         match self.send_with(parts, fds, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) {
             Ok(()) => Ok(true),
@@ -133,17 +221,36 @@ impl Socket {
         }
     }
 
-    /// Takes the next message, and waits for it.
+    /// Receives the next message. Blocks until there is one.
     ///
-    /// Its bytes go to the front of `buffer`, its descriptors (at most 16) to the end of `fds`.
+    /// Its bytes are written to the front of `buffer`; its descriptors (at most 16) are appended to `fds`.
     ///
     /// # Errors
     ///
-    /// `InvalidData` when the message was longer than `buffer` or had more than 16 descriptors, and
-    /// EMFILE when they did not fit into the descriptor table of this process; the message and those
-    /// of its descriptors that did arrive are gone. `InvalidData` also when it had no bytes at all,
-    /// of which the kernel lets us know only while the other end is open: an empty message that is
-    /// read after the sender has closed its end looks like the end, and is reported as such.
+    /// - `InvalidData`: the message is longer than `buffer`, or has more than 16 descriptors.
+    /// - `InvalidData`: the message has no bytes. The kernel shows this only while the other end is open: an empty
+    ///   message that is read after the sender has closed its end looks like the end, and is reported as
+    ///   [`Received::Closed`].
+    /// - EMFILE: the descriptors do not fit into the descriptor table of this process.
+    ///
+    /// In each case the message is lost, and those of its descriptors that did arrive are closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    ///
+    /// use start_methods::{Received, Socket};
+    ///
+    /// let (here, there) = Socket::pair()?;
+    /// here.send(&[IoSlice::new(b"hello")], &[])?;
+    /// drop(here);
+    ///
+    /// let mut buffer = [0; 16];
+    /// assert_eq!(there.recv(&mut buffer, &mut Vec::new())?, Received::Message(5));
+    /// assert_eq!(there.recv(&mut buffer, &mut Vec::new())?, Received::Closed);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn recv(&self, buffer: &mut [u8], fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
         loop {
             match self.try_recv(buffer, fds)? {
@@ -153,21 +260,31 @@ impl Socket {
         }
     }
 
-    /// As [`recv`](Self::recv), but does not wait: [`Received::Empty`] when there is nothing.
+    /// As [`recv`](Self::recv), but does not block: returns [`Received::Empty`] if there is no message.
     ///
     /// # Errors
     ///
     /// As for [`recv`](Self::recv).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Received, Socket};
+    ///
+    /// let (here, _there) = Socket::pair()?;
+    /// assert_eq!(here.try_recv(&mut [0; 16], &mut Vec::new())?, Received::Empty);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn try_recv(&self, buffer: &mut [u8], fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
         self.receive(fds, |socket, arrived_fds| calls::receive(socket, buffer, arrived_fds))
     }
 
-    /// The next message, whole, as long as it is not longer than `len_max`. Waits for it.
+    /// Receives the next message, of at most `len_max` bytes, into a new vector. Blocks until there is one.
     pub(crate) fn recv_whole(&self, len_max: usize, fds: &mut Vec<PrivateFd>) -> io::Result<(Received, Vec<u8>)> {
         let mut bytes = Vec::new();
         loop {
-            // No more memory is asked for than the message has: a large piece that was never used before would have to
-            // be mapped.
+            // Reserves no more memory than the message needs: a large allocation that was never used before would have
+            // to be mapped.
             let room = self.next_len()?.clamp(1, len_max);
             match self.try_recv_into(&mut bytes, room, fds)? {
                 Received::Empty => {}
@@ -176,15 +293,31 @@ impl Socket {
         }
     }
 
-    /// As [`try_recv`](Self::try_recv), but what `bytes` held is replaced by the message, of at most `room` bytes.
+    /// As [`try_recv`](Self::try_recv), but replaces the content of `bytes` by the message, of at most `room` bytes.
     ///
-    /// Memory is reserved for the longest message, but only what the message fills is ever touched.
+    /// Reserves `room` bytes, but touches only the memory that the message fills.
     ///
     /// # Errors
     ///
     /// As for [`recv`](Self::recv).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    ///
+    /// use start_methods::{Received, Socket};
+    ///
+    /// let (here, there) = Socket::pair()?;
+    /// here.send(&[IoSlice::new(b"hello")], &[])?;
+    ///
+    /// let mut bytes = Vec::new();
+    /// assert_eq!(there.try_recv_into(&mut bytes, 1 << 16, &mut Vec::new())?, Received::Message(5));
+    /// assert_eq!(bytes, b"hello");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn try_recv_into(&self, bytes: &mut Vec<u8>, room: usize, fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
-        // Not under the registry's lock.
+        // Allocates before the registry is locked: its holder should be quick, since forks wait for it.
         bytes.clear();
         bytes.reserve(room);
         self.receive(fds, |socket, arrived_fds| calls::receive_into(socket, bytes, room, arrived_fds))
@@ -196,13 +329,13 @@ impl Socket {
         mut take: impl FnMut(BorrowedFd<'_>, &mut Vec<OwnedFd>) -> io::Result<Arrived>,
     ) -> io::Result<Received> {
         let mut arrived_fds = Vec::new();
-        // Held across the call: a fork in between would copy what has arrived, unregistered.
+        // Held across the call: a fork before the descriptors are registered would copy them into the child.
         let mut registry = Registry::lock();
         let arrived = loop {
             match take(self.fd.as_fd(), &mut arrived_fds) {
                 Ok(arrived) => break arrived,
                 Err(error) => match error.kind() {
-                    // ECONNRESET: the peer died with unread input. What it sent is still to come.
+                    // ECONNRESET: the peer died with unread input. Its messages are still to come.
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset => {}
                     io::ErrorKind::WouldBlock => return Ok(Received::Empty),
                     _ => return Err(error),
@@ -210,13 +343,13 @@ impl Socket {
             }
         };
         if arrived.too_large {
-            return Err(invalid("a message was cut: it is too long, or has too many descriptors"));
+            return Err(invalid("a message was truncated: it is too long, or has too many descriptors"));
         }
         if arrived.table_full {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         if arrived.len == 0 {
-            return self.nothing(!arrived_fds.is_empty());
+            return self.end_or_error(!arrived_fds.is_empty());
         }
         let mut adopted = Vec::with_capacity(arrived_fds.len());
         let mut failure = None;
@@ -226,7 +359,7 @@ impl Socket {
                 Err(error) => failure = Some(error),
             }
         }
-        // Before `adopted` can be dropped, which takes the lock again.
+        // Before `adopted` can be dropped, which locks the registry again.
         drop(registry);
         match failure {
             Some(error) => Err(error),
@@ -237,12 +370,12 @@ impl Socket {
         }
     }
 
-    /// Zero bytes: the end, or a message that should not have been sent.
-    fn nothing(&self, with_descriptors: bool) -> io::Result<Received> {
+    /// A receive of zero bytes: the end, or an invalid empty message.
+    fn end_or_error(&self, with_descriptors: bool) -> io::Result<Received> {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         let hung_up = match poll(&mut fds, PollTimeout::ZERO) {
             Ok(_) => fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)),
-            // Then the end is likelier: nobody who uses this type sends such a message.
+            // Assume the end: this type never sends an empty message.
             Err(Errno::EINVAL) => true,
             Err(errno) => return Err(errno.into()),
         };
@@ -261,8 +394,8 @@ impl Socket {
         }
     }
 
-    /// Waits without poll(2), and says how long the next message is; 0 at the end. A peek takes neither the message nor
-    /// its descriptors.
+    /// Blocks, without poll(2), and returns the length of the next message; 0 at the end. Peeks: neither the message
+    /// nor its descriptors are taken.
     fn next_len(&self) -> io::Result<usize> {
         loop {
             match recv(self.fd.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
@@ -278,7 +411,7 @@ impl Socket {
         if len == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "a message needs at least one byte: an empty one could not be told from the end",
+                "a message needs at least one byte: an empty one could not be distinguished from the end",
             ));
         }
         loop {

@@ -1,15 +1,17 @@
-//! When a process may be forked: who else is running, and what they promise.
+//! When a process may be forked: which other threads exist, and what they have promised.
 //!
-//! A forked child has one thread. A lock that another thread held at that moment stays held in it
-//! for ever, so fork is refused while other threads exist: *foreign* threads, of which nothing is
-//! known. A *resident* is a thread that has promised to hold nothing while it is parked; a fork waits
-//! until all residents are parked, and keeps them parked until it is done.
+//! A forked child has one thread. A lock that another thread held at the fork stays locked in the child for ever. So
+//! fork is refused while *foreign* threads exist, about which nothing is known. A *resident* is a thread that has
+//! promised to hold no lock while it is parked; a fork waits until all residents are parked, and keeps them parked
+//! until it is done.
+//!
+//! Also called: fork safety, stop-the-world, safepoint.
 //!
 //! # Invariants
 //!
 //! - While a `Hold` exists, no resident leaves its parking place.
-//! - Threads are counted by /proc/self/task, and a resident that is not parked counts as foreign.
-//! - A thread that waits to fork counts as parked: it holds nothing either.
+//! - Threads are counted by /proc/self/task; a resident that is not parked counts as foreign.
+//! - A thread that waits to fork counts as parked: it holds no lock either.
 
 use std::cell::Cell;
 use std::fs;
@@ -30,13 +32,13 @@ use crate::sys::process::PerProcess;
 /// How long a fork waits for residents to park.
 const PARKING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a thread that has been joined may still be listed by the kernel.
+/// How long the kernel may still list a thread that has been joined.
 const LEAVING_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The gate of this process.
+/// The gate of this process: a fork closes it, and residents wait at it.
 static GATE: PerProcess<Gate> = PerProcess::new();
 
-/// Who runs in this process, as far as we have been told.
+/// The known threads of this process, and whether a fork is in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     state: Mutex<State>,
@@ -45,33 +47,33 @@ pub(crate) struct Gate {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Residents, wherever they are.
+    /// All residents, in any mode.
     residents: usize,
-    /// Residents that run, and may hold locks of their own crate's.
+    /// Residents that run, and may hold locks of their crate.
     active: usize,
-    /// Residents that run code of which nothing is known.
+    /// Residents that run code about which nothing is known.
     foreign: usize,
-    /// A fork is being prepared or done.
+    /// A fork is being prepared or in progress.
     held: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    Stranger,
+    Unregistered,
     Active,
     Parked,
     Foreign,
 }
 
 thread_local! {
-    /// What this thread is, and in which process it became that.
-    static MODE: Cell<(u32, Mode)> = const { Cell::new((0, Mode::Stranger)) };
+    /// The mode of this thread, and the process in which it was set.
+    static MODE: Cell<(u32, Mode)> = const { Cell::new((0, Mode::Unregistered)) };
 }
 
 fn mode() -> Mode {
     let (pid, mode) = MODE.get();
-    // In a forked child, the thread that forked is a stranger again: the child has its own gate.
-    if pid == std::process::id() { mode } else { Mode::Stranger }
+    // In a forked child, the thread that forked is not registered: the child has a gate of its own.
+    if pid == std::process::id() { mode } else { Mode::Unregistered }
 }
 
 fn set_mode(mode: Mode) {
@@ -80,8 +82,8 @@ fn set_mode(mode: Mode) {
 
 /// The current thread's promise to hold no lock while it is [parked](Self::park).
 ///
-/// While it is neither parked nor in [`foreign`](Self::foreign), the thread must come to a parking
-/// place soon: a fork waits for it, for a second, and counts it as a foreign thread after that.
+/// While it is neither parked nor in [`foreign`](Self::foreign), the thread must reach a parking place soon: a fork
+/// waits for it for one second, and counts it as a foreign thread after that.
 ///
 /// # Examples
 ///
@@ -94,7 +96,7 @@ fn set_mode(mode: Mode) {
 /// let (sender, receiver) = mpsc::channel::<()>();
 /// let driver = thread::spawn(move || {
 ///     let resident = Resident::enter();
-///     // While the thread waits here, another one may fork.
+///     // While the thread waits here, another thread may fork.
 ///     resident.park(|| receiver.recv())
 /// });
 /// drop(sender);
@@ -103,16 +105,16 @@ fn set_mode(mode: Mode) {
 #[derive(Debug)]
 pub struct Resident {
     pid: u32,
-    /// Whether this is the thread's outermost; those inside it change nothing.
+    /// Whether this is the outermost one of the thread; inner ones change nothing.
     outermost: bool,
-    /// It speaks for the thread it was made in.
+    /// It describes the thread that created it.
     not_send: PhantomData<*const ()>,
 }
 
-/// The announcement of a thread that will be a resident as soon as it runs.
+/// The announcement of a thread that will become a resident as soon as it runs.
 ///
-/// A thread that was spawned and has not come to [`Resident::enter`] yet would count as foreign. Announced before it is
-/// spawned, it is waited for like any resident that is not parked.
+/// A thread that was spawned but has not reached [`Resident::enter`] would count as foreign. If it is announced before
+/// it is spawned, a fork waits for it as for any resident that is not parked.
 ///
 /// # Examples
 ///
@@ -132,20 +134,44 @@ pub struct Announced {
 }
 
 impl Announced {
-    /// Announces one thread. Waits while a fork is on.
+    /// Announces one thread. Blocks while a fork is in progress.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::threads::Announced;
+    ///
+    /// let announced = Announced::new();
+    /// // If the thread cannot be spawned, dropping the announcement withdraws it.
+    /// drop(announced);
+    /// ```
     #[must_use]
     pub fn new() -> Self {
-        let mut state = free_to_move();
+        let mut state = lock_when_open();
         state.residents += 1;
         state.active += 1;
         Self { pid: std::process::id() }
     }
 
-    /// Makes the current thread the resident that was announced.
+    /// Makes the current thread the announced resident.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::threads::Announced;
+    ///
+    /// let announced = Announced::new();
+    /// std::thread::spawn(move || {
+    ///     let resident = announced.enter();
+    ///     resident.park(std::thread::yield_now);
+    /// })
+    /// .join()
+    /// .unwrap();
+    /// ```
     #[must_use]
     pub fn enter(self) -> Resident {
-        if mode() != Mode::Stranger || self.pid != std::process::id() {
-            // It is a resident in its own right; the announcement ends here.
+        if mode() != Mode::Unregistered || self.pid != std::process::id() {
+            // The thread is a resident already, or in another process: `self` is dropped, which ends the announcement.
             return Resident::enter();
         }
         set_mode(Mode::Active);
@@ -175,37 +201,67 @@ impl Drop for Announced {
 }
 
 impl Resident {
-    /// Makes the current thread a resident, until the value is dropped. Waits while a fork is on.
+    /// Makes the current thread a resident until the value is dropped. Blocks while a fork is in progress.
     ///
-    /// A second one in the same thread has no effect of its own.
+    /// A second `Resident` in the same thread has no effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::threads::Resident;
+    ///
+    /// let resident = Resident::enter();
+    /// # drop(resident);
+    /// ```
     #[must_use]
     pub fn enter() -> Self {
-        let outermost = mode() == Mode::Stranger;
+        let outermost = mode() == Mode::Unregistered;
         if outermost {
             let gate = GATE.get();
             let mut state = process::lock(&gate.state);
-            // Known at once, as one that is parked: a fork that is being prepared counts this
-            // thread already, and would otherwise wait for a stranger that waits for it.
+            // Counted at once, as a parked resident. A fork that is being prepared already sees this thread in /proc;
+            // uncounted, it would be foreign, and the fork would fail while the thread waits for that very fork.
             state.residents += 1;
             gate.changed.notify_all();
-            state = gate.until_free(state);
+            state = gate.until_open(state);
             state.active += 1;
             set_mode(Mode::Active);
         }
         Self { pid: std::process::id(), outermost, not_send: PhantomData }
     }
 
-    /// Runs `f`, which waits for something and holds nothing; a fork may happen meanwhile.
+    /// Runs `f`, which waits for an event and holds no lock. A fork may happen meanwhile.
     ///
-    /// `f` must not own a lock that a forked child could need, its own crate's included.
+    /// `f` must not hold a lock that a forked child could need, including those of its own crate.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use start_methods::threads::Resident;
+    ///
+    /// let resident = Resident::enter();
+    /// resident.park(|| std::thread::sleep(Duration::from_millis(1)));
+    /// ```
     pub fn park<R>(&self, f: impl FnOnce() -> R) -> R {
-        let _stay = Stay::begin(Mode::Parked);
+        let _change = ModeChange::begin(Mode::Parked);
         f()
     }
 
-    /// Runs `f`, of which nothing is known: while it runs, this thread counts as foreign.
+    /// Runs `f`, about which nothing is known: meanwhile this thread counts as foreign.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::threads::Resident;
+    ///
+    /// let callback = || 42; // Given by a user; it may take any lock.
+    /// let resident = Resident::enter();
+    /// assert_eq!(resident.foreign(callback), 42);
+    /// ```
     pub fn foreign<R>(&self, f: impl FnOnce() -> R) -> R {
-        let _stay = Stay::begin(Mode::Foreign);
+        let _change = ModeChange::begin(Mode::Foreign);
         f()
     }
 }
@@ -218,24 +274,24 @@ impl Drop for Resident {
         let mut state = process::lock(&GATE.get().state);
         state.residents -= 1;
         state.leave(mode());
-        set_mode(Mode::Stranger);
+        set_mode(Mode::Unregistered);
         GATE.get().changed.notify_all();
     }
 }
 
-/// A stretch of time in another mode; it ends when this is dropped, by return or by panic.
-struct Stay {
+/// A period in another mode. It ends when this is dropped, by return or by panic.
+struct ModeChange {
     before: Mode,
     during: Mode,
     pid: u32,
 }
 
-impl Stay {
+impl ModeChange {
     fn begin(during: Mode) -> Self {
         let before = mode();
-        if before != Mode::Stranger {
-            // A parked thread that goes on to run must ask like any other.
-            let mut state = if before == Mode::Parked { free_to_move() } else { process::lock(&GATE.get().state) };
+        if before != Mode::Unregistered {
+            // Leaving a parking place requires an open gate: a fork relies on parked threads staying parked.
+            let mut state = if before == Mode::Parked { lock_when_open() } else { process::lock(&GATE.get().state) };
             state.leave(before);
             state.arrive(during);
             set_mode(during);
@@ -245,12 +301,12 @@ impl Stay {
     }
 }
 
-impl Drop for Stay {
+impl Drop for ModeChange {
     fn drop(&mut self) {
-        if self.before == Mode::Stranger || self.pid != std::process::id() {
+        if self.before == Mode::Unregistered || self.pid != std::process::id() {
             return;
         }
-        let mut state = free_to_move();
+        let mut state = lock_when_open();
         state.leave(self.during);
         state.arrive(self.before);
         set_mode(self.before);
@@ -263,7 +319,7 @@ impl State {
         match mode {
             Mode::Active => self.active -= 1,
             Mode::Foreign => self.foreign -= 1,
-            Mode::Parked | Mode::Stranger => {}
+            Mode::Parked | Mode::Unregistered => {}
         }
     }
 
@@ -271,19 +327,19 @@ impl State {
         match mode {
             Mode::Active => self.active += 1,
             Mode::Foreign => self.foreign += 1,
-            Mode::Parked | Mode::Stranger => {}
+            Mode::Parked | Mode::Unregistered => {}
         }
     }
 
-    /// Residents that a fork may find running: those that are parked.
+    /// Residents that may exist during a fork: those that are parked.
     fn parked(&self) -> usize {
         self.residents - self.active - self.foreign
     }
 }
 
 impl Gate {
-    /// Waits until no fork is on.
-    fn until_free<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    /// Waits until no fork is in progress.
+    fn until_open<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while state.held {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -291,20 +347,20 @@ impl Gate {
     }
 }
 
-/// The gate's state, at a moment when no fork is on.
-fn free_to_move() -> MutexGuard<'static, State> {
+/// Locks the gate's state at a moment when no fork is in progress.
+fn lock_when_open() -> MutexGuard<'static, State> {
     let gate = GATE.get();
-    gate.until_free(process::lock(&gate.state))
+    gate.until_open(process::lock(&gate.state))
 }
 
-/// The right to fork: while it exists, every resident stays where it is.
+/// The right to fork: while it exists, no resident changes its mode.
 #[derive(Debug)]
 pub(crate) struct Hold {
     before: Mode,
     pid: u32,
 }
 
-/// What to do about other threads.
+/// The policy for foreign threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ForeignThreads {
     Refuse,
@@ -312,16 +368,17 @@ pub(crate) enum ForeignThreads {
 }
 
 impl Hold {
-    /// Waits for the residents to park, and counts the rest.
+    /// Waits until the residents are parked, and counts all other threads.
     pub(crate) fn acquire(foreign: ForeignThreads) -> Result<Self, StartError> {
         let gate = GATE.get();
         let before = mode();
         {
             let mut state = process::lock(&gate.state);
-            // From here on this thread waits and holds nothing: another fork need not wait for it.
+            // Counts as parked from here on, since it waits and holds no lock. Otherwise two threads that want to fork
+            // would wait for each other.
             state.leave(before);
             gate.changed.notify_all();
-            state = gate.until_free(state);
+            state = gate.until_open(state);
             state.held = true;
         }
         let hold = Self { before, pid: std::process::id() };
@@ -339,8 +396,8 @@ impl Hold {
         }
         drop(state);
         if foreign == ForeignThreads::Refuse {
-            // The caller is one of the parked, if it is a resident at all, and is counted apart.
-            let me = usize::from(before != Mode::Stranger);
+            // If the caller is a resident it counts as parked, and is subtracted: it is the 1.
+            let me = usize::from(before != Mode::Unregistered);
             check_only(|| 1 + process::lock(&gate.state).parked() - me)?;
         }
         Ok(hold)
@@ -360,10 +417,10 @@ impl Drop for Hold {
     }
 }
 
-/// Checks that this process has no threads but those that are known.
+/// Checks that this process has no more threads than `known` returns.
 ///
-/// Waits a little: a thread that has ended may still be listed, and one that has just begun may be
-/// on its way to making itself known.
+/// Retries for a short time: the kernel may still list a thread that has ended, and a new thread may be about to
+/// register.
 pub(crate) fn check_only(known: impl Fn() -> usize) -> Result<(), StartError> {
     let deadline = Instant::now() + LEAVING_TIMEOUT;
     loop {
@@ -375,19 +432,19 @@ pub(crate) fn check_only(known: impl Fn() -> usize) -> Result<(), StartError> {
         if Instant::now() >= deadline {
             return Err(StartError::ForeignThreads { count: count - known });
         }
-        // There is no event for "the kernel has forgotten a thread": it is asked again.
+        // There is no event for "the kernel has removed a thread from the list", so it is polled.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// How many threads this process has.
+/// The number of threads of this process.
 ///
-/// The kernel counts them as links of the directory that lists them, beside the two that every directory has: one
-/// system call instead of five.
+/// The kernel reports it as the link count of the directory that lists them, plus the two links that every directory
+/// has: one system call instead of five.
 fn count() -> io::Result<usize> {
     const TASKS: &str = "/proc/self/task";
     match fs::metadata(TASKS)?.nlink().saturating_sub(2) {
-        // There is at least this one: whoever stands in for the kernel does not count links.
+        // There is at least this thread: an emulator of the kernel does not count links.
         0 => fs::read_dir(TASKS)?.try_fold(0, |count, entry| entry.map(|_entry| count + 1)),
         count => Ok(usize::try_from(count).expect("a 64-bit system")),
     }
@@ -428,6 +485,6 @@ mod tests {
         drop(Resident::enter());
         assert_eq!(mode(), Mode::Active);
         drop(outer);
-        assert_eq!(mode(), Mode::Stranger);
+        assert_eq!(mode(), Mode::Unregistered);
     }
 }

@@ -1,8 +1,8 @@
-//! Waiting on descriptors with poll(2), until a moment in time.
+//! Waiting for descriptors with poll(2), until a deadline.
 //!
 //! # Invariants
 //!
-//! - A signal never ends a wait early, and never lengthens it.
+//! - A signal neither ends a wait early nor prolongs it.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -15,31 +15,31 @@ use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
 
-/// Waits until one of `fds` is readable or hung up; `false` when the deadline came first.
+/// Waits until one of `fds` is readable or hung up; `false` if the deadline passed first.
 pub(crate) fn readable(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     poll_until(&mut fds, deadline)
 }
 
-/// Waits until `fd` is hung up; for a pidfd: until the process has been reaped.
+/// Waits until `fd` is hung up; for a pidfd: until the process has been reaped. `false` if the timeout passed first.
 pub(crate) fn hung_up(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
     let mut fds = [PollFd::new(fd, PollFlags::empty())];
     poll_until(&mut fds, Instant::now().checked_add(timeout))
 }
 
-/// Whether `fd` is readable or hung up at this moment.
+/// Whether `fd` is readable or hung up now.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     poll_until(&mut fds, Some(Instant::now()))
 }
 
-/// poll(2), where `None` is for ever; whether anything happened.
+/// poll(2) until `deadline`, or for ever; `false` if the deadline passed first.
 pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     loop {
         let timeout = deadline.map_or(PollTimeout::NONE, timeout_until);
         match poll(fds, timeout) {
             Ok(0) => {
-                // A wait longer than poll can count (24 days) comes back early.
+                // Also returned for a wait longer than poll can express (24 days): continue.
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     return Ok(false);
                 }
@@ -51,7 +51,7 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> i
     }
 }
 
-/// Rounded up: a wait that ends a little early would be begun again and again.
+/// Rounded up: a wait that ends slightly early would be repeated again and again.
 fn timeout_until(deadline: Instant) -> PollTimeout {
     let rest = deadline.saturating_duration_since(Instant::now());
     let milliseconds = rest.as_nanos().div_ceil(1_000_000);
