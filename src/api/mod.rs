@@ -6,6 +6,7 @@
 
 pub(crate) mod builder;
 pub(crate) mod call;
+mod calls;
 mod encoder;
 pub mod forkserver;
 pub(crate) mod imap;
@@ -14,4 +15,5 @@ mod input;
 mod map;
 pub(crate) mod pool;
 mod prepare;
+mod request;
 pub(crate) mod results;

@@ -1,0 +1,87 @@
+//! One call, whatever the shape of its function and its items: how each method of the API runs.
+
+use std::sync::Arc;
+
+use crate::api::imap::Imap;
+use crate::api::imap::ImapUnordered;
+use crate::api::map;
+use crate::api::map::Stop;
+use crate::api::prepare::Options;
+use crate::api::prepare::Prepared;
+use crate::api::results::AsyncResult;
+use crate::api::results::read_all;
+use crate::api::results::read_one;
+use crate::driver::Backend;
+use crate::driver::IfClosed;
+use crate::driver::More;
+use crate::error::TaskError;
+use crate::work::batch::ChunkSize;
+use crate::work::function::LocalFunction;
+use crate::work::jobs::Log;
+use crate::work::task::Data;
+
+/// A call without its items: the same for calls with and without a context.
+pub(super) struct Request<'c, C> {
+    pub(super) backend: &'c Arc<dyn Backend>,
+    pub(super) options: Options,
+    pub(super) function: LocalFunction,
+    pub(super) context: Option<&'c C>,
+}
+
+impl<C: Data> Request<'_, C> {
+    fn prepare(&self, default_chunk: ChunkSize) -> Result<Prepared, TaskError> {
+        Prepared::new(self.backend, self.options, default_chunk, self.function, self.context)
+    }
+
+    pub(super) fn apply<T: Data, V: Data>(&self, args: &T) -> Result<V, TaskError> {
+        let (job, mut encoder) = self.prepare(ChunkSize::Fixed(1))?.open(IfClosed::Refuse)?;
+        // From here on, its drop abandons the job.
+        let handle = AsyncResult::new(Arc::clone(self.backend), job, read_one::<V>);
+        encoder.push(args);
+        self.backend.submit(job, encoder.take(), More::Never)?;
+        let log = self.backend.wait(job, None)?;
+        drop(handle);
+        read_one(&log.expect("without a deadline there is a result"))
+    }
+
+    pub(super) fn apply_async<T: Data, V: Data>(&self, args: T) -> AsyncResult<V> {
+        self.submit_all(std::iter::once(args), ChunkSize::Fixed(1), read_one)
+    }
+
+    pub(super) fn map_async<A: Data, V: Data>(&self, items: impl Iterator<Item = A>) -> AsyncResult<Vec<V>> {
+        self.submit_all(items, ChunkSize::Adaptive, read_all)
+    }
+
+    fn submit_all<A: Data, R>(
+        &self,
+        items: impl Iterator<Item = A>,
+        default_chunk: ChunkSize,
+        read: fn(&Log) -> Result<R, TaskError>,
+    ) -> AsyncResult<R> {
+        let backend = Arc::clone(self.backend);
+        match self.prepare(default_chunk).and_then(|prepared| map::submit_all(prepared, items)) {
+            Ok(job) => AsyncResult::new(backend, job, read),
+            Err(error) => AsyncResult::refused(backend, error, read),
+        }
+    }
+
+    pub(super) fn map<A: Data, V: Data>(&self, items: impl Iterator<Item = A>) -> Result<Vec<V>, TaskError> {
+        let stop = if self.options.fail_fast { Stop::AtError } else { Stop::Never };
+        map::values(self.prepare(ChunkSize::Adaptive)?, items, stop)
+    }
+
+    pub(super) fn map_results<A: Data, V: Data>(
+        &self,
+        items: impl Iterator<Item = A>,
+    ) -> Result<Vec<Result<V, TaskError>>, TaskError> {
+        map::results(self.prepare(ChunkSize::Adaptive)?, items)
+    }
+
+    pub(super) fn imap<I: Iterator<Item: Data>, V: Data>(&self, items: I) -> Imap<I, V> {
+        Imap::new(Arc::clone(self.backend), self.prepare(ChunkSize::Fixed(1)), items)
+    }
+
+    pub(super) fn imap_unordered<I: Iterator<Item: Data>, V: Data>(&self, items: I) -> ImapUnordered<I, V> {
+        ImapUnordered::new(Arc::clone(self.backend), self.prepare(ChunkSize::Fixed(1)), items)
+    }
+}
