@@ -1,4 +1,4 @@
-//! How a pool is made.
+//! The builder of a pool: its settings, checked and turned into a running pool.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -30,10 +30,12 @@ use crate::work::task::Args;
 use crate::work::task::Initialized;
 use crate::worker;
 
-/// Arguments of an initializer that are longer than this travel beside the worker's birth message.
+/// Arguments of an initializer that have more bytes than this travel as a descriptor beside the worker's birth message.
 const INITIALIZER_INLINE_MAX: u64 = 16 * 1024;
 
-/// The settings of a pool to be; made by [`Pool::builder`].
+/// The settings of a pool that is to be made, from [`Pool::builder`] to [`build`](Self::build).
+///
+/// Each method sets one thing and returns the builder. Settings are checked by `build`, before any process is started.
 ///
 /// # Examples
 ///
@@ -71,23 +73,47 @@ pub struct PoolBuilder {
     name: String,
     executable: Option<PathBuf>,
     fork_despite_threads: bool,
-    /// The model of every worker.
+    /// The template of every worker: entry, environment, directory, limits.
     boot: Boot<'static>,
-    /// Something was asked for of which only a new process can tell whether it is to be had.
-    doubtful: bool,
+    /// Some setting can only be checked by a new process that tries to have it.
+    needs_trial: bool,
 }
 
 impl Pool {
-    /// A pool of `processes` workers, started by forkserver.
+    /// Makes a pool of `processes` workers, started by forkserver.
+    ///
+    /// Everything else is at its default; see [`builder`](Self::builder).
     ///
     /// # Errors
     ///
     /// As for [`PoolBuilder::build`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = procpool::Pool::new(2)?;
+    ///     assert_eq!(pool.map(0..3u64, |x| x * x)?, [0, 1, 4]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn new(processes: usize) -> Result<Self, PoolError> {
         Self::builder().processes(processes).build()
     }
 
-    /// The way to all settings.
+    /// Starts the description of a pool with other settings than those of [`new`](Self::new).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = procpool::Pool::builder().processes(2).name("resize").build()?;
+    ///     assert_eq!(pool.processes(), 2);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn builder() -> PoolBuilder {
         PoolBuilder {
             processes: None,
@@ -102,45 +128,88 @@ impl Pool {
             executable: None,
             fork_despite_threads: false,
             boot: Boot::new(worker::main),
-            doubtful: false,
+            needs_trial: false,
         }
     }
 }
 
 impl PoolBuilder {
-    /// How many workers the pool keeps. By default as many as this process may use processors: its affinity mask and
-    /// its cgroup's quota are heeded.
+    /// Sets how many workers the pool keeps; by default one for each processor that this process may use.
+    ///
+    /// The default respects the affinity mask and the quota of the cgroup. [`build`](Self::build) fails with
+    /// [`PoolError::ZeroProcesses`] for 0. Named `processes` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = procpool::Pool::builder().processes(2).build()?;
+    ///     assert_eq!(pool.pids().len(), 2);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn processes(mut self, processes: usize) -> Self {
         self.processes = Some(processes);
         self
     }
 
-    /// How workers are brought into the world; [`StartMethod::Forkserver`] by default.
+    /// Sets how workers are started; [`StartMethod::Forkserver`] by default.
+    ///
+    /// Named `get_context` or `set_start_method` in CPython, where it is a setting of the context and not of the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::{Pool, StartMethod};
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(1).start_method(StartMethod::Spawn).build()?;
+    ///     assert_eq!(pool.start_method(), StartMethod::Spawn);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn start_method(mut self, start_method: StartMethod) -> Self {
         self.start_method = start_method;
         self
     }
 
-    /// A worker is replaced after it has run this many items; by default never.
+    /// Replaces a worker after it has run `items` items; by default never.
     ///
-    /// Its replacement is started before it has left. CPython counts chunks where this counts items. Named
-    /// `maxtasksperchild` in CPython.
+    /// The replacement is started before the worker has left. [`build`](Self::build) fails with
+    /// [`PoolError::ZeroMaxTasksPerChild`] for 0. Named `maxtasksperchild` in CPython, which counts chunks where this
+    /// counts items.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::Pool;
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(1).max_tasks_per_child(1).build()?;
+    ///     let first = pool.apply((0,), |_: u8| std::process::id())?;
+    ///     let second = pool.apply((0,), |_: u8| std::process::id())?;
+    ///     assert_ne!(first, second);
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "maxtasksperchild")]
     pub fn max_tasks_per_child(mut self, items: usize) -> Self {
         self.max_tasks_per_child = Some(items);
         self
     }
 
-    /// A worker that has more memory than this, in bytes, is replaced once it has answered what it runs; by default
-    /// never.
+    /// Replaces a worker that has more than `bytes` of memory, once it has answered what it runs; by default never.
     ///
-    /// It is the memory that lies in RAM, as `ps -o rss` shows it, shared pages included: a worker by fork begins with what
-    /// this process has, and one that is sent large arguments keeps up to 32 MiB of their buffers mapped. It is looked at when
-    /// a worker has answered, at most once in a millisecond while it is busy; for a worker that grows without end during
-    /// one item, see [`rlimit`](Self::rlimit).
+    /// What counts is the memory in RAM, as `ps -o rss` shows it, shared pages included. So a worker by fork begins
+    /// with what this process has, and a worker that is sent large arguments keeps up to 32 MiB of their buffers
+    /// mapped. It is checked when a worker has answered, at most once per millisecond while it is busy. For a worker
+    /// that grows without end during one item, see [`rlimit`](Self::rlimit).
     ///
-    /// [`build`](Self::build) fails for 0 ([`PoolError::ZeroLimit`]). With a limit below what a fresh worker has,
-    /// every worker runs little more than one item. Named `max_memory_per_child` in billiard.
+    /// [`build`](Self::build) fails with [`PoolError::ZeroLimit`] for 0. With a limit below what a fresh worker has,
+    /// every worker runs little more than one item. Named `max_memory_per_child` in billiard; not in CPython.
     ///
     /// # Examples
     ///
@@ -161,38 +230,115 @@ impl PoolBuilder {
         self
     }
 
-    /// A worker that has been ready for so long is replaced once it has answered what it runs; by default never.
+    /// Replaces a worker that has been ready for `age`, once it has answered what it runs; by default never.
     ///
-    /// Idle workers are replaced as well. [`build`](Self::build) fails for no time at all ([`PoolError::ZeroLimit`]).
+    /// Idle workers are replaced as well. [`build`](Self::build) fails with [`PoolError::ZeroLimit`] for an `age` of
+    /// zero. Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use procpool::Pool;
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(1).max_age_per_child(Duration::from_secs(3600)).build()?;
+    ///     assert_eq!(pool.apply((2u32, 10), u32::pow)?, 1024);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn max_age_per_child(mut self, age: Duration) -> Self {
         self.max_age_per_child = Some(age);
         self
     }
 
-    /// A worker that has had nothing to do for so long leaves; by default none does.
+    /// Lets a worker leave after it has had nothing to do for `timeout`; by default none leaves.
     ///
     /// The pool begins with all its [`processes`](Self::processes), and shrinks to no fewer than
     /// [`min_processes`](Self::min_processes). When there is more to do than workers to do it, it grows again at once.
-    /// [`build`](Self::build) fails for no time at all ([`PoolError::ZeroLimit`]).
+    /// [`build`](Self::build) fails with [`PoolError::ZeroLimit`] for a `timeout` of zero. Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    ///
+    /// use procpool::Pool;
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(2).idle_timeout(Duration::from_millis(20)).min_processes(1).build()?;
+    ///     let began = Instant::now();
+    ///     while pool.pids().len() > 1 {
+    ///         assert!(began.elapsed() < Duration::from_secs(30), "one worker leaves");
+    ///         std::thread::sleep(Duration::from_millis(5));
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = Some(timeout);
         self
     }
 
-    /// How many workers stay however long they are idle, with an [`idle_timeout`](Self::idle_timeout): 0 by default,
-    /// and never more than [`processes`](Self::processes).
+    /// Sets how many workers stay although they are idle, with an [`idle_timeout`](Self::idle_timeout); 0 by default.
+    ///
+    /// Never more than [`processes`](Self::processes) stay. Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use procpool::Pool;
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(4).idle_timeout(Duration::from_secs(60)).min_processes(1).build()?;
+    ///     assert_eq!(pool.map(0..3u64, |x| x * x)?, [0, 1, 4]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn min_processes(mut self, processes: usize) -> Self {
         self.min_processes = processes;
         self
     }
 
-    /// Every worker calls `f` on `args`, a tuple, before its first task.
+    /// Calls `f` on `args`, a tuple, in every worker before its first task.
     ///
-    /// `f` returns nothing, or a `Result` whose error can be shown. A worker whose initializer fails or panics
-    /// leaves, and another is started; if that goes on, the pool is broken, and every handle says why. The arguments
-    /// live as long as the worker, so they may hold `&'static str`.
+    /// `f` returns nothing, or a `Result` whose error can be displayed. A worker whose initializer fails or panics
+    /// leaves, and another one is started. If that goes on, the pool is [`PoolError::Broken`], and every handle
+    /// returns that. The arguments live as long as the worker, so they may hold `&'static str`. [`build`](Self::build)
+    /// fails with [`PoolError::Initializer`] if they cannot be serialized or `f` cannot be found in the program.
     ///
     /// Named `initializer` and `initargs` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::OnceLock;
+    ///
+    /// use procpool::Pool;
+    ///
+    /// static GREETING: OnceLock<&str> = OnceLock::new();
+    ///
+    /// fn load(greeting: &'static str) {
+    ///     GREETING.get_or_init(|| greeting);
+    /// }
+    ///
+    /// fn greet(name: String) -> Option<String> {
+    ///     GREETING.get().map(|greeting| format!("{greeting} {name}"))
+    /// }
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(2).initializer(("hello",), load).build()?;
+    ///     assert_eq!(pool.apply(("world".to_owned(),), greet)?.as_deref(), Some("hello world"));
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "initargs")]
     pub fn initializer<T, O>(mut self, args: T, f: T::Fp<O>) -> Self
     where
@@ -203,16 +349,49 @@ impl PoolBuilder {
         self
     }
 
-    /// What the workers' names begin with, as `ps -o comm` shows them; the system cuts them at 15 bytes.
+    /// Sets how the workers' names begin, as `ps -o comm` shows them; `procpool` by default.
+    ///
+    /// A hyphen and the worker's number follow. The system cuts names at 15 bytes. In CPython, a worker's name is not
+    /// that of its process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::Pool;
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(1).name("resize").build()?;
+    ///     let name = pool.apply(("/proc/self/comm".to_owned(),), |path| -> anyhow::Result<String> {
+    ///         Ok(std::fs::read_to_string(path)?)
+    ///     })?;
+    ///     assert_eq!(name.trim(), "resize-0");
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn name(mut self, prefix: impl Into<String>) -> Self {
         self.name = prefix.into();
         self
     }
 
-    /// Workers run this program instead of a second copy of this one; for spawn and forkserver.
+    /// Makes workers run the program at `path` instead of a second copy of this one; for spawn and forkserver.
     ///
     /// It must be the same build: functions are found by their position in it, and a worker of another build is
-    /// refused. For programs whose main executable is not Rust, or that run without /proc.
+    /// refused. For programs whose main executable is not Rust, or that run without /proc. Named `set_executable` in
+    /// CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::Pool;
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(1).executable(std::env::current_exe()?).build()?;
+    ///     assert_eq!(pool.apply((2u32, 10), u32::pow)?, 1024);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.executable = Some(path.into());
         self
@@ -220,15 +399,15 @@ impl PoolBuilder {
 
     /// Sets a variable in the environment of every worker.
     ///
-    /// It is set before the initializer and any task, in replacements as well, and nowhere in this process or in a fork
-    /// server. With [`StartMethod::Spawn`] the worker's program is executed with it, so that what reads its
+    /// It is set before the initializer and any task, in replacements as well, and neither in this process nor in a
+    /// fork server. With [`StartMethod::Spawn`] the worker's program is executed with it, so that what reads its
     /// environment before `main` (the dynamic linker, an allocator) sees it too; with the other two it does not.
     ///
-    /// What is not set or removed is inherited: with fork and spawn from this process, with forkserver from the server,
-    /// which has the environment that this process had when the server was started.
+    /// What is neither set nor removed is inherited: with fork and spawn from this process, with forkserver from the
+    /// server, which has the environment that this process had when the server was started.
     ///
-    /// [`build`](Self::build) fails when no variable can have that name or value, or when all of them together are too
-    /// large ([`StartError::Environment`], [`StartError::BootTooLarge`]).
+    /// [`build`](Self::build) fails with [`StartError::Environment`] if no variable can have that name or value, and
+    /// with [`StartError::BootTooLarge`] if all of them together are too large. Not in CPython.
     ///
     /// [`StartError::Environment`]: crate::StartError::Environment
     /// [`StartError::BootTooLarge`]: crate::StartError::BootTooLarge
@@ -256,26 +435,55 @@ impl PoolBuilder {
     }
 
     /// Removes a variable from the environment of every worker, whether inherited or [set](Self::env) before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::Pool;
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(1).env_remove("HOME").build()?;
+    ///     let is_set = pool.apply(("HOME".to_owned(),), |name| std::env::var_os(name).is_some())?;
+    ///     assert!(!is_set);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.boot = self.boot.env_remove(name);
         self
     }
 
-    /// Empties the environment of every worker; what is [set](Self::env) after this is all there is.
+    /// Empties the environment of every worker; it then has only what is [set](Self::env) after this.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::Pool;
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(1).env_clear().env("LANG", "C").build()?;
+    ///     let is_set = |name: String| std::env::var_os(name).is_some();
+    ///     assert_eq!(pool.map(["HOME", "LANG"].map(str::to_owned), is_set)?, [false, true]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn env_clear(mut self) -> Self {
         self.boot = self.boot.env_clear();
         self
     }
 
-    /// The directory in which every worker begins.
+    /// Sets the directory in which every worker begins.
     ///
-    /// A relative path is resolved at once, against the directory of this process; where this process goes later makes
-    /// no difference, not for replacements either. Without this, a worker begins where this process is at its start,
-    /// or with forkserver where it was at the start of the server.
+    /// A relative path is resolved at once, against the directory of this process. Where this process goes later makes
+    /// no difference, not for replacements either. Without this setting, a worker begins in the directory that this
+    /// process has when the worker is started, or with forkserver that it had when the server was started.
     ///
-    /// [`build`](Self::build) fails when a worker cannot enter it ([`StartError::Directory`]). To know that, it starts
-    /// one process more than the workers and waits until that one has come up. A directory that vanishes later is a
-    /// start that fails: as soon as no worker is left, the pool is [`PoolError::Broken`], which says the same.
+    /// [`build`](Self::build) fails with [`StartError::Directory`] if a worker cannot enter it. To find out, it starts
+    /// one process more than the workers and waits until that one is up. If the directory vanishes later, starts of
+    /// workers fail: as soon as no worker is left, the pool is [`PoolError::Broken`] with the same cause. Not in
+    /// CPython.
     ///
     /// [`StartError::Directory`]: crate::StartError::Directory
     ///
@@ -303,28 +511,29 @@ impl PoolBuilder {
     /// ```
     pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
         self.boot = self.boot.current_dir(path);
-        self.doubtful = true;
+        self.needs_trial = true;
         self
     }
 
-    /// Limits what every worker may use of something, for as long as it lives: setrlimit(2).
+    /// Limits a resource of every worker, for as long as it lives: setrlimit(2).
     ///
-    /// `soft` is what counts, [`Limit::UNLIMITED`] is no limit. `hard` is how far a task may raise the soft limit
-    /// again, `None` leaves that as it is. Each worker has its own count, and so has each replacement. What the kernel
-    /// does to a worker at its limit is an outcome of the item that it runs, and of no other:
+    /// `soft` is the limit that applies; [`Limit::UNLIMITED`] is no limit. `hard` is how far a task may raise the soft
+    /// limit again; `None` leaves it unchanged. Units are those of setrlimit(2): bytes, seconds, descriptors. Each
+    /// worker is counted separately, and so is each replacement. What the kernel does to a worker at its limit is an
+    /// outcome of the item that it runs, and of no other:
     ///
     /// - [`Limit::AddressSpace`]: allocations fail. With `try_reserve` a task can tell; otherwise the worker aborts,
     ///   which is [`TaskError::WorkerDied`] with SIGABRT. Leave room for the program itself and, with fork, for the
     ///   memory of this process: under a limit that is too low for any worker the pool breaks.
-    /// - [`Limit::CpuTime`]: the worker dies of SIGXCPU. Its seconds are those of all its tasks together, so think of
+    /// - [`Limit::CpuTime`]: the worker dies of SIGXCPU. Its seconds are those of all its tasks together, so consider
     ///   [`max_tasks_per_child`](Self::max_tasks_per_child).
-    /// - [`Limit::OpenFiles`]: nothing more can be opened; large values, which need a descriptor on their way, do not
-    ///   reach the worker, and cost it.
-    /// - [`Limit::CoreSize`]: 0 without this, so that workers dump no core.
+    /// - [`Limit::OpenFiles`]: nothing more can be opened. Large values, which travel as descriptors, do not reach the
+    ///   worker, and cost it.
+    /// - [`Limit::CoreSize`]: 0 without this setting, so that workers dump no core.
     ///
-    /// [`build`](Self::build) fails when a worker may not have the limit ([`StartError::Limit`]): a soft one above the
-    /// hard one, or a hard one above what it would have by itself. To know that, it starts one process more than the
-    /// workers and waits until that one has come up.
+    /// [`build`](Self::build) fails with [`StartError::Limit`] if a worker may not have the limit: a soft one above
+    /// the hard one, or a hard one above what it would have by itself. To find out, it starts one process more than
+    /// the workers and waits until that one is up. Not in CPython.
     ///
     /// [`Limit::UNLIMITED`]: crate::Limit::UNLIMITED
     /// [`Limit::AddressSpace`]: crate::Limit::AddressSpace
@@ -357,31 +566,74 @@ impl PoolBuilder {
     #[doc(alias = "setrlimit")]
     pub fn rlimit(mut self, limit: Resource, soft: u64, hard: Option<u64>) -> Self {
         self.boot = self.boot.rlimit(limit, soft, hard);
-        self.doubtful = true;
+        self.needs_trial = true;
         self
     }
 
     /// Forks even while this process has other threads. For [`StartMethod::Fork`] only.
     ///
+    /// Without it, [`build`](Self::build) refuses to fork in a process with threads that this crate did not start.
+    ///
     /// # Safety
     ///
-    /// A forked worker has one thread and a copy of every lock. A lock that another thread held at that moment is
-    /// held in the worker for ever: the caller promises that no task, and nothing that a task calls, waits for one.
-    /// Memory that another thread was changing is copied as it was. With [`env`](Self::env) and its neighbours, the lock
-    /// of the environment is one for which every worker waits at its birth.
+    /// A forked worker has one thread and a copy of every lock. A lock that another thread held at that moment is held
+    /// in the worker for ever: the caller promises that no task, and nothing that a task calls, waits for one. Memory
+    /// that another thread was changing is copied as it was. With [`env`](Self::env), [`env_remove`](Self::env_remove)
+    /// or [`env_clear`](Self::env_clear), the lock of the environment is one for which every worker waits when it
+    /// starts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::{Pool, StartMethod};
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let _thread = std::thread::spawn(std::thread::park);
+    ///     let builder = Pool::builder().processes(1).start_method(StartMethod::Fork);
+    ///     // SAFETY: the other thread sleeps and holds no lock.
+    ///     let pool = unsafe { builder.fork_despite_threads() }.build()?;
+    ///     assert_eq!(pool.apply((2u32, 10), u32::pow)?, 1024);
+    ///     Ok(())
+    /// }
+    /// ```
     #[expect(unsafe_code, reason = "declares an unsafe promise; contains no unsafe operation")]
     pub unsafe fn fork_despite_threads(mut self) -> Self {
         self.fork_despite_threads = true;
         self
     }
 
-    /// Makes the pool and starts its workers, without waiting for them to be ready.
+    /// Makes the pool and starts its workers, without waiting until they are ready.
     ///
     /// # Errors
     ///
-    /// A setting that makes no sense; [`PoolError::NotInitialized`]; [`PoolError::Start`] when a worker process cannot
-    /// be started, cannot have the environment, directory or limits that were asked for, or a fork is refused because
-    /// of foreign threads. Nothing is left behind.
+    /// Nothing is left behind by any of them:
+    ///
+    /// - [`PoolError::ZeroProcesses`], [`PoolError::ZeroMaxTasksPerChild`], [`PoolError::ZeroLimit`]: a setting is
+    ///   zero.
+    /// - [`PoolError::Initializer`]: the arguments of the initializer cannot be serialized, or its function was not
+    ///   found.
+    /// - [`PoolError::NotInitialized`]: `main` did not call [`init`](crate::init) first; for spawn and forkserver.
+    /// - [`PoolError::NestedTooDeep`]: this process is itself a worker of a worker of a worker, and so on.
+    /// - [`PoolError::Start`]: a worker process cannot be started, or cannot have the environment, directory or limits
+    ///   that were asked for; or a fork is refused because this process has other threads.
+    /// - [`PoolError::System`]: the system refused a descriptor or a thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::{Pool, PoolError};
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     assert_eq!(pool.map(0..3u64, |x| x * x)?, [0, 1, 4]);
+    ///
+    ///     let error = Pool::builder().processes(0).build().unwrap_err();
+    ///     assert!(matches!(error, PoolError::ZeroProcesses));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn build(self) -> Result<Pool, PoolError> {
         let processes = self.processes.unwrap_or_else(processor::available);
         if processes == 0 {
@@ -417,7 +669,7 @@ impl PoolBuilder {
             started: AtomicU64::new(0),
             links: Links::choose(),
         };
-        if self.doubtful {
+        if self.needs_trial {
             config.try_settings(&starter)?;
         }
         Ok(Pool::over(driver::start(config, starter)?))
@@ -431,7 +683,7 @@ fn make_starter(
     fork_despite_threads: bool,
 ) -> Result<Starter, PoolError> {
     let starter = match (method, fork_despite_threads) {
-        // SAFETY: `PoolBuilder::fork_despite_threads` asked the user for the same promise, and got it.
+        // SAFETY: the user made the same promise to `PoolBuilder::fork_despite_threads`.
         (StartMethod::Fork, true) => unsafe { Starter::fork_despite_threads()? },
         (method, _) => Starter::new(method)?,
     };

@@ -9,9 +9,11 @@ use crate::driver::Backend;
 use crate::work::function::LocalFunction;
 use crate::work::task::Data;
 
-/// Options for one call without a context: made by [`Pool::chunk_size`](crate::Pool::chunk_size),
-/// [`Pool::fail_fast`](crate::Pool::fail_fast), [`Pool::timeout`](crate::Pool::timeout) and
-/// [`Pool::retries`](crate::Pool::retries), with the same methods as the pool.
+/// The options of one call without a context, with the same methods as the pool.
+///
+/// Made by [`Pool::chunk_size`](crate::Pool::chunk_size), [`Pool::fail_fast`](crate::Pool::fail_fast),
+/// [`Pool::timeout`](crate::Pool::timeout) and [`Pool::retries`](crate::Pool::retries). It is `Copy`, and may be used
+/// for any number of calls, each with these options.
 ///
 /// # Examples
 ///
@@ -20,6 +22,7 @@ use crate::work::task::Data;
 /// # procpool::init();
 /// # let pool = procpool::Pool::new(2)?;
 /// let squares = pool.chunk_size(100).fail_fast().map(0..10_000u64, |x| x * x)?;
+/// assert_eq!(squares[9], 81);
 /// # Ok(())
 /// # }
 /// ```
@@ -30,8 +33,24 @@ pub struct Call<'p> {
     pub(super) options: Options,
 }
 
-/// Options for one call with a context: made by [`Pool::with`](crate::Pool::with), with the same methods as the pool,
-/// for functions that take the context by reference before their arguments.
+/// The options of one call with a context, with the same methods as the pool.
+///
+/// Made by [`Pool::with`](crate::Pool::with) and [`Call::with`]. Functions take the context by reference before their
+/// arguments. It is `Copy`, and may be used for any number of calls; each sends the context anew.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # procpool::init();
+/// # let pool = procpool::Pool::new(2)?;
+/// let words = vec!["zero".to_owned(), "one".to_owned()];
+/// let call = pool.with(&words).retries(1);
+/// assert_eq!(call.map(0..2usize, |words, i| words[i].len())?, [4, 3]);
+/// assert_eq!(call.apply((1usize,), |words, i| words[i].clone())?, "one");
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a view does nothing until it is called"]
 pub struct CallWith<'p, 'c, C> {
     pub(super) call: Call<'p>,
@@ -59,7 +78,21 @@ impl<C> fmt::Debug for CallWith<'_, '_, C> {
 }
 
 impl<'p> Call<'p> {
-    /// Gives the call a context; see [`Pool::with`](crate::Pool::with).
+    /// Gives the call a context, which every task gets by reference before its arguments.
+    ///
+    /// See [`Pool::with`](crate::Pool::with) for details.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let lengths = pool.chunk_size(1).with(&10u32).map(0..2u32, |base, i| base + i)?;
+    /// assert_eq!(lengths, [10, 11]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with<C: Data>(self, context: &C) -> CallWith<'p, '_, C> {
         CallWith { call: self, context }
     }

@@ -120,12 +120,13 @@ calls! {
     /// - [`TaskError::Panicked`]: `f` panicked.
     /// - [`TaskError::WorkerDied`]: the worker ended while it ran `f`, as often as [`retries`](Self::retries) allow.
     /// - [`TaskError::TimedOut`]: `f` ran for longer than the [`timeout`](Self::timeout) of the call.
-    /// - [`TaskError::Encode`], [`TaskError::Decode`]: the arguments, the result or the context could not be serialized or
-    ///   deserialized.
+    /// - [`TaskError::Encode`], [`TaskError::Decode`]: the arguments, the result or the context could not be
+    ///   serialized or deserialized.
     /// - [`TaskError::FunctionNotFound`]: `f` is in no loaded image of this program, or not in the worker's.
     /// - [`TaskError::Terminated`]: the pool was terminated or dropped before there was a result.
-    /// - [`TaskError::Refused`]: the pool took no more tasks (closed, terminated, broken), an option of the call is zero,
-    ///   or this process is a forked copy of the one that made the pool. It holds the [`PoolError`](crate::PoolError).
+    /// - [`TaskError::Refused`]: the pool took no more tasks (closed, terminated, broken), an option of the call is
+    ///   zero, or this process is a forked copy of the one that made the pool. It holds the
+    ///   [`PoolError`](crate::PoolError).
     ///
     /// # Examples
     ///
@@ -144,8 +145,8 @@ calls! {
 
     /// Runs `f` on `args`, a tuple, in a worker; the handle returns the result.
     ///
-    /// The arguments are encoded before this returns. Every error, a pool that takes no more tasks included, is returned by
-    /// the handle. Named `apply_async` in CPython.
+    /// The arguments are encoded before this returns. Every error, a pool that takes no more tasks included, is
+    /// returned by the handle. Named `apply_async` in CPython.
     ///
     /// # Examples
     ///
@@ -193,8 +194,8 @@ calls! {
 
     /// Runs `f` on every item, and waits for the outcome of each, in the order of the items.
     ///
-    /// Every item has its place, with a value or with an error as [`map`](Self::map) lists them. Not in CPython, where one
-    /// error hides all results.
+    /// Every item has its place, with a value or with an error as [`map`](Self::map) lists them. Not in CPython, where
+    /// one error hides all results.
     ///
     /// # Errors
     ///
@@ -224,8 +225,8 @@ calls! {
 
     /// Runs `f` on every item; the handle returns all results, in the order of the items.
     ///
-    /// The whole input is drawn and encoded before this returns, so it must not be infinite. The handle returns the errors
-    /// of [`map`](Self::map), a pool that takes no more tasks included. Named `map_async` in CPython.
+    /// The whole input is drawn and encoded before this returns, so it must not be infinite. The handle returns the
+    /// errors of [`map`](Self::map), a pool that takes no more tasks included. Named `map_async` in CPython.
     ///
     /// # Examples
     ///
@@ -311,9 +312,9 @@ calls! {
     /// Runs `f` on every item; results come in the order of the items, lazily.
     ///
     /// The iterator is pulled by the caller: `next()` draws from the input while its window has room. So the input may
-    /// borrow, need not be `Send`, and may be infinite. Between calls of `next()`, no more than the window is worked on:
-    /// about two chunks for each worker, more only while items take microseconds. An error, as [`map`](Self::map) lists
-    /// them, takes the place of one result, and iteration goes on.
+    /// borrow, need not be `Send`, and may be infinite. Between calls of `next()`, no more than the window is worked
+    /// on: about two chunks for each worker, more only while items take microseconds. An error, as [`map`](Self::map)
+    /// lists them, takes the place of one result, and iteration goes on.
     ///
     /// After [`close`](Self::close) nothing more is drawn: what was drawn is yielded, and then, if there was more, one
     /// [`TaskError::Refused`]. Named `imap` in CPython, where a thread draws the whole input at once.
@@ -400,8 +401,8 @@ macro_rules! options {
 options! {
     /// For one call: items travel to a worker `items` at a time.
     ///
-    /// By default `map` and `starmap` measure: a worker is given what takes about a tenth of a millisecond, and near the
-    /// end its fair share. `imap` and `imap_unordered` send items one by one, as in CPython. Whatever travels
+    /// By default `map` and `starmap` measure: a worker is given what takes about a tenth of a millisecond, and near
+    /// the end its fair share. `imap` and `imap_unordered` send items one by one, as in CPython. Whatever travels
     /// together, each item has its own result, its own error, and counts for itself.
     ///
     /// The call fails with [`PoolError::ZeroChunkSize`](crate::PoolError::ZeroChunkSize) for 0. Named `chunksize` in
@@ -435,9 +436,15 @@ options! {
     /// # let pool = procpool::Pool::new(2)?;
     /// use procpool::TaskError;
     ///
-    /// let outcomes = pool.fail_fast().chunk_size(1).map_results(0..1000u32, |x| 1 / x)?;
-    /// assert!(matches!(outcomes[0], Err(TaskError::Panicked(_))));
-    /// assert!(matches!(outcomes[999], Err(TaskError::Skipped)));
+    /// fn check(x: u32) -> anyhow::Result<u32> {
+    ///     anyhow::ensure!(x != 0, "zero");
+    ///     std::thread::sleep(std::time::Duration::from_millis(20));
+    ///     Ok(x)
+    /// }
+    ///
+    /// let outcomes = pool.fail_fast().map_results(0..100, check)?;
+    /// assert!(matches!(outcomes[0], Err(TaskError::Failed(_))));
+    /// assert!(matches!(outcomes[99], Err(TaskError::Skipped)));
     /// # Ok(())
     /// # }
     /// ```
@@ -445,10 +452,10 @@ options! {
 
     /// For one call: each item may run for `timeout`; then its worker is killed and replaced.
     ///
-    /// Only that item fails, with [`TaskError::TimedOut`]; what its worker had not begun runs elsewhere. The time is that
-    /// of the item alone: it includes decoding the item, but not waiting for a worker, nor what the worker decodes for the
-    /// whole call (see [`with`](Self::with)). It needs no cooperation: the item ends whatever the task does or waits for. A
-    /// task that would rather end by itself asks for its [`deadline`](crate::deadline()).
+    /// Only that item fails, with [`TaskError::TimedOut`]; what its worker had not begun runs elsewhere. The time is
+    /// that of the item alone: it includes decoding the item, but not waiting for a worker, nor what the worker
+    /// decodes for the whole call (see [`with`](Self::with)). It needs no cooperation: the item ends whatever the task
+    /// does or waits for. A task that would rather end by itself asks for its [`deadline`](crate::deadline()).
     ///
     /// A result that has been returned counts, however late. Where workers are reached without shared memory, the time
     /// begins when the worker is given the item. The call fails with
@@ -483,9 +490,9 @@ options! {
     /// For one call: an item that was lost with its worker is run again, up to `times` times.
     ///
     /// For tasks that may be run twice: a worker that died may have done anything before. By default nothing is run
-    /// twice, and such an item is [`TaskError::WorkerDied`]. An item that kills each worker that runs it fails in the end,
-    /// and the error says after how many. Errors, panics and [timeouts](Self::timeout) are outcomes, and are not retried.
-    /// Not in CPython, where a worker that dies takes its items with it and the call never returns.
+    /// twice, and such an item is [`TaskError::WorkerDied`]. An item that kills each worker that runs it fails in the
+    /// end, and the error says after how many. Errors, panics and [timeouts](Self::timeout) are outcomes, and are not
+    /// retried. Not in CPython, where a worker that dies takes its items with it and the call never returns.
     ///
     /// # Examples
     ///

@@ -74,9 +74,9 @@ impl Encoder {
         !self.work.is_empty()
     }
 
-    /// Draws items and adds them, as long as `wants_more` returns true, until a batch is due or the input is over. A panic
-    /// of the input, or in an item's `Serialize`, becomes the error of that item. A panic in an item's `Drop` passes
-    /// through.
+    /// Draws items and adds them, as long as `wants_more` returns true, until a batch is due or the input is over. A
+    /// panic of the input, or in an item's `Serialize`, becomes the error of that item. A panic in an item's `Drop`
+    /// passes through.
     pub(super) fn draw<I: Iterator<Item: Serialize + 'static>>(
         &mut self,
         input: &mut Input<I>,
@@ -85,8 +85,8 @@ impl Encoder {
         let mut step = Step::Other;
         let mut item = None;
         while !input.is_over() {
-            // One `catch_unwind` for many items, since it costs more than a small item. Unwind safety: what a panic left
-            // half done is repaired below.
+            // One `catch_unwind` for many items, since it costs more than a small item. Unwind safety: what a panic
+            // left half done is repaired below.
             let drawn = catch_unwind(AssertUnwindSafe(|| {
                 while !self.is_due() && wants_more(self) {
                     step = Step::Draw;

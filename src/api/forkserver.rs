@@ -1,18 +1,23 @@
-//! The fork server: one small daemon for each process that makes pools, shared by all of them.
+//! The fork server: one small daemon for each process that makes pools, shared by all pools of the process.
 //!
-//! It starts with the first pool that needs it, has one thread, and forks a worker when it is asked to. It ends with
-//! this process at the latest, however this process ends.
+//! It starts with the first pool that needs it, has one thread, and forks workers on request. It ends with this process
+//! at the latest, however this process ends.
+//!
+//! Also called: zygote, template process.
 
 use crate::error::PoolError;
 
-/// Runs `f` once in the fork server, before it serves: what it loads is shared, copy on write, by all workers.
+/// Runs `f` once in the fork server when it starts. All workers share what it loads, copy on write.
 ///
-/// Say it before the first pool is made; several functions run in order. `f` must not leave threads behind. Named
-/// `set_forkserver_preload` in CPython, which ignores failures; here a panic in `f` is an error of the first pool.
+/// Call it before the first pool is made. Several functions run in the order of the calls. `f` must not leave threads
+/// behind. Named `set_forkserver_preload` in CPython, which ignores failures; here a panic in `f` is an error of the
+/// first pool.
 ///
 /// # Errors
 ///
-/// [`PoolError::Start`]: the fork server is running already, and it is too late.
+/// [`PoolError::Start`] with [`StartError::AlreadyRunning`](crate::StartError::AlreadyRunning) if the fork server runs
+/// already, or with [`StartError::FunctionNotFound`](crate::StartError::FunctionNotFound) if `f` is in no loaded image
+/// of this program.
 ///
 /// # Examples
 ///
@@ -39,12 +44,41 @@ pub fn preload(f: fn()) -> Result<(), PoolError> {
 
 /// Ends the fork server, if it runs, and reaps it. The next pool that needs one starts a new one.
 ///
-/// Workers that it has forked go on; how they end may then be unknown. For programs that count their children.
+/// For programs that count their children. Workers that it has forked go on, but their exit status may then be unknown.
+/// Not in CPython.
+///
+/// # Examples
+///
+/// ```
+/// fn main() -> anyhow::Result<()> {
+///     procpool::init();
+///     let pool = procpool::Pool::new(1)?;
+///     pool.close();
+///     pool.join()?;
+///     procpool::forkserver::stop();
+///     assert_eq!(procpool::forkserver::pid(), None);
+///     Ok(())
+/// }
+/// ```
 pub fn stop() {
     start_methods::forkserver::stop();
 }
 
-/// The process id of the fork server, if it runs.
+/// The process id of the fork server; `None` if it does not run.
+///
+/// Not in CPython.
+///
+/// # Examples
+///
+/// ```
+/// fn main() -> anyhow::Result<()> {
+///     procpool::init();
+///     assert_eq!(procpool::forkserver::pid(), None);
+///     let _pool = procpool::Pool::new(1)?;
+///     assert!(procpool::forkserver::pid().is_some());
+///     Ok(())
+/// }
+/// ```
 #[must_use]
 pub fn pid() -> Option<u32> {
     start_methods::forkserver::pid()

@@ -39,8 +39,8 @@ const BATCH_TIME: Duration = Duration::from_micros(50);
 const CLOCK_EVERY: u64 = 8;
 
 type Item<T> = Result<T, TaskError>;
-/// An item that waits to be yielded. The error is boxed, since it is larger than most values, and rare, and thousands of
-/// items may wait.
+/// An item that waits to be yielded. The error is boxed, since it is larger than most values, and rare, and thousands
+/// of items may wait.
 type Kept<T> = Result<T, Box<TaskError>>;
 
 /// Results in the order of the input: a window onto the positions from `next_index` on.
@@ -194,8 +194,8 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
     /// Draws and submits until the window is full, a batch is, or it has taken long enough.
     fn feed(&mut self) {
         let (Some(job), Some(encoder)) = (self.job, &mut self.encoder) else { return };
-        // Before drawing, so that a closed pool does not consume items in vain. Also in a forked copy, which must not encode:
-        // that takes locks that are held for ever if another thread held them at the fork.
+        // Before drawing, so that a closed pool does not consume items in vain. Also in a forked copy, which must not
+        // encode: that takes locks that are held for ever if another thread held them at the fork.
         if let Some(error) = self.backend.refusal() {
             return self.refused(&error);
         }
@@ -274,7 +274,8 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
             let (drawn, missing) = (self.drawn, self.in_flight);
             self.in_flight = 0;
             self.arrived.fill(drawn, missing, error);
-            // Without this, an input that has more items would look as if it had ended: the next item gets the error too.
+            // Without this, an input that has more items would look as if it had ended: the next item gets the error
+            // too.
             if missing == 0 && self.input.has_another() {
                 self.arrived.put(self.drawn, Err(error.clone()));
                 self.drawn += 1;
@@ -292,8 +293,8 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (low, high) = self.input.size_hint();
         let here = usize::try_from(self.drawn - self.yielded).unwrap_or(usize::MAX);
-        // The lower bound of an infinite input is `usize::MAX`. A pool that ends does not keep that promise, and a caller
-        // that reserves memory for it would panic before it sees the error.
+        // The lower bound of an infinite input is `usize::MAX`. A pool that ends does not keep that promise, and a
+        // caller that reserves memory for it would panic before it sees the error.
         let low = if high.is_some() { low } else { 0 };
         (low.saturating_add(here), high.and_then(|high| high.checked_add(here)))
     }
@@ -317,7 +318,7 @@ impl<I: Iterator, T> Drop for Pull<I, T> {
 macro_rules! pulled {
     ($(#[$doc:meta])* $name:ident, $arrived:expr) => {
         $(#[$doc])*
-        #[must_use = "an iterator does nothing until it is asked"]
+        #[must_use = "an iterator does nothing until it is consumed"]
         pub struct $name<I: Iterator, T>(Pull<I, T>);
 
         impl<I: Iterator, T> $name<I, T> {
@@ -327,13 +328,14 @@ macro_rules! pulled {
         }
 
         impl<I: Iterator<Item: Data>, T: Data> $name<I, T> {
-            /// The next result, waited for at most for `timeout`; `Ok(None)` at the end.
+            /// Waits for the next result for at most `timeout`; `Ok(None)` at the end.
             ///
-            /// Drawing from the input is not interrupted: the time is that of waiting for results.
+            /// The time counts waiting for results only: drawing from the input is not interrupted. Named
+            /// `next(timeout)` in CPython.
             ///
             /// # Errors
             ///
-            /// [`TimedOut`]: it is not there yet. Nothing is lost by that; a later call returns it.
+            /// [`TimedOut`]: there is no result yet. Nothing is lost; a later call returns it.
             ///
             /// # Examples
             ///
@@ -383,18 +385,43 @@ macro_rules! pulled {
 pulled! {
     /// The results of [`Pool::imap`](crate::Pool::imap), in the order of the input.
     ///
-    /// Each item is a `Result`: an error takes the place of one result, and iteration goes on. Dropping the iterator
-    /// half-way drops what has not been handed out, and leaves the pool as good as new.
+    /// Each item is a `Result`: an error takes the place of one result, and iteration goes on. If the iterator is
+    /// dropped before its end, items that no worker has been given yet are not run, and the pool is unaffected.
     ///
     /// Named `IMapIterator` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let mut squares = pool.imap(0u64.., |x| x * x);
+    /// assert!(matches!(squares.next(), Some(Ok(0))));
+    /// assert!(matches!(squares.next(), Some(Ok(1))));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "IMapIterator")]
     Imap, Arrived::Ordered(Reorder { next_index: 0, slots: VecDeque::new() })
 }
 
 pulled! {
-    /// The results of [`Pool::imap_unordered`](crate::Pool::imap_unordered), each as soon as it is there.
+    /// The results of [`Pool::imap_unordered`](crate::Pool::imap_unordered), each as soon as it has arrived.
     ///
-    /// All else is as for [`Imap`]. Named `IMapUnorderedIterator` in CPython.
+    /// Everything else is as for [`Imap`]. Named `IMapUnorderedIterator` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let sum: u64 = pool.imap_unordered(0..10u64, |x| x * x).sum::<Result<_, _>>()?;
+    /// assert_eq!(sum, 285);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "IMapUnorderedIterator")]
     ImapUnordered, Arrived::Unordered(VecDeque::new())
 }

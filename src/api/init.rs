@@ -1,20 +1,24 @@
-//! Where a worker leaves `main`.
+//! Initialization: the point at which a worker leaves `main`.
 
-/// Makes this program one that can be its own worker: the first line of `main`.
+/// Lets this program be executed as its own worker. Must be the first line of `main`.
 ///
 /// In the parent it does nothing. In a worker or a fork server, which begin as a second run of this program, it never
-/// returns. Without it [`Pool::new`](crate::Pool::new) says [`PoolError::NotInitialized`](crate::PoolError::NotInitialized)
-/// before it starts any process.
+/// returns. Without it, [`Pool::new`](crate::Pool::new) returns
+/// [`PoolError::NotInitialized`](crate::PoolError::NotInitialized) before it starts any process.
 ///
-/// Everything before it runs in every worker as well, so let nothing be before it.
+/// Code before it runs in every worker as well, so there should be none.
 ///
-/// CPython's `freeze_support` and its `if __name__ == "__main__"` are for the same purpose.
+/// CPython's `freeze_support` and its `if __name__ == "__main__"` serve the same purpose.
 ///
 /// # Examples
 ///
 /// ```
-/// procpool::init();
-/// // The program.
+/// fn main() -> anyhow::Result<()> {
+///     procpool::init();
+///     let pool = procpool::Pool::new(2)?;
+///     assert_eq!(pool.apply((6u32, 7u32), |a, b| a * b)?, 42);
+///     Ok(())
+/// }
 /// ```
 #[doc(alias = "freeze_support")]
 pub fn init() {
@@ -23,11 +27,12 @@ pub fn init() {
 
 /// Calls [`init`](crate::init) before the test harness begins, for test binaries that have no `main` of their own.
 ///
-/// Say it once in the file of an integration test, or once in a library whose unit tests use pools. It is for tests
-/// only: code before `main` runs without some of the standard library's protections.
+/// Write it once in the file of an integration test, or once in a library whose unit tests use pools. It is for tests
+/// only: code before `main` runs without some of the standard library's protections. Not needed in CPython.
 ///
-/// Under libtest every test runs beside the harness's main thread, so [`StartMethod::Fork`](crate::StartMethod::Fork)
-/// is refused there; a test target with `harness = false` has no such limit.
+/// Under libtest every test runs beside the main thread of the harness, so
+/// [`StartMethod::Fork`](crate::StartMethod::Fork) is refused there. A test target with `harness = false` does not have
+/// this limit.
 ///
 /// # Examples
 ///

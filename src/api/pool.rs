@@ -59,9 +59,9 @@ impl Pool {
 
     /// For one call: every task gets `&context` before its arguments.
     ///
-    /// The context is encoded once, and sent at most once to each worker that runs items of the call, however many those
-    /// are. If it cannot be encoded, the call fails with [`TaskError::Encode`](crate::TaskError::Encode). Not in CPython,
-    /// where a `partial` is encoded with every chunk.
+    /// The context is encoded once, and sent at most once to each worker that runs items of the call, however many
+    /// those are. If it cannot be encoded, the call fails with [`TaskError::Encode`](crate::TaskError::Encode). Not in
+    /// CPython, where a `partial` is encoded with every chunk.
     ///
     /// # Examples
     ///
@@ -148,8 +148,8 @@ impl Pool {
 
     /// The process ids of the workers that are alive now, those that are starting or leaving included.
     ///
-    /// Workers come and go, so an id may be out of date when it is returned. Use it to inspect a worker, or to signal one
-    /// in a test.
+    /// Workers come and go, so an id may be out of date when it is returned. Use it to inspect a worker, or to signal
+    /// one in a test.
     ///
     /// # Examples
     ///
@@ -170,8 +170,8 @@ impl Pool {
     /// Takes no more tasks. What was accepted runs, and then the workers leave.
     ///
     /// It does not wait; [`join`](Self::join) does. A later call returns [`PoolError::Closed`] in a
-    /// [`TaskError::Refused`](crate::TaskError::Refused). May be called from any thread, callbacks included, and any number
-    /// of times.
+    /// [`TaskError::Refused`](crate::TaskError::Refused). May be called from any thread, callbacks included, and any
+    /// number of times.
     ///
     /// Named `close` in CPython.
     ///
@@ -194,9 +194,10 @@ impl Pool {
 
     /// Stops everything: workers get SIGTERM, and half a second later SIGKILL with their whole process group.
     ///
-    /// Every handle resolves at once, with [`TaskError::Terminated`](crate::TaskError::Terminated) for what has no outcome
-    /// yet. It returns when the workers are gone, at the latest after about a second and a half: if the system cannot end
-    /// one, [`join`](Self::join) says which. May be called from any thread, callbacks included, and any number of times.
+    /// Every handle resolves at once, with [`TaskError::Terminated`](crate::TaskError::Terminated) for what has no
+    /// outcome yet. It returns when the workers are gone, at the latest after about a second and a half: if the system
+    /// cannot end one, [`join`](Self::join) says which. May be called from any thread, callbacks included, and any
+    /// number of times.
     ///
     /// Named `terminate` in CPython.
     ///
@@ -225,9 +226,9 @@ impl Pool {
 
     /// As [`terminate`](Self::terminate), with `grace` as the time between SIGTERM and SIGKILL.
     ///
-    /// Zero ends workers before they can react to SIGTERM; minutes give tasks that catch SIGTERM the time to clean up. If
-    /// it is called several times, the earliest SIGKILL counts. It returns when the workers are gone, at the latest a
-    /// second after `grace`.
+    /// Zero ends workers before they can react to SIGTERM; minutes give tasks that catch SIGTERM the time to clean up.
+    /// If it is called several times, the earliest SIGKILL counts. It returns when the workers are gone, at the latest
+    /// a second after `grace`.
     ///
     /// # Examples
     ///
@@ -309,8 +310,8 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         if !self.backend.is_ours() {
-            // A forked copy: its locks may be held for ever, and its workers are not children of this process. Leaked, so
-            // that nothing of it is touched.
+            // A forked copy: its locks may be held for ever, and its workers are not children of this process. Leaked,
+            // so that nothing of it is touched.
             std::mem::forget(Arc::clone(&self.backend));
             return;
         }

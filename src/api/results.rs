@@ -1,4 +1,4 @@
-//! The caller's side of a job: bytes become values here, on the thread that asked.
+//! Handles, and decoding: outcomes become values here, on the thread that asks for them.
 
 use std::fmt;
 use std::future::Future;
@@ -20,7 +20,7 @@ use crate::work::jobs::Log;
 use crate::work::jobs::SettledRef;
 use crate::work::task::Data;
 
-/// Shows the value of each outcome, one after the other, until `f` answers with an error.
+/// Decodes the outcomes and calls `f` with each in order, until it returns an error.
 pub(super) fn read_outcomes<T: Data, E>(
     outcomes: SettledRef<'_>,
     mut f: impl FnMut(Result<T, TaskError>) -> Result<(), E>,
@@ -42,7 +42,7 @@ pub(super) fn read_outcomes<T: Data, E>(
 
 /// The value of a job of one item.
 pub(super) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
-    // The first outcome ends the walk, so it travels as the walk's error.
+    // The first outcome ends the walk, so it is returned as the walk's error.
     let read = log.outcomes().try_for_each(|(_, outcomes)| read_outcomes(outcomes, Err));
     match (read, &log.rest) {
         (Err(result), _) => result,
@@ -57,7 +57,7 @@ pub(super) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
     let mut skipped = None;
     let mut next = 0;
     let read = log.outcomes_in_order().into_iter().try_for_each(|(first, outcomes)| {
-        // Behind a gap, which is there because the pool has ended, nothing counts.
+        // A gap is there because the pool has ended. What follows it does not count.
         if first != next {
             return Ok(());
         }
@@ -65,7 +65,7 @@ pub(super) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
             next += 1;
             match outcome {
                 Ok(value) => values.push(value),
-                // The consequence of an error that has a higher index, and is the one to tell.
+                // Skipped because of an error with a higher index, which is the one to return.
                 Err(TaskError::Skipped) => skipped = Some(TaskError::Skipped),
                 Err(error) => return Err(error),
             }
@@ -81,18 +81,32 @@ pub(super) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
 enum State {
     /// The job runs, or has run, in the pool.
     Job(JobId),
-    /// There never was a job: this is why.
+    /// No job was opened. The log holds the reason.
     Refused(Arc<Log>),
 }
 
-/// The handle of one call that runs while the caller does something else.
+/// The handle of a call that runs while the caller does something else.
 ///
 /// The result can be fetched any number of times ([`get`](Self::get) takes `&self`), from any thread, also after the
-/// pool is gone. Dropping the handle drops the result, not the work: what was submitted runs, and callbacks are called.
+/// pool is gone. Dropping the handle drops the result, not the work: what was submitted runs, and callbacks are
+/// called.
 ///
-/// It is a [`Future`] as well, and needs no particular runtime.
+/// It is also a [`Future`], and needs no particular runtime.
 ///
 /// Named `AsyncResult` (`ApplyResult`, `MapResult`) in CPython.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # procpool::init();
+/// # let pool = procpool::Pool::new(2)?;
+/// let handle = pool.apply_async((6u32, 7u32), |a, b| a * b);
+/// // Something else.
+/// assert_eq!(handle.get()?, 42);
+/// # Ok(())
+/// # }
+/// ```
 #[doc(alias = "ApplyResult")]
 #[doc(alias = "MapResult")]
 pub struct AsyncResult<T> {
@@ -113,14 +127,18 @@ impl<T> AsyncResult<T> {
 
     /// Waits for the result.
     ///
-    /// It may be asked again, and answers the same. `get` is called also from callbacks of the same pool, as long as it
-    /// is not for the very result whose callback this is: that one is there already.
+    /// It may be called again, and returns the same. It may be called from a callback of the same pool, since the
+    /// result whose callback runs is there already. Named `get` in CPython.
     ///
     /// # Errors
     ///
-    /// Why there is no value; for a `map`, the error of the lowest index. A handle always resolves:
-    /// [`TaskError::Terminated`] when the pool was terminated or dropped, [`TaskError::Refused`] when it never took the
-    /// task.
+    /// A handle always resolves. The errors are those of the call that made it, [`Pool::apply`](crate::Pool::apply) or
+    /// [`Pool::map`](crate::Pool::map); for a `map_async`, the error of the lowest index. Besides:
+    ///
+    /// - [`TaskError::Cancelled`]: the handle was [cancelled](Self::cancel) before there was a result.
+    /// - [`TaskError::Terminated`]: the pool was terminated or dropped before there was a result.
+    /// - [`TaskError::Refused`]: the pool did not take the task, or this process is a forked copy of the one that made
+    ///   the pool.
     ///
     /// # Examples
     ///
@@ -142,7 +160,8 @@ impl<T> AsyncResult<T> {
 
     /// Waits for the result for at most `timeout`; `Ok(None)` means *not yet*.
     ///
-    /// The task is not cancelled, and may be asked for again. A `timeout` of zero asks without waiting.
+    /// The task is not cancelled, and the result may be asked for again. A `timeout` of zero does not wait. Named
+    /// `get(timeout)` in CPython, which raises `TimeoutError`.
     ///
     /// # Errors
     ///
@@ -171,40 +190,102 @@ impl<T> AsyncResult<T> {
         }
     }
 
-    /// Waits until the result is there, whatever it is.
+    /// Waits until there is a result, be it a value or an error.
+    ///
+    /// Named `wait` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let handle = pool.apply_async((1u32, 0u32), |a, b| a / b);
+    /// handle.wait();
+    /// assert!(handle.ready() && handle.get().is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait(&self) {
-        // An error here is a result too: `get` tells which.
+        // An error here is a result too; `get` returns it.
         drop(self.log_by(None));
     }
 
-    /// Waits until the result is there, for at most `timeout`; says whether it is.
+    /// Waits until there is a result, for at most `timeout`; returns whether there is.
+    ///
+    /// Named `wait(timeout)` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// use std::time::Duration;
+    ///
+    /// let handle = pool.apply_async((6u32, 7u32), |a, b| a * b);
+    /// while !handle.wait_timeout(Duration::from_millis(200)) {
+    ///     println!("still working");
+    /// }
+    /// assert_eq!(handle.get()?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.log_by(Instant::now().checked_add(timeout)).is_ok_and(|log| log.is_some())
     }
 
-    /// Whether the result is there: [`get`](Self::get) would not wait.
+    /// Whether there is a result, so that [`get`](Self::get) would not wait.
+    ///
+    /// Named `ready` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let handle = pool.apply_async((6u32, 7u32), |a, b| a * b);
+    /// handle.wait();
+    /// assert!(handle.ready());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn ready(&self) -> bool {
         self.wait_timeout(Duration::ZERO)
     }
 
-    /// Whether the result is there and is a value; `false` also while it is not there yet.
+    /// Whether the result is a value; `false` also while there is none yet.
     ///
-    /// CPython raises `ValueError` when it is not ready.
+    /// It decodes the value to find out. Named `successful` in CPython, which raises `ValueError` if there is no
+    /// result yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let handle = pool.apply_async((1u32, 0u32), |a, b| a / b);
+    /// handle.wait();
+    /// assert!(!handle.successful());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn successful(&self) -> bool {
         self.log_by(Some(Instant::now())).is_ok_and(|log| log.is_some_and(|log| (self.read)(&log).is_ok()))
     }
 
-    /// Stops the work: what has not begun is not run, and a worker that runs an item of it is killed and replaced. Whether
-    /// there was anything left to stop.
+    /// Cancels the call: items that have not begun do not run, and a worker that runs one is killed and replaced.
     ///
-    /// Every item without an answer gets [`TaskError::Cancelled`], so that the result of a `map_async` is that error. An
-    /// answer that was given before counts: after `cancel` the handle resolves soon, and [`get`](Self::get) tells to
-    /// what. Nobody else's items are the worse for it. It does not wait.
+    /// Returns whether the call was unfinished. Every item without an outcome gets [`TaskError::Cancelled`], so that
+    /// the result of a `map_async` is that error. An outcome that was there before counts: after `cancel` the handle
+    /// resolves soon, and [`get`](Self::get) says to what. Items of other calls are unaffected. It does not wait.
     ///
-    /// [`timeout`](crate::Pool::timeout) does the same by itself to items that run for too long. In
-    /// `concurrent.futures`, `cancel` does nothing to what is running already.
+    /// [`timeout`](crate::Pool::timeout) does the same by itself to items that run for too long. Not in CPython's
+    /// `multiprocessing`; in `concurrent.futures`, `cancel` does nothing to what is running already.
     ///
     /// # Examples
     ///
@@ -231,7 +312,7 @@ impl<T> AsyncResult<T> {
         }
     }
 
-    /// `None` only with a deadline.
+    /// The finished log; `None` once the deadline has passed, never without one.
     fn log_by(&self, deadline: Option<Instant>) -> Result<Option<Arc<Log>>, TaskError> {
         match &self.state {
             State::Refused(log) => Ok(Some(Arc::clone(log))),
@@ -249,16 +330,16 @@ impl<T> AsyncResult<T> {
 }
 
 impl<T: 'static> AsyncResult<T> {
-    /// Calls `f` with the value, once, if there is one; also when it is there already.
+    /// Calls `f` with the value, once, if the result is a value; also if it is there already.
     ///
-    /// It is called on the pool's callback thread, after the result is there ([`ready`](Self::ready) is true, other
-    /// waiters may have seen it), and never under a lock of the pool. It may submit to the pool, wait for other jobs
-    /// of it, and terminate it. A callback that blocks delays the callbacks behind it, and nothing else; one that
-    /// panics is reported through `log`, and nothing else suffers.
+    /// `f` runs on the pool's callback thread, after the result is there ([`ready`](Self::ready) is true, other
+    /// threads may have seen it), and never under a lock of the pool. It may submit to the pool, wait for other jobs
+    /// of it, and terminate it. A callback that blocks delays the callbacks behind it and nothing else. A panic in it
+    /// is logged through `log`, and affects nothing else.
     ///
-    /// The value is decoded for each callback and each `get` anew, so that `T` need not be `Clone`.
+    /// The value is decoded anew for each callback and each `get`, so `T` need not be `Clone`.
     ///
-    /// Named `callback` in CPython.
+    /// Named `callback` in CPython, where it is an argument of the call.
     ///
     /// # Examples
     ///
@@ -285,9 +366,25 @@ impl<T: 'static> AsyncResult<T> {
         self
     }
 
-    /// Calls `f` with the error, once, if there is one; also when it is there already.
+    /// Calls `f` with the error, once, if the result is an error; also if it is there already.
     ///
-    /// All else is as for [`on_success`](Self::on_success). Named `error_callback` in CPython.
+    /// Everything else is as for [`on_success`](Self::on_success). Named `error_callback` in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let (sender, receiver) = std::sync::mpsc::channel();
+    /// let handle = pool
+    ///     .apply_async(("x".to_owned(),), |text: String| -> anyhow::Result<u32> { Ok(text.parse()?) })
+    ///     .on_error(move |error| sender.send(error.to_string()).unwrap());
+    /// assert!(receiver.recv()?.contains("invalid digit"));
+    /// # drop(handle);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "the handle is returned; drop it if it is not needed"]
     pub fn on_error(self, f: impl FnOnce(TaskError) + Send + 'static) -> Self {
         let read = self.read;

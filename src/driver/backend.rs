@@ -176,8 +176,8 @@ pub(crate) trait Backend: Send + Sync {
     /// latest until shortly after that.
     fn terminate(&self, grace: Duration);
 
-    /// Waits until the workers are gone and the callbacks have run, and releases everything that the pool holds. Returns
-    /// whether that is done; `false` only with a deadline.
+    /// Waits until the workers are gone and the callbacks have run, and releases everything that the pool holds.
+    /// Returns whether that is done; `false` only with a deadline.
     ///
     /// # Errors
     ///

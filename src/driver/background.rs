@@ -47,8 +47,8 @@ impl Shared {
                 resident.park(|| self.background.wait_for(&mut driven, pause));
                 driven.background_dozes = false;
                 is_frequented = driven.drives > drives + 1;
-                // The lock was released: what was true before the pause is checked again. A pause that was cut short was
-                // cut short for one of these reasons.
+                // The lock was released: what was true before the pause is checked again. A pause that was cut short
+                // was cut short for one of these reasons.
                 let called = driven.engine.attended() > 0 || driven.engine.effects.starts > 0;
                 if drives != driven.drives || driven.leaving || called {
                     continue;
@@ -75,7 +75,8 @@ impl Shared {
             let (_, until) = driven.fall_asleep(Instant::now(), None);
             // Takes no events: those are for the thread that has the seat, which may be another when this one wakes.
             resident.park(|| MutexGuard::unlocked(&mut driven, || watch.wait_or_nudge(until)));
-            // Quiet before the reasons for a nudge are checked, both under the lock: a later nudge is for a later reason.
+            // Quiet before the reasons for a nudge are checked, both under the lock: a later nudge is for a later
+            // reason.
             watch.nudge.quiet();
             if driven.seat != Seat::Background {
                 // Displaced. `asleep_until` is the new driver's by now.
@@ -91,8 +92,8 @@ impl Shared {
             driven.engine.poll();
             driven = self.settle_effects(driven);
             driven = self.start_due(driven);
-            // Both release the lock. A nudge of that time may have been for this thread, but is still readable then, and
-            // the next sleep ends at once.
+            // Both release the lock. A nudge of that time may have been for this thread, but is still readable then,
+            // and the next sleep ends at once.
             if driven.seat != Seat::Background {
                 return driven;
             }

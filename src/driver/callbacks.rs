@@ -75,8 +75,8 @@ impl Callbacks {
     pub(super) fn push(&self, due: Due) {
         let mut queue = self.queue.lock();
         if queue.gone {
-            // The pool was joined, and a callback was attached to a result that outlived it. `gone` is set under the lock
-            // under which the thread finds nothing due, so nothing is pushed that it would leave behind.
+            // The pool was joined, and a callback was attached to a result that outlived it. `gone` is set under the
+            // lock under which the thread finds nothing due, so nothing is pushed that it would leave behind.
             drop(queue);
             Self::run_apart(due);
             return;
@@ -110,8 +110,8 @@ impl Callbacks {
         leaves
     }
 
-    /// Lets the thread leave once nothing is due, and waits for that, at most until the deadline; on the callback thread
-    /// itself it does not wait. Returns whether the thread has left; on the callback thread, `true`.
+    /// Lets the thread leave once nothing is due, and waits for that, at most until the deadline; on the callback
+    /// thread itself it does not wait. Returns whether the thread has left; on the callback thread, `true`.
     pub(super) fn finish(&self, deadline: Option<Instant>) -> bool {
         let mut queue = self.queue.lock();
         queue.closing = true;

@@ -1,4 +1,5 @@
-//! What follows from a change to the engine: waking threads, running what must not run under the lock, starting workers.
+//! What follows from a change to the engine: waking threads, running what must not run under the lock, starting
+//! workers.
 
 use parking_lot::MutexGuard;
 
@@ -59,8 +60,8 @@ impl Shared {
         driven
     }
 
-    /// Starts the workers that are due. On the background thread only: a start may take long, and a thread that waits for
-    /// a result must not wait for that.
+    /// Starts the workers that are due. On the background thread only: a start may take long, and a thread that waits
+    /// for a result must not wait for that.
     pub(super) fn start_due<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {
         while driven.engine.effects.starts > 0 {
             driven.engine.effects.starts -= 1;

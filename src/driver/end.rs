@@ -95,14 +95,15 @@ impl Shared {
         // thread checks `leaving` under the lock before each sleep.
         driven.leaving = true;
         self.background.notify_all();
-        if let Some(watch) = driven.engine.take_watch() {
-            // The background thread sleeps beside the nudge. A foreground driver that waits for the same end sleeps at the
-            // doorbell, and once the watch is put away no event wakes it. It keeps the watch alive until it has woken.
+        if let Some(watch) = driven.engine.put_watch_away() {
+            // The background thread sleeps beside the nudge. A foreground driver that waits for the same end sleeps at
+            // the doorbell, and once the watch is put away no event wakes it. It keeps the watch alive until it has
+            // woken.
             watch.nudge.ring();
             watch.ring();
         }
-        // A waker that drops the pool may run on any thread, so this may be the background thread, which cannot wait for
-        // itself.
+        // A waker that drops the pool may run on any thread, so this may be the background thread, which cannot wait
+        // for itself.
         let here = self.background_thread.lock().as_ref().is_some_and(|thread| thread.thread().id() == current().id());
         let mut late = false;
         while !driven.background_gone && !here && !late {

@@ -30,8 +30,8 @@ impl Driven {
     /// sleep.
     pub(super) fn fall_asleep(&mut self, now: Instant, deadline: Option<Instant>) -> (Ringers, Option<Instant>) {
         // Under the lock, and the lock is released only after: a thread that changes something afterwards sees
-        // `asleep_until` and rings, and a worker that answers afterwards sees that it must ring. What a worker answered just
-        // before is `Late`: then the sleep ends at once.
+        // `asleep_until` and rings, and a worker that answers afterwards sees that it must ring. What a worker
+        // answered just before is `Late`: then the sleep ends at once.
         let ringers = self.engine.ask_to_ring();
         let recheck = match ringers {
             Ringers::None => None,
@@ -80,8 +80,8 @@ impl Shared {
                 break result;
             }
         };
-        // This thread may have been woken for an empty seat that it no longer needs: without passing that on, a follower
-        // would sleep beside an empty seat.
+        // This thread may have been woken for an empty seat that it no longer needs: without passing that on, a
+        // follower would sleep beside an empty seat.
         self.offer_seat(&mut driven);
         self.alert(&mut driven);
         drop(self.settle_effects(driven));
@@ -127,12 +127,12 @@ impl Shared {
         (driven, result)
     }
 
-    /// Takes in what has arrived in the rings, and from time to time what the epoll set reports. Returns whether anything
-    /// had arrived in the rings.
+    /// Takes in what has arrived in the rings, and from time to time what the epoll set reports. Returns whether
+    /// anything had arrived in the rings.
     pub(super) fn poll_links(&self, driven: &mut Driven, sources: &mut Vec<Source>) -> bool {
         let Some(now) = driven.engine.poll() else { return false };
-        // With answers in the rings at every poll, the driver never sleeps in the epoll set. Deaths, hellos and timers must
-        // not wait for that.
+        // With answers in the rings at every poll, the driver never sleeps in the epoll set. Deaths, hellos and timers
+        // must not wait for that.
         if now.saturating_duration_since(driven.turned_at) >= TURN_EVERY {
             driven.turned_at = now;
             driven.engine.watch().wait(sources, Some(now)).expect("an epoll set of our own can be polled");
@@ -200,8 +200,8 @@ impl Shared {
         job: Option<JobId>,
         deadline: Option<Instant>,
     ) -> MutexGuard<'a, Driven> {
-        // On both lists before the lock is released by the sleep, which closes the gap between the caller's check and the
-        // sleep.
+        // On both lists before the lock is released by the sleep, which closes the gap between the caller's check and
+        // the sleep.
         let condvar = Arc::new(Condvar::new());
         driven.followers.push(Arc::clone(&condvar));
         driven.engine.watchers(job).push(Arc::clone(&condvar));

@@ -45,8 +45,8 @@ pub(super) struct Driven {
     pub(super) probes: Vec<AnswerProbe>,
     /// The background thread sleeps until it is notified.
     pub(super) background_sleeps: bool,
-    /// The background thread sleeps for a while. Callers that come and go do not wake it; one that leaves a job unfinished
-    /// does.
+    /// The background thread sleeps for a while. Callers that come and go do not wake it; one that leaves a job
+    /// unfinished does.
     pub(super) background_dozes: bool,
     /// Threads that wait for the seat or for their job.
     pub(super) followers: Vec<Arc<Condvar>>,
@@ -123,15 +123,15 @@ impl Shared {
         self.check_owner()?;
         let mut driven = self.driven.lock();
         let result = f(&mut driven.engine);
-        // Under the same lock as `f`: a driver that falls asleep after this has seen what `f` did, one that sleeps already
-        // is woken here.
+        // Under the same lock as `f`: a driver that falls asleep after this has seen what `f` did, one that sleeps
+        // already is woken here.
         self.alert(&mut driven);
         drop(self.settle_effects(driven));
         Ok(result)
     }
 
-    /// As [`with`](Self::with), for a thread that gives the engine more to do and will be back soon: it takes in what has
-    /// arrived first, and spares the pool a second driver meanwhile.
+    /// As [`with`](Self::with), for a thread that gives the engine more to do and will be back soon: it takes in what
+    /// has arrived first, and spares the pool a second driver meanwhile.
     ///
     /// # Errors
     ///

@@ -81,7 +81,8 @@ impl Backend for Shared {
 
     fn on_finished(&self, job: JobId, callback: Callback) {
         let mut callback = Some(callback);
-        // Whether it is finished and the attaching are one step under the lock, so that the callback is called exactly once.
+        // Whether it is finished and the attaching are one step under the lock, so that the callback is called exactly
+        // once.
         let due = self.with(|engine| callback.take().and_then(|callback| engine.attach(job, callback)));
         match (due, callback) {
             (Ok(Some((callback, log))), _) => self.call_back(callback, log),
@@ -105,8 +106,8 @@ impl Backend for Shared {
     }
 
     fn abandon(&self, job: JobId, leftover: Leftover) {
-        // What is left of the job may be large, so it is dropped here, outside the lock. A forked copy has nothing to give
-        // back.
+        // What is left of the job may be large, so it is dropped here, outside the lock. A forked copy has nothing to
+        // give back.
         drop(self.with(|engine| engine.abandon(job, leftover == Leftover::Skip)));
     }
 
