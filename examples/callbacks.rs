@@ -1,8 +1,8 @@
-//! Results that announce themselves: one callback for values, one for errors.
+//! Callbacks: one for a value, one for an error.
 //!
-//! Callbacks run on a thread of the pool's own, so what they bring travels over a channel here.
+//! Callbacks run on a thread of the pool, so this program sends their results over a channel.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::sync::mpsc;
 
@@ -10,7 +10,7 @@ use anyhow::Context;
 use procpool::Pool;
 
 fn parse(text: String) -> anyhow::Result<u32> {
-    text.parse().with_context(|| format!("{text:?} is no number"))
+    text.parse().with_context(|| format!("{text:?} is not a number"))
 }
 
 fn main() -> anyhow::Result<()> {
@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
 
     for text in ["1", "two", "3"] {
         let (values, errors) = (sender.clone(), sender.clone());
-        // The handle may go at once: the task runs, and its callbacks are called.
+        // The handle may be dropped at once: the task still runs, and its callbacks are called.
         let _handle = pool
             .apply_async((text.to_owned(),), parse)
             .on_success(move |number| drop(values.send(format!("parsed {number}"))))
@@ -28,12 +28,12 @@ fn main() -> anyhow::Result<()> {
     }
     drop(sender);
     pool.close();
-    pool.join()?; // It returns when every callback has run.
+    pool.join()?; // Returns when every callback has run.
 
-    let mut news: Vec<String> = receiver.iter().inspect(|line| println!("{line}")).collect();
-    news.sort_unstable();
-    assert_eq!(news.len(), 3);
-    assert_eq!(news[..2], ["parsed 1", "parsed 3"]);
-    assert!(news[2].starts_with("task failed: \"two\" is no number: invalid digit"));
+    let mut lines: Vec<String> = receiver.iter().inspect(|line| println!("{line}")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[..2], ["parsed 1", "parsed 3"]);
+    assert!(lines[2].starts_with("task failed: \"two\" is not a number: invalid digit"));
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! A value that every task needs: it goes to each worker once, and not along with each item.
+//! A value that every task needs, sent once to each worker instead of with each item.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use procpool::Pool;
 use serde::{Deserialize, Serialize};
 
-/// How often this process has received a model.
+/// How many times this process has received a model.
 static RECEIVED: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<()> {
     println!("{} predictions; the last is {}", predictions.len(), predictions[9_999].0);
 
     let received = predictions.iter().map(|prediction| prediction.2).max().unwrap_or(0);
-    println!("times that any worker received the model: {received}");
+    println!("each worker received the model at most {received} time(s)");
     assert_eq!(received, 1);
     assert!(
         predictions.iter().enumerate().all(|(i, &(value, pid, _))| value == 2.0 * model.0[i] && pid != process::id())

@@ -1,9 +1,9 @@
-//! Every kind of call on every start method, checked: a program to be built in every way that a build can differ.
+//! Checks every kind of call with every start method, to be built with different profiles.
 //!
-//! Optimizers merge functions, strip names and move code; a panic may abort. None of that may change an answer, and a
-//! panic that aborts its worker must still say what it said.
+//! Optimizers merge functions, strip names and move code, and a panic may abort. None of that may change a result,
+//! and the message of a panic that aborts its worker must still be reported.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use procpool::Pool;
 use procpool::StartMethod;
@@ -13,7 +13,7 @@ fn parse(text: String) -> anyhow::Result<i64> {
     Ok(text.parse()?)
 }
 
-// The same code as `twice_too`, for optimizers to merge.
+// The same code as `twice_too`, so that optimizers may merge the two.
 fn twice(x: u64) -> u64 {
     x * 2
 }
@@ -57,7 +57,7 @@ fn check_panic(pool: &Pool) {
     let panic = match error {
         Err(TaskError::Panicked(panic)) if cfg!(panic = "unwind") => panic,
         Err(TaskError::WorkerDied { panic: Some(panic), .. }) if cfg!(panic = "abort") => *panic,
-        other => panic!("a panic was expected, and this came: {other:?}"),
+        other => panic!("expected a panic, not {other:?}"),
     };
     assert!(panic.message.contains("divide by zero"), "{panic}");
     assert!(panic.location.is_some_and(|place| place.contains("end_to_end")));
@@ -67,7 +67,7 @@ fn main() -> anyhow::Result<()> {
     procpool::init();
     for method in StartMethod::ALL {
         check(method)?;
-        println!("{method}: every answer is right");
+        println!("{method}: all results are correct");
     }
     Ok(())
 }

@@ -1,21 +1,21 @@
-//! Why fork and threads do not mix, shown on a lock whose owner does not exist.
+//! Why fork and threads do not mix: a deadlock on a lock whose owner does not exist.
 //!
 //! ```text
 //!  parent                                    forked worker
 //!  ──────                                    ─────────────
 //!  main thread ──── fork ──────────────────▶ main thread: runs a task, wants the lock
 //!  other thread: holds the lock              (no other thread: fork copies only the caller)
-//!       │                                    the lock: a copy, taken, and so for ever
-//!       └─ lets go: of the parent's lock
+//!       │                                    the lock: a copy, held for ever
+//!       └─ releases the parent's lock
 //! ```
 //!
-//! A pool refuses to fork beside threads for that reason; this program breaks the promise that lifts the refusal, on
-//! purpose. Two scenes: a lock that a thread holds across the fork, which always goes wrong, and a log that threads are
-//! busy writing to, which goes wrong as often as it likes. In each, the stuck worker is found, looked at and killed, and
-//! then the same job runs to its end on spawn and forkserver, while the other threads go on as before.
+//! For that reason a pool refuses to fork beside threads. This program lifts the refusal with an unsafe promise, and
+//! breaks the promise on purpose, in two scenes: a lock that a thread holds across the fork, which always deadlocks,
+//! and a log that threads are writing to, which deadlocks by chance. In each, the stuck worker is found, inspected
+//! and killed. Then the same job completes with spawn and forkserver, while the other threads continue.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
-#![expect(unsafe_code, reason = "breaks the promise of fork_despite_threads, to show what it is for")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
+#![expect(unsafe_code, reason = "breaks the promise of fork_despite_threads to show its purpose")]
 
 use std::fs;
 use std::fs::File;
@@ -39,11 +39,11 @@ use procpool::PoolError;
 use procpool::StartMethod;
 use procpool::TaskError;
 
-/// How long a job that takes microseconds may take before its worker is looked at.
+/// After this time, the worker of a job that should take microseconds is inspected.
 const SUSPICIOUS: Duration = Duration::from_millis(500);
-/// How long a job may take on a machine that is busy with other things.
+/// How long a job may take on a busy machine.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How many forks the second scene tries; nearly always one is enough.
+/// How many forks the second scene tries; usually one is enough.
 const FORKS_MAX: u32 = 40;
 
 type Job = fn(&Pool) -> AsyncResult<Vec<u64>>;
@@ -57,15 +57,15 @@ fn deposit(amount: u64) -> u64 {
 }
 
 static LOG: LazyLock<Mutex<File>> =
-    LazyLock::new(|| Mutex::new(File::options().write(true).open("/dev/null").expect("every Linux has it")));
+    LazyLock::new(|| Mutex::new(File::options().write(true).open("/dev/null").expect("/dev/null exists")));
 
-/// Ends the threads that write to it.
+/// Ends the threads that write to the log.
 static LOG_IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// What every logger does: a line is formatted and written under a lock.
+/// Formats and writes a line under a lock, as most loggers do.
 fn log_line(number: u64) -> u64 {
     let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
-    // Nobody reads it, so nothing is lost if it fails.
+    // It writes to /dev/null, so a failure loses nothing.
     let _ = writeln!(log, "item {number} of a job that logs what it does");
     number
 }
@@ -75,10 +75,10 @@ fn main() -> anyhow::Result<()> {
     scene_of_the_held_lock()?;
     scene_of_the_busy_log()?;
     println!(
-        "\nWhy: fork copies the memory of a process and one of its threads. A lock that another thread held is copied\n\
-         as held, and the thread that would open it is not. It need not be a lock of yours: a logger or a C library\n\
-         may have one. Workers of spawn and forkserver begin in a process that never had the other threads,\n\
-         so their locks begin open. That is why forkserver is the default, and fork is refused beside threads."
+        "\nWhy: fork copies the memory of a process, but only one of its threads. A lock that another thread holds is\n\
+         copied as held, without the thread that would release it. It need not be your own lock: a logger or a C\n\
+         library may have one. Workers by spawn and forkserver start in a process that never had the other threads,\n\
+         so their locks are free. That is why forkserver is the default, and fork is refused beside threads."
     );
     Ok(())
 }
@@ -91,7 +91,7 @@ fn scene_of_the_held_lock() -> anyhow::Result<()> {
     let owner = thread::spawn(move || {
         let _balance = LEDGER.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = say_held.send(());
-        // Until the other end is dropped, however the scene ends.
+        // Returns when the other end is dropped, however the scene ends.
         let _ = may_let_go.recv();
     });
     held.recv()?;
@@ -104,10 +104,10 @@ fn scene_of_the_held_lock() -> anyhow::Result<()> {
     let elsewhere = [StartMethod::Spawn, StartMethod::Forkserver].map(|method| (method, pool_of(method)));
     drop(let_go);
     ensure!(owner.join().is_ok(), "the thread that held the lock panicked");
-    ensure!(LEDGER.try_lock().is_ok(), "the lock of the parent is still taken");
-    println!("  the thread has let go and is gone; in this process the lock is open again");
+    ensure!(LEDGER.try_lock().is_ok(), "the lock in the parent is still held");
+    println!("  the thread has released the lock and ended; in this process the lock is free again");
 
-    ensure!(end_if_stuck(&forked, job)?, "the forked worker got a lock that nobody could open");
+    ensure!(end_if_stuck(&forked, job)?, "the forked worker acquired a lock that no thread could release");
     for (method, pool) in elsewhere {
         run_to_the_end(method, &pool?, job)?;
     }
@@ -118,7 +118,7 @@ fn scene_of_the_busy_log() -> anyhow::Result<()> {
     println!("\nScene 2: threads write to a log while a pool is forked");
     let job: Job = |pool| pool.map_async(1..=4u64, log_line);
     let (say_busy, busy) = mpsc::channel();
-    // Not scoped threads: a scope would wait for them if this one panicked, and they would never end.
+    // Not scoped threads: if this thread panicked, the scope would wait for them for ever.
     let writers = [say_busy.clone(), say_busy].map(|say_busy| {
         thread::spawn(move || {
             log_line(0);
@@ -142,22 +142,22 @@ fn scene_of_the_busy_log() -> anyhow::Result<()> {
 fn show_the_busy_log(job: Job) -> anyhow::Result<()> {
     let mut forks = 1;
     while !end_if_stuck(&fork_despite_threads()?, job)? {
-        ensure!(forks < FORKS_MAX, "{forks} forks, and the lock of the log was open in each");
+        ensure!(forks < FORKS_MAX, "{forks} forks, and the lock of the log was free in each");
         forks += 1;
     }
-    println!("  forks until one went wrong: {forks}. No code of this scene holds a lock for long");
+    println!("  forks until one deadlocked: {forks}. No code of this scene holds a lock for long");
     for method in [StartMethod::Spawn, StartMethod::Forkserver] {
         run_to_the_end(method, &pool_of(method)?, job)?;
     }
     Ok(())
 }
 
-/// A pool with one worker, forked from this process, whatever its other threads are doing.
+/// Makes a pool with one worker, forked from this process in spite of its other threads.
 fn fork_despite_threads() -> Result<Pool, PoolError> {
     let builder = Pool::builder().processes(1).start_method(StartMethod::Fork);
-    // SAFETY: the promise is that no task waits for a lock that another thread may hold now, and it is broken: the
-    // tasks do. What follows is a worker that waits for ever, and no more than that: the data behind the lock are not
-    // touched, and the caller kills the worker.
+    // SAFETY: the promise is that no task waits for a lock that another thread may hold now. It is broken on purpose:
+    // the tasks do. The only consequence is a worker that waits for ever: the data behind the lock are not accessed,
+    // and the caller kills the worker.
     unsafe { builder.fork_despite_threads() }.build()
 }
 
@@ -165,7 +165,7 @@ fn pool_of(method: StartMethod) -> Result<Pool, PoolError> {
     Pool::builder().processes(1).start_method(method).build()
 }
 
-/// Gives the worker of `pool` the job. Says whether it is stuck, and if so shows where and kills it.
+/// Runs the job on `pool`. Returns whether its worker is stuck; if so, prints where, and kills the worker.
 fn end_if_stuck(pool: &Pool, job: Job) -> anyhow::Result<bool> {
     let handle = job(pool);
     let pid = pool.pids().first().copied().context("the pool has no worker")?;
@@ -176,7 +176,7 @@ fn end_if_stuck(pool: &Pool, job: Job) -> anyhow::Result<bool> {
             return Ok(false);
         }
         match waits_for_a_lock(pid) {
-            // Where the system does not tell, the clock has to do.
+            // If the system does not show it, the elapsed time decides.
             Some(true) | None => break,
             Some(false) => ensure!(waited_since.elapsed() < WAIT_MAX, "worker {pid} is slow, but waits for no lock"),
         }
@@ -186,10 +186,12 @@ fn end_if_stuck(pool: &Pool, job: Job) -> anyhow::Result<bool> {
     let began = Instant::now();
     pool.terminate();
     let took = began.elapsed();
-    let Err(error @ TaskError::Terminated) = handle.get() else { bail!("the handle of a terminated job has a value") };
+    let Err(error @ TaskError::Terminated) = handle.get() else {
+        bail!("the handle of a terminated job returned a value")
+    };
     ensure!(pool.pids().is_empty(), "worker {pid} outlived its pool");
     pool.join()?;
-    println!("  fork: terminated in {took:.1?}; the handle says: {error}");
+    println!("  fork: terminated in {took:.1?}; the handle returns: {error}");
     Ok(true)
 }
 
@@ -198,17 +200,17 @@ fn run_to_the_end(method: StartMethod, pool: &Pool, job: Job) -> anyhow::Result<
     ensure!(values == [1, 2, 3, 4]);
     pool.close();
     pool.join()?;
-    println!("  {method}: the same job ran to its end: {values:?}");
+    println!("  {method}: the same job completed: {values:?}");
     Ok(())
 }
 
-/// Whether the process sleeps in futex(2), if the system tells.
+/// Whether the process sleeps in futex(2), if the system shows it.
 fn waits_for_a_lock(pid: u32) -> Option<bool> {
     let call = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
     Some(call.split_whitespace().next()? == libc::SYS_futex.to_string())
 }
 
-/// What /proc shows of a process that does not go on. Much of it may be hidden from us; then that is said.
+/// Describes a stuck process from /proc. Fields that the system hides are shown as hidden.
 fn where_it_is(pid: u32) -> String {
     let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let status = read("status");

@@ -1,6 +1,6 @@
-//! A task that leaks: workers that are replaced after a share of items give the memory back to the system.
+//! Recycling: a task leaks memory, and workers that are replaced after a number of items return it to the system.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::fs;
 use std::hint::black_box;
@@ -9,7 +9,7 @@ use procpool::Pool;
 
 const ITEMS: usize = 200;
 
-/// Loses a mebibyte, as a careless C library would, and says how large its worker is then, in mebibytes.
+/// Leaks a mebibyte, as a faulty C library might, and returns the resident memory of its worker in mebibytes.
 fn leak(_item: usize) -> anyhow::Result<usize> {
     black_box(vec![1u8; 1 << 20].leak());
     let status = fs::read_to_string("/proc/self/status")?;
@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     let pool = Pool::new(1)?;
     let first_pids = pool.pids();
     let unbounded = pool.map(0..ITEMS, leak)?.into_iter().max().unwrap_or(0);
-    println!("one worker for {ITEMS} items: it grows to {unbounded} MiB");
+    println!("one worker for {ITEMS} items: grows to {unbounded} MiB");
     assert!(unbounded >= ITEMS && pool.pids() == first_pids);
 
     let pool = Pool::builder().processes(1).max_tasks_per_child(20).build()?;

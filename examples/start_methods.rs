@@ -1,6 +1,6 @@
-//! What a worker inherits by each start method, and what its birth costs.
+//! Start methods compared: what a worker inherits, and how long it takes to start.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::fs;
 use std::os::unix::process::parent_id;
@@ -9,33 +9,33 @@ use std::time::Instant;
 
 use procpool::{Pool, StartMethod, forkserver};
 
-static PARENT_SAID: AtomicU32 = AtomicU32::new(0);
-static SERVER_SAID: AtomicU32 = AtomicU32::new(0);
+static SET_BY_PARENT: AtomicU32 = AtomicU32::new(0);
+static SET_BY_PRELOAD: AtomicU32 = AtomicU32::new(0);
 
-/// Both statics as the worker sees them, its parent, and how many threads it has.
-fn look(_: u32) -> anyhow::Result<(u32, u32, u32, usize)> {
+/// Returns both statics as the worker sees them, its parent, and how many threads it has.
+fn inspect(_: u32) -> anyhow::Result<(u32, u32, u32, usize)> {
     let threads = fs::read_dir("/proc/self/task")?.count();
-    Ok((PARENT_SAID.load(Relaxed), SERVER_SAID.load(Relaxed), parent_id(), threads))
+    Ok((SET_BY_PARENT.load(Relaxed), SET_BY_PRELOAD.load(Relaxed), parent_id(), threads))
 }
 
 fn main() -> anyhow::Result<()> {
     procpool::init();
-    forkserver::preload(|| SERVER_SAID.store(7, Relaxed))?;
-    PARENT_SAID.store(42, Relaxed); // After init, so no second run of this program comes here.
+    forkserver::preload(|| SET_BY_PRELOAD.store(7, Relaxed))?;
+    SET_BY_PARENT.store(42, Relaxed); // After init, so a worker that runs this program again does not get here.
     let me = std::process::id();
-    // The first forkserver pool starts the server as well; the second finds it there.
+    // The first forkserver pool also starts the server; the second finds it running.
     for method in StartMethod::ALL.into_iter().chain([StartMethod::Forkserver]) {
         let began = Instant::now();
         let pool = Pool::builder().processes(1).start_method(method).build()?;
-        let (parent_said, server_said, parent, threads) = pool.apply((0,), look)?;
-        println!("{method:>10}: first answer after {:?}; {threads} thread, parent {parent}", began.elapsed());
-        println!("            it sees {parent_said} from process {me} and {server_said} from the preload");
-        let (said, by) = match method {
+        let (by_parent, by_preload, parent, threads) = pool.apply((0,), inspect)?;
+        println!("{method:>10}: first result after {:?}; {threads} thread, parent {parent}", began.elapsed());
+        println!("            sees {by_parent} set by process {me} and {by_preload} set by the preload");
+        let (expected, expected_parent) = match method {
             StartMethod::Fork => ((42, 0), me),
             StartMethod::Spawn => ((0, 0), me),
             StartMethod::Forkserver => ((0, 7), forkserver::pid().unwrap_or(0)),
         };
-        assert_eq!(((parent_said, server_said), parent, threads), (said, by, 1));
+        assert_eq!(((by_parent, by_preload), parent, threads), (expected, expected_parent, 1));
     }
     Ok(())
 }

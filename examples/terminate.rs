@@ -1,6 +1,6 @@
-//! Work that does not end by itself, ended at a deadline: what a thread pool cannot do.
+//! Terminating work that does not end by itself, which a thread pool cannot do.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::hint;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
     assert!(pool.pids().is_empty());
     assert!(began.elapsed() < Duration::from_secs(5));
 
-    // Every handle has an answer, and a call that comes too late has one too.
+    // Every handle resolves, and a call that comes too late returns an error.
     assert!(matches!(stuck.get(), Err(TaskError::Terminated)));
     let late = pool.apply((1u32, 2), |a, b| a + b);
     println!("afterwards: {}", late.as_ref().err().map(ToString::to_string).unwrap_or_default());

@@ -4,10 +4,10 @@
 //! cargo run --release --example wordcount -- [options] [folder or file]...
 //! ```
 //!
-//! One file is one item. A file that cannot be read, or is not UTF-8, costs itself and nothing else.
+//! One file is one item. A file that cannot be read, or is not UTF-8, does not affect the others.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
-#![expect(clippy::print_stderr, reason = "a command line program reports problems where they do not mix with results")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
+#![expect(clippy::print_stderr, reason = "errors are printed to stderr, apart from the results")]
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ Without a folder it reads the folder of this project. Folders called `target` an
 links are not followed. A word is a run of letters and digits; upper and lower case are the same.
 Exit status: 0 if the counts are the same for all methods, 1 if not or if a pool fails, 2 for a wrong command line.";
 
-/// How many words are shown, and how many workers of one parent.
+/// How many words are shown, and how many workers for each parent.
 const SHOWN_MAX: usize = 10;
 
 #[derive(Debug, Default)]
@@ -61,23 +61,23 @@ struct Options {
 
 type Words = HashMap<String, u64>;
 
-/// What a worker says of one file.
+/// A worker's report on one file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Report {
     pid: u32,
     parent: u32,
-    /// The words, or why there are none.
+    /// The words, or the reason why there are none.
     words: Result<Words, String>,
 }
 
-/// What one pool has found.
+/// The results of one pool.
 #[derive(Debug, Default)]
 struct Counts {
     words: Words,
     files: usize,
     /// Path and reason of every file that could not be counted, in the order of the input.
     problems: Vec<(PathBuf, String)>,
-    /// How many of those are no fault of the file's, as far as is known: the task has no value.
+    /// How many of these have no value from the task, so that the file need not be the cause.
     lost: usize,
     workers_of: BTreeMap<u32, BTreeSet<u32>>,
     took: Duration,
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
         }
         Ok(options) => options,
         Err(error) => {
-            eprintln!("wordcount: {error:#}; --help shows what there is");
+            eprintln!("wordcount: {error:#}; see --help");
             return ExitCode::from(2);
         }
     };
@@ -106,14 +106,12 @@ fn main() -> ExitCode {
     }
 }
 
-// ---- the command line ------------------------------------------------------------------------------------------------
-
 fn parse(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<Options> {
     let mut options = Options::default();
     let mut arguments = arguments;
     let mut only_paths = false;
     while let Some(argument) = arguments.next() {
-        // What is not UTF-8 cannot be an option of ours.
+        // An argument that is not UTF-8 cannot be an option.
         let text = argument.to_str().unwrap_or_default();
         if only_paths || !text.starts_with('-') {
             options.roots.push(existing(argument)?);
@@ -141,7 +139,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<Options> {
     }
     if options.roots.is_empty() {
         let project = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        // The program may have been moved to a machine that has no such folder.
+        // The program may have been copied to a machine without this folder.
         options.roots = vec![if project.is_dir() { project } else { Path::new(".") }.to_owned()];
     }
     Ok(options)
@@ -149,7 +147,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<Options> {
 
 fn existing(argument: OsString) -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(argument);
-    let kind = fs::metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?.file_type();
+    let kind = fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?.file_type();
     if !kind.is_dir() && !kind.is_file() {
         bail!("{} is neither a folder nor a file", path.display());
     }
@@ -157,10 +155,8 @@ fn existing(argument: OsString) -> anyhow::Result<PathBuf> {
 }
 
 fn number(name: &str, text: &str) -> anyhow::Result<NonZero<usize>> {
-    text.parse().map_err(|_| anyhow!("{name} takes a number from 1, and not {text:?}"))
+    text.parse().map_err(|_| anyhow!("{name} takes a number of at least 1, not {text:?}"))
 }
-
-// ---- the files -------------------------------------------------------------------------------------------------------
 
 /// Every file under `roots`, sorted, each once, and the folders that could not be read.
 fn walk(roots: &[PathBuf]) -> (Vec<PathBuf>, Vec<(PathBuf, String)>) {
@@ -184,16 +180,15 @@ fn list(folder: &Path, folders: &mut Vec<PathBuf>, files: &mut BTreeSet<PathBuf>
         if kind.is_dir() && !is_skipped {
             folders.push(entry.path());
         } else if kind.is_file() {
-            // Nothing else: to open a pipe that nobody writes to is to wait for ever.
+            // Only files: opening a pipe without a writer would block for ever.
             files.insert(entry.path());
         }
     }
     Ok(())
 }
 
-// ---- the work --------------------------------------------------------------------------------------------------------
-
-/// The task. The path is an `OsString`, which travels whatever bytes it holds; a `PathBuf` travels only if it is UTF-8.
+/// The task. The path is an `OsString`, which serde serializes with any bytes; it serializes a `PathBuf` only if it is
+/// UTF-8.
 fn count_file(path: OsString) -> anyhow::Result<Report> {
     let (pid, parent) = pid_and_parent()?;
     let words = match fs::read(path).map(String::from_utf8) {
@@ -212,7 +207,8 @@ fn count(text: &str) -> Words {
     words
 }
 
-/// From /proc/self/stat: `pid (name) state parent ...`, where the name may hold anything, brackets too.
+/// Reads /proc/self/stat: `pid (name) state parent ...`, where the name may contain any character, parentheses
+/// included.
 fn pid_and_parent() -> anyhow::Result<(u32, u32)> {
     let pid = std::process::id();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading /proc/PID/stat")?;
@@ -231,12 +227,12 @@ fn count_all(method: StartMethod, options: &Options, paths: &[PathBuf]) -> anyho
     }
     let pool = builder.build()?;
     let mut counts = Counts::default();
-    // In order, so that an error that takes the place of a report can be put down to its file.
+    // In order, so that an error in the place of a report can be attributed to its file.
     let reports = pool.imap(paths.iter().map(|path| path.clone().into_os_string()), count_file);
     for (path, report) in paths.iter().zip(reports) {
         match report {
             Ok(report) => counts.add(path, report),
-            // The worker died of this file, or could not do its work on it. The others go on.
+            // The worker died on this file, or could not process it. The other files are unaffected.
             Err(error) => {
                 counts.lost += 1;
                 counts.problems.push((path.clone(), error.to_string()));
@@ -268,7 +264,7 @@ impl Counts {
         self.words == other.words && self.files == other.files && places(self) == places(other)
     }
 
-    /// The most frequent words; the alphabet decides between equals.
+    /// The most frequent words, in alphabetical order where counts are equal.
     fn top(&self) -> Vec<(&str, u64)> {
         let mut words: Vec<(&str, u64)> = self.words.iter().map(|(word, times)| (word.as_str(), *times)).collect();
         words.sort_unstable_by(|(a, a_times), (b, b_times)| b_times.cmp(a_times).then(a.cmp(b)));
@@ -276,8 +272,6 @@ impl Counts {
         words
     }
 }
-
-// ---- what is shown ---------------------------------------------------------------------------------------------------
 
 /// Whether all methods agree.
 fn run(options: &Options) -> anyhow::Result<bool> {
@@ -294,7 +288,7 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         let counts = count_all(method, options, &paths).with_context(|| format!("the pool by {method}"))?;
         show(method, &counts);
         lost += counts.lost;
-        // What is wrong with a file is said once; what befell a worker, each time.
+        // The problem of a file is reported once, that of a worker each time.
         if first.is_none() || counts.lost > 0 {
             report_problems(method, &counts);
         }
@@ -324,7 +318,7 @@ fn show(method: StartMethod, counts: &Counts) {
         if workers.len() > SHOWN_MAX {
             pids += &format!(" and {} more", workers.len() - SHOWN_MAX);
         }
-        println!("  workers {pids}; their parent is {parent}, {}", who_is(*parent));
+        println!("  workers {pids}; their parent is {parent}, {}", describe_parent(*parent));
     }
     println!(
         "  {:.0} files per second ({files} in {seconds:.3} s, from making the pool to its end)",
@@ -342,13 +336,13 @@ fn report_problems(method: StartMethod, counts: &Counts) {
     }
 }
 
-/// Counts of files that somebody writes to need not agree; those of other files must.
+/// Counts may only differ for files that have changed meanwhile.
 fn report_changes(paths: &[PathBuf], since: SystemTime, lost: usize) {
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
     let changed: Vec<&PathBuf> =
         paths.iter().filter(|path| modified(path).map_or(true, |modified| modified >= since)).collect();
     for path in &changed {
-        eprintln!("  changed or gone meanwhile: {}", path.display());
+        eprintln!("  changed or removed meanwhile: {}", path.display());
     }
     match (lost, changed.len()) {
         (0, 0) => eprintln!("  no file has changed and no worker was lost: the pool is at fault, please report it"),
@@ -357,7 +351,7 @@ fn report_changes(paths: &[PathBuf], since: SystemTime, lost: usize) {
     }
 }
 
-fn who_is(parent: u32) -> &'static str {
+fn describe_parent(parent: u32) -> &'static str {
     if parent == std::process::id() {
         "this process"
     } else if forkserver::pid() == Some(parent) {

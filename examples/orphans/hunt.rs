@@ -1,4 +1,4 @@
-//! The hunt: a victim is started, killed, and everybody who was with it is waited for.
+//! The hunt: starts a victim, kills it, and waits for the end of all its processes.
 
 use std::fmt;
 use std::fs;
@@ -25,27 +25,27 @@ use crate::options::VICTIM;
 use crate::victim::HAS_NESTED_POOL;
 use crate::victim::HAS_POOL;
 
-/// Who lives so long after the parent is an orphan.
+/// A process that lives this long after its parent was killed is an orphan.
 const ORPHAN_AFTER: Duration = Duration::from_secs(2);
-/// Nobody needs longer, unless for want of a processor.
+/// Longer than any process needs to end, unless it lacks CPU time.
 const LATE_AFTER: Duration = Duration::from_millis(100);
-/// When a victim is killed at the latest; one in four in its first moments.
+/// A victim is killed within this time; one in four in its first moments.
 const LIFE_MICROS_MAX: u64 = 150_000;
 const SHORT_LIFE_MICROS_MAX: u64 = 8_000;
 
-/// What one hunt has come to.
+/// The results of one hunt.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     kills: u64,
     orphans: u64,
-    /// Processes that were handed to us, and ended.
+    /// Processes that were reparented to this one, and ended.
     went_along: u64,
     without_pool: u64,
     with_pool: u64,
     with_nested_pool: u64,
     /// From each kill to the end of the last.
     delays: Vec<Duration>,
-    /// Kills after which somebody was late, and who it was the last time.
+    /// How many kills had a late process, and the last such process.
     late: u64,
     late_one: Option<String>,
     took: Duration,
@@ -76,11 +76,11 @@ impl Verdict {
         let killed = Instant::now();
         victim.wait()?;
         self.kills += 1;
-        self.bury_all(killed).with_context(|| format!("after seed {seed}"))?;
-        // Everybody who had the other end is gone, so this comes to its end.
-        let mut said = Vec::new();
-        victim.stdout.take().context("its standard output")?.read_to_end(&mut said)?;
-        match (said.contains(&HAS_POOL), said.contains(&HAS_NESTED_POOL)) {
+        self.reap_all(killed).with_context(|| format!("after seed {seed}"))?;
+        // All processes with the other end are gone, so this ends.
+        let mut output = Vec::new();
+        victim.stdout.take().context("its standard output")?.read_to_end(&mut output)?;
+        match (output.contains(&HAS_POOL), output.contains(&HAS_NESTED_POOL)) {
             (_, true) => self.with_nested_pool += 1,
             (true, false) => self.with_pool += 1,
             (false, false) => self.without_pool += 1,
@@ -88,8 +88,8 @@ impl Verdict {
         Ok(())
     }
 
-    /// Reaps until there is no child; kills those who are still there after their time.
-    fn bury_all(&mut self, killed: Instant) -> anyhow::Result<()> {
+    /// Reaps until there is no child. Kills the processes that are left after their time.
+    fn reap_all(&mut self, killed: Instant) -> anyhow::Result<()> {
         let (mut is_late, mut is_orphan) = (false, false);
         loop {
             if !is_late && killed.elapsed() > LATE_AFTER {
@@ -106,7 +106,7 @@ impl Verdict {
                 Ok(WaitStatus::StillAlive) if is_orphan => {
                     anyhow::ensure!(killed.elapsed() < ORPHAN_AFTER * 5, "an orphan survives its SIGKILL");
                     thread::sleep(Duration::from_millis(1));
-                    // Killed, they hand us their own children.
+                    // When they are killed, their own children are reparented to this process.
                     children().into_iter().for_each(kill_orphan);
                 }
                 Ok(WaitStatus::StillAlive) => {
@@ -132,11 +132,11 @@ impl Verdict {
 }
 
 fn kill_orphan(pid: Pid) {
-    // Ours and not reaped, so the number is its own.
+    // It is a child that has not been reaped, so its id has not been reused.
     let _result = kill(pid, Signal::SIGKILL);
 }
 
-/// Our own children, by the kernel's list.
+/// The children of this process, as the kernel lists them.
 fn children() -> Vec<Pid> {
     let list = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     list.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
@@ -172,7 +172,7 @@ impl fmt::Display for Verdict {
             self.took.as_secs_f64()
         )?;
         match &self.late_one {
-            Some(process) => write!(f, " | after {LATE_AFTER:?} there was {process}"),
+            Some(process) => write!(f, " | after {LATE_AFTER:?} still alive: {process}"),
             None => Ok(()),
         }
     }

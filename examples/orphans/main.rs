@@ -1,20 +1,20 @@
-//! Kills parents at random moments, and looks for any process of theirs that lives on.
+//! Kills parents at random moments, and looks for processes of theirs that survive.
 //!
 //! ```text
-//!  hunt (the subreaper) ──▶ victim ──▶ pool, workers: busy, asleep, stopped, being born, with pools of their own
+//!  hunt (the subreaper) ──▶ victim ──▶ pool, workers: busy, asleep, stopped, starting, with nested pools
 //!    ▲     SIGKILL ──────────▶ ✗              │
-//!    └────────── whoever is orphaned ◀────────┘
+//!    └────────── orphaned processes ◀─────────┘
 //! ```
 //!
 //! ```text
 //! cargo run --release --example orphans -- [options]
 //! ```
 //!
-//! Every orphan becomes a child of this program, by whatever name it goes and whoever started it, so when there is no
-//! child left there is nobody left.
+//! This program is a subreaper, so every orphan becomes its child, whatever its name and whichever process started it.
+//! When no child is left, no process is left.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
-#![expect(clippy::print_stderr, reason = "a command line program reports problems where they do not mix with results")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
+#![expect(clippy::print_stderr, reason = "errors are printed to stderr, apart from the results")]
 
 #[path = "../soak/command_line.rs"]
 mod command_line;

@@ -7,36 +7,36 @@ use procpool::StartMethod;
 use crate::command_line::Arguments;
 
 pub(crate) const HELP: &str = "\
-Kills the parents of pools at random moments, and looks for any process of theirs that lives on.
+Kills the parents of pools at random moments, and looks for processes of theirs that survive.
 
 usage: orphans [options]
 
   --method METHOD   fork, spawn, forkserver or all; may be given again (default: all)
-  --kills N         parents to be killed for each method (default: 1000)
-  --seed S          what the parents do, and when they are killed (default: 1)
+  --kills N         parents to kill for each method (default: 1000)
+  --seed S          seed for what the parents do and when they are killed (default: 1)
   --quick           40 kills for each method, unless --kills says otherwise
   --help            show this
 
 One line for each method. Exit status: 0 if there was no orphan, 1 if there was one, 2 for a wrong command line.";
 
-/// `--victim=METHOD,SEED`, for the program itself: be a parent that is to be killed.
+/// `--victim=METHOD,SEED`, used by the program itself: be the parent that will be killed.
 pub(crate) const VICTIM: &str = "--victim";
 
 const KILLS: u64 = 1000;
 const KILLS_QUICK: u64 = 40;
 
-/// What is to be done, for each method.
+/// What to do for each method.
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) methods: Vec<StartMethod>,
     pub(crate) kills: u64,
     pub(crate) seed: u64,
-    /// This process is to be killed, and this is its method and its seed.
+    /// Set in a victim: its method and its seed.
     pub(crate) victim: Option<(StartMethod, u64)>,
     pub(crate) help: bool,
 }
 
-/// What the command line says, or why it says nothing.
+/// Parses the command line.
 pub(crate) fn parse(arguments: &[String]) -> anyhow::Result<Options> {
     let mut options = Options { methods: Vec::new(), kills: KILLS, seed: 1, victim: None, help: false };
     let (mut kills, mut quick) = (None, false);

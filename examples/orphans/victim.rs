@@ -1,4 +1,4 @@
-//! A parent that is to be killed: its workers are busy, asleep, stopped, dying, being born, or have pools of their own.
+//! The parent that will be killed: its workers are busy, asleep, stopped, dying or starting, or have nested pools.
 
 use std::hint::spin_loop;
 use std::io::Write;
@@ -17,22 +17,22 @@ use crate::dice::Dice;
 
 const PROCESSES: usize = 3;
 
-/// Calls of which no result is there yet, at most: a stopped worker never gives one.
+/// Maximum calls without a result: a stopped worker never returns one.
 const UNANSWERED_MAX: usize = 12;
 
 /// What a victim writes to its standard output when it has a pool, and when a task in it has one.
 pub(crate) const HAS_POOL: u8 = b'p';
 pub(crate) const HAS_NESTED_POOL: u8 = b'n';
 
-/// Makes pools, and trouble in them, until it is killed.
+/// Makes pools and disturbs them until it is killed.
 pub(crate) fn live(method: StartMethod, seed: u64) -> ! {
-    // If whoever is to kill it is killed, it goes too.
+    // If the hunter is killed, this process is killed too.
     prctl::set_pdeathsig(Signal::SIGKILL).expect("a valid signal");
     let mut dice = Dice::new(seed, 1);
     loop {
         let pool = Pool::builder().processes(PROCESSES).start_method(method).max_tasks_per_child(3).build();
         let pool = pool.expect("a pool");
-        say(HAS_POOL);
+        report(HAS_POOL);
         let mut handles = Vec::new();
         while handles.len() < UNANSWERED_MAX {
             let inner = dice.pick(&StartMethod::ALL).to_string();
@@ -44,7 +44,7 @@ pub(crate) fn live(method: StartMethod, seed: u64) -> ! {
             }
         }
         thread::sleep(Duration::from_millis(dice.below(20)));
-        // By dropping the pool, which is a moment as good as any.
+        // The pool is dropped here: a kill may hit this moment as well.
     }
 }
 
@@ -62,10 +62,10 @@ fn misbehave(inner: String, seed: u64) {
     }
 }
 
-/// In a task: a pool whose workers are busy, stopped and idle; and the task goes on for ever.
+/// In a task: makes a pool with busy, stopped and idle workers, and never returns.
 fn nest(method: &str, dice: &mut Dice) {
     let method = method.parse().expect("a start method");
-    // A worker has no threads of its own, and may fork.
+    // A worker has only one thread, and may fork.
     let pool = Pool::builder().processes(PROCESSES).start_method(method).build().expect("a pool in a task");
     let _busy = pool.apply_async((0u8,), |_| -> u8 {
         loop {
@@ -74,7 +74,7 @@ fn nest(method: &str, dice: &mut Dice) {
     });
     let _stopped = pool.apply_async((0u8,), |_| raise(Signal::SIGSTOP).expect("a valid signal"));
     if pool.apply((1u8,), |x| x).is_ok() {
-        say(HAS_NESTED_POOL);
+        report(HAS_NESTED_POOL);
     }
     loop {
         end_one_of(&pool.pids(), dice);
@@ -82,17 +82,17 @@ fn nest(method: &str, dice: &mut Dice) {
     }
 }
 
-/// So that there is always somebody being born.
+/// Kills workers, so that a worker is always starting.
 fn end_one_of(pids: &[u32], dice: &mut Dice) {
     if let Some(pid) = (!pids.is_empty()).then(|| dice.pick(pids)) {
-        // It may have ended by itself.
+        // It may already have ended.
         let _gone =
             kill(Pid::from_raw(i32::try_from(pid).expect("process ids are positive C integers")), Signal::SIGKILL);
     }
 }
 
-fn say(byte: u8) {
+fn report(byte: u8) {
     let mut out = std::io::stdout();
-    // Nobody listens any more: then the end is near.
-    let _heard = out.write_all(&[byte]).and_then(|()| out.flush());
+    // If this fails, the hunter is gone, and the end is near.
+    let _ = out.write_all(&[byte]).and_then(|()| out.flush());
 }

@@ -1,11 +1,11 @@
-//! Callers: threads that call the pool in every way that gives an outcome for each item.
+//! Callers: threads that call the pool in every way that returns an outcome for each item.
 //!
-//! `map_async` is not among them: of a job with a death it gives one error, and no account of the other items.
+//! `map_async` is not among them: for a job with a death it returns one error, and nothing about the other items.
 //!
-//! Whoever waits for a result drives the pool, so there are two manners of calling. In a *crowd* somebody always waits,
-//! threads pass the driving on, and answers are read at once. A caller *alone* dawdles now and then, and then nobody
-//! drives for a moment: workers have answered what nobody has read, and have orders before them that they have not
-//! read, and so they are killed.
+//! A thread that waits for a result drives the pool, so there are two modes. In a *crowd* at least one thread always
+//! waits, the seat passes between threads, and answers are read at once. A caller *alone* pauses now and then, so
+//! that no thread drives for a moment: workers are then killed with answers that have not been read and orders that
+//! they have not read.
 
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
@@ -30,15 +30,15 @@ use crate::work::Item;
 use crate::work::work_alone;
 use crate::work::work_with;
 
-/// How many call at the same time.
+/// How many threads call at the same time.
 const CROWD: u64 = 3;
-/// After so many items it is thought over who calls.
+/// After this many items the mode is chosen again.
 const STRETCH_ITEMS: u32 = 2000;
-/// Items of one job.
+/// Maximum items of one job.
 const JOB_ITEMS_MAX: u64 = 400;
-/// How long a caller waits for the next result of an `imap` before it looks elsewhere.
+/// How long a caller waits for the next result of an `imap` before it does something else.
 const WAIT_MAX: Duration = Duration::from_millis(1);
-/// A caller that is alone dawdles once in so many results, for at most so long.
+/// A caller that is alone pauses once in this many results, for at most this long.
 const DAWDLE_ONCE_IN: u64 = 8;
 const DAWDLE_MICROS_MAX: u64 = 500;
 
@@ -71,7 +71,7 @@ impl FromStr for Kind {
     }
 }
 
-/// Calls the pool until all items below `end` have been called; `next` is the first that has not been.
+/// Calls the pool until all items below `end` have been submitted; `next` is the first that has not been.
 pub(crate) fn call_until(pool: &Pool, tally: &Arc<Tally>, mix: &[Kind], next: &AtomicU32, end: u32) {
     while next.load(SeqCst) < end {
         let first = next.load(SeqCst);
@@ -88,7 +88,7 @@ pub(crate) fn call_until(pool: &Pool, tally: &Arc<Tally>, mix: &[Kind], next: &A
     }
 }
 
-/// Some items that are called at one go.
+/// Items that are submitted together.
 #[derive(Clone, Copy, Debug)]
 struct Batch {
     first_index: u32,
@@ -105,7 +105,7 @@ impl Batch {
     }
 }
 
-/// One thread that calls.
+/// One calling thread.
 struct Caller<'a> {
     pool: &'a Pool,
     tally: &'a Arc<Tally>,
@@ -150,7 +150,7 @@ impl Caller<'_> {
                 let mut indices = batch.indices();
                 loop {
                     match results.next_timeout(WAIT_MAX) {
-                        // One result too many is a second one for the last item.
+                        // An extra result counts as a second one for the last item.
                         Ok(Some(result)) => tally.settle(indices.next().unwrap_or(indices.end - 1), result),
                         Ok(None) => break,
                         Err(TimedOut) => continue,
@@ -192,7 +192,7 @@ impl Caller<'_> {
                 let places = batch.indices().chain(std::iter::repeat(batch.first_index));
                 places.zip(results).for_each(|(index, result)| self.tally.settle(index, result));
             }
-            // The rest of the job stays without an outcome, and is counted as lost.
+            // The rest of the job has no outcome, and counts as lost.
             Err(error) => self.tally.settle(batch.first_index, Err(error)),
         }
     }

@@ -7,11 +7,11 @@ use std::slice;
 use anyhow::Context;
 use procpool::StartMethod;
 
-/// What this program was called with, understood by `parse`. If that is all: the help or the error has been printed.
+/// Parses the arguments of this program with `parse`.
 ///
 /// # Errors
 ///
-/// How the program must end.
+/// The exit code of the program, after it has printed the help or an error.
 pub(crate) fn read<O>(
     program: &str,
     help: &str,
@@ -27,18 +27,18 @@ pub(crate) fn read<O>(
         }
         Ok(options) => Ok((arguments, options)),
         Err(error) => {
-            eprintln!("{program}: {error:#}; --help shows what there is");
+            eprintln!("{program}: {error:#}; see --help");
             Err(ExitCode::from(2))
         }
     }
 }
 
-/// The options, one after the other.
+/// The arguments that have not been parsed yet.
 pub(crate) struct Arguments<'a>(slice::Iter<'a, String>);
 
 /// One option.
 pub(crate) struct Argument<'a> {
-    /// As it was given, with its value if that stands behind a `=`.
+    /// As given, with the value after `=` if there is one.
     pub(crate) whole: &'a str,
     pub(crate) name: &'a str,
     value: Option<&'a str>,
@@ -57,7 +57,7 @@ impl<'a> Arguments<'a> {
         })
     }
 
-    /// The value of the option that came last.
+    /// The value of the option `of`, which was returned last.
     pub(crate) fn value(&mut self, of: &Argument<'a>) -> anyhow::Result<&'a str> {
         match of.value {
             Some(value) => Ok(value),
@@ -65,7 +65,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// As [`value`](Self::value), added to the start methods that are asked for.
+    /// As [`value`](Self::value), appended to the start methods that are requested.
     pub(crate) fn methods(&mut self, of: &Argument<'a>, methods: &mut Vec<StartMethod>) -> anyhow::Result<()> {
         match self.value(of)? {
             "all" => methods.extend(StartMethod::ALL),

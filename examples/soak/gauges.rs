@@ -1,4 +1,4 @@
-//! What the system says: descriptors, memory and processes, of this process and of the helpers that fork for it.
+//! Gauges: descriptors, memory and processes of this process and of the helpers that fork for it, from `/proc`.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-/// One line of `/proc/PID/stat`, as far as it is read here.
+/// The fields of `/proc/PID/stat` that are used here.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
@@ -18,29 +18,29 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// The process, if it is there (a zombie is).
+    /// The process, if it exists; zombies do.
     pub(crate) fn find(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name stands in brackets and may hold any character, brackets and blanks included.
+        // The name is in parentheses and may contain any character, parentheses and spaces included.
         let (_, fields) = stat.rsplit_once(')')?;
         let mut fields = fields.split_whitespace();
         Some(Self { pid, state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })
     }
 
-    /// Whether it is a child of this process, or a child of such a child.
+    /// Whether it is a child or grandchild of this process.
     pub(crate) fn is_ours(&self) -> bool {
         let own = process::id();
         self.parent == own || Self::find(self.parent).is_some_and(|parent| parent.parent == own)
     }
 }
 
-/// Every process that there is.
+/// All processes of the system.
 fn all() -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| Process::find(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
-/// All children of this process, and theirs.
+/// The children and grandchildren of this process.
 pub(crate) fn descendants() -> Vec<Process> {
     let all = all();
     let children: HashSet<u32> =
@@ -48,7 +48,7 @@ pub(crate) fn descendants() -> Vec<Process> {
     all.into_iter().filter(|found| found.parent == process::id() || children.contains(&found.parent)).collect()
 }
 
-/// What is looked at while nothing happens.
+/// The readings at a quiet point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gauges {
     pub(crate) descriptors: usize,
@@ -57,7 +57,7 @@ pub(crate) struct Gauges {
 }
 
 impl Gauges {
-    /// Of this process and its helpers: those of its children that are no workers.
+    /// Reads this process and its helpers: its children that are not workers.
     pub(crate) fn read(workers: &[u32]) -> anyhow::Result<Self> {
         let descendants = descendants();
         let zombies = descendants.iter().filter(|process| process.state == 'Z').count();
@@ -79,7 +79,7 @@ pub(crate) fn own_descriptor_count() -> anyhow::Result<usize> {
 
 fn descriptor_count(pid: u32) -> anyhow::Result<usize> {
     let count = fs::read_dir(format!("/proc/{pid}/fd")).with_context(|| format!("descriptors of {pid}"))?.count();
-    // The one that reads the folder is in the folder.
+    // The folder also lists the descriptor that is reading it.
     Ok(count - usize::from(pid == process::id()))
 }
 
@@ -89,11 +89,11 @@ fn resident_kib_of(pid: u32) -> anyhow::Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// Looks until `is_right` says so, for ten seconds at most; gives what was seen last.
-pub(crate) fn look_until<T>(mut look: impl FnMut() -> T, is_right: impl Fn(&T) -> bool) -> T {
+/// Polls until `is_right`, for ten seconds at most. Returns the last reading.
+pub(crate) fn poll_until<T>(mut read: impl FnMut() -> T, is_right: impl Fn(&T) -> bool) -> T {
     let give_up = Instant::now() + Duration::from_secs(10);
     loop {
-        let seen = look();
+        let seen = read();
         if is_right(&seen) || Instant::now() >= give_up {
             return seen;
         }

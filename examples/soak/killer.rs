@@ -1,14 +1,15 @@
-//! The killer: a thread that sends SIGKILL to one worker after the other.
+//! The killer: a thread that sends SIGKILL to one worker after another.
 //!
-//! It signals by pidfd, and only what is certainly a worker: `Pool::pids` names it, and when the pidfd is open, so that
-//! the number can no longer come to mean another process, the process must be a child of ours or of a helper of ours.
+//! It signals by pidfd, and only processes that are certainly workers: `Pool::pids` names it, and once the pidfd is
+//! open, so that the id can no longer be reused unnoticed, it must be a child of this process or of one of its
+//! helpers.
 //!
 //! # Harmless kills
 //!
-//! One kill in four is preceded by a SIGSTOP. If the stopped worker is found in poll(2), where it waits for orders and
-//! where no task of the soak ever is, then it has sent the answer of every item that it began, and will never read
-//! another order. So nothing may be lost by its death: not an answer that nobody had read yet, and not an item that was
-//! sent to it and not read.
+//! One kill in four is preceded by a SIGSTOP. If the stopped worker is found in poll(2), where it waits for orders
+//! and where no task of the soak ever is, it has sent the answer of every item that it began, and will never read
+//! another order. So its death must not lose anything: neither an answer that has not been read yet, nor an item that
+//! was sent to it and not read.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -33,9 +34,9 @@ use crate::dice::Dice;
 use crate::gauges;
 use crate::gauges::Process;
 
-/// How long a SIGSTOP may take to have its effect before the kill goes on without.
+/// How long to wait for a SIGSTOP to take effect before the kill proceeds without it.
 const STOP_TIMEOUT: Duration = Duration::from_millis(5);
-/// How long a stopped worker is left alone at most, so that the pool may send it something.
+/// How long a stopped worker is left stopped at most, so that the pool may send it something.
 const STOPPED_MICROS_MAX: u64 = 1500;
 
 /// The system calls by which a worker waits for orders.
@@ -44,10 +45,10 @@ const WAITS: [libc::c_long; 2] = [libc::SYS_poll, libc::SYS_ppoll];
 #[cfg(not(target_arch = "x86_64"))]
 const WAITS: [libc::c_long; 1] = [libc::SYS_ppoll];
 
-/// What a kill may have cost.
+/// What a kill may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blow {
-    /// An item.
+    /// One item.
     Harmful,
     /// Nothing.
     Harmless,
@@ -60,17 +61,17 @@ enum Stop {
     For(Duration),
 }
 
-/// Kills, and keeps account of it.
+/// Kills workers, and records the kills.
 #[derive(Debug, Default)]
 pub(crate) struct Killer {
-    /// Who was killed, and how. Numbers of processes are used again, so one may be here more than once.
+    /// The workers that were killed, and how. Process ids are reused, so one may appear more than once.
     pub(crate) kills: Vec<(u32, Blow)>,
-    /// Those who have not ended yet: nobody is killed twice.
+    /// Victims that have not ended yet: none is killed twice.
     dying: Vec<(u32, OwnedFd)>,
 }
 
 impl Killer {
-    /// Kills every worker that is there now, and waits until they are gone. None of them has an item.
+    /// Kills all present workers, and waits until they are gone. None of them has an item.
     pub(crate) fn kill_everybody(&mut self, pool: &Pool) {
         let victims = pool.pids();
         for &pid in &victims {
@@ -78,11 +79,11 @@ impl Killer {
                 self.kills.push((pid, Blow::Harmless));
             }
         }
-        gauges::look_until(|| pool.pids(), |pids| pids.iter().all(|pid| !victims.contains(pid)));
+        gauges::poll_until(|| pool.pids(), |pids| pids.iter().all(|pid| !victims.contains(pid)));
         self.dying.clear();
     }
 
-    /// Kills a worker every `kill_every`, give or take a half, until it is over.
+    /// Kills a worker every `kill_every`, give or take half of it, until the soak is over.
     pub(crate) fn kill_until(&mut self, over: &AtomicBool, pool: &Pool, kill_every: Duration, dice: &mut Dice) {
         let half_micros = u64::try_from(kill_every.as_micros() / 2).unwrap_or(u64::MAX / 4);
         while !over.load(SeqCst) && half_micros > 0 {

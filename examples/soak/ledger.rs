@@ -1,16 +1,16 @@
-//! What the workers say themselves: who was born, who began and who finished which item, in the order it happened.
+//! The ledger: what the workers themselves record. Births, and which worker began and finished which item, in order.
 //!
-//! The ledger is a log in an anonymous file, to which each event is appended by one write(2) with O_APPEND. Counters in
-//! shared memory would do for counting. The log is preferred, because
+//! It is a log in an anonymous file, to which each event is appended by one write(2) with `O_APPEND`. Counters in
+//! shared memory would do for counting. The log has three advantages:
 //!
-//! - it needs no `unsafe`: no mapping, no atomics on memory that another process writes;
-//! - it keeps the order: whether a worker began another item after this one tells whether it had sent its answer, since
-//!   a worker answers each item before it begins the next;
-//! - it names the worker, so a death can be put down to the right one, also when process ids are used again.
+//! - It needs no `unsafe`: no mapping, and no atomics on memory that another process writes.
+//! - It keeps the order. If a worker began another item after this one, it had sent this one's answer, since a worker
+//!   answers each item before it begins the next.
+//! - It names the worker, so a death can be attributed to the right one, even if process ids are reused.
 //!
-//! A record is whole or not there. The kernel holds the file's lock during an append, so records do not mix; a record
-//! never crosses a page, because its length divides that of a page, and a write is given up for a SIGKILL only between
-//! pages. (Records of 12 bytes would cross pages now and then, and might be torn.)
+//! A record is complete or absent. The kernel holds the file's lock during an append, so records do not mix. A record
+//! never crosses a page, because its length divides that of a page, and SIGKILL interrupts a write only between pages.
+//! (Records of 12 bytes would sometimes cross pages, and might be torn.)
 
 use std::fs;
 use std::fs::File;
@@ -27,9 +27,9 @@ use nix::sys::memfd::MFdFlags;
 use nix::sys::memfd::memfd_create;
 
 const RECORD_BYTES: usize = 16;
-/// Records are read so many at a time.
+/// How many records are read at a time.
 const BLOCK_RECORDS: usize = 4096;
-/// Items are numbered below this.
+/// Numbers of items are below this.
 pub(crate) const INDEX_MAX: u32 = 100_000_000;
 
 /// One record.
@@ -42,13 +42,13 @@ pub(crate) struct Record {
 /// What happened in a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Its initializer ran, when it had so many descriptors.
+    /// Its initializer ran, with this many descriptors open.
     Born { descriptors: u32 },
     /// It began the item.
     Started(u32),
-    /// It had the item's answer, and was about to give it.
+    /// It had the item's answer, and was about to return it.
     Finished(u32),
-    /// It ran a task that is no item of the soak.
+    /// It ran a task that is not an item of the soak.
     Aside,
 }
 
@@ -82,8 +82,6 @@ impl Record {
     }
 }
 
-// ---- in a worker -----------------------------------------------------------------------------------------------------
-
 struct Pen {
     file: File,
     seed: u64,
@@ -91,7 +89,7 @@ struct Pen {
 
 static PEN: OnceLock<Pen> = OnceLock::new();
 
-/// The initializer: opens the ledger for appending, and writes down the birth.
+/// The initializer: opens the ledger for appending, and records the birth.
 pub(crate) fn open_in_worker(path: String, seed: u64) -> anyhow::Result<()> {
     let file = OpenOptions::new().append(true).open(&path).with_context(|| format!("cannot open {path}"))?;
     ensure!(PEN.set(Pen { file, seed }).is_ok(), "the initializer ran twice");
@@ -117,7 +115,7 @@ pub(crate) fn note_aside() {
     note(Event::Aside);
 }
 
-/// A panic here is an error of its item, and no such error is let pass.
+/// A panic here becomes an error of its item, which the tally reports.
 fn note(event: Event) {
     let bytes = Record { pid: process::id(), event }.to_bytes();
     let written = (&pen().file).write(&bytes).expect("the ledger takes a record");
@@ -128,9 +126,7 @@ fn pen() -> &'static Pen {
     PEN.get().expect("the initializer ran before any task")
 }
 
-// ---- in the parent ---------------------------------------------------------------------------------------------------
-
-/// The file, which is gone when it is closed, whatever happens to this process.
+/// The parent's end of the ledger. The file disappears when it is closed, even if this process is killed.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     file: File,
@@ -142,7 +138,7 @@ impl Ledger {
         Ok(Self { file: File::from(file) })
     }
 
-    /// By which any process of this user can open it.
+    /// The path by which any process of this user can open it.
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
     }

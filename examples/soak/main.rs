@@ -1,5 +1,6 @@
-//! Kills workers at random while every kind of call runs, and accounts for every item: what the workers wrote down
-//! themselves against what the pool answered.
+//! Soak test: kills workers at random while every kind of call runs, and accounts for every item.
+//!
+//! What the workers recorded themselves is compared with what the pool answered.
 //!
 //! ```text
 //!  callers ── calls ──▶ pool ──▶ workers ◀── SIGKILL ── killer
@@ -12,11 +13,11 @@
 //! cargo run --release --example soak -- [options]
 //! ```
 //!
-//! Everything goes through the public face of the crate. What each number means, what may be other than zero and why,
-//! and which bugs this must catch is in `README.md` beside this file.
+//! It uses only the public API. What each number means, which may be other than zero, and why, is in
+//! `docs/reliability.md`; the bugs that the soak must catch are in `README.md` beside this file.
 
-#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
-#![expect(clippy::print_stderr, reason = "a command line program reports problems where they do not mix with results")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
+#![expect(clippy::print_stderr, reason = "errors are printed to stderr, apart from the results")]
 
 mod calls;
 mod command_line;
@@ -62,9 +63,9 @@ fn main() -> ExitCode {
 }
 
 fn soak_here(method: StartMethod, options: &Options) -> anyhow::Result<bool> {
-    // Whoever has asked for this, and ends, asks for nothing any more.
+    // This run was started by another one; if that one ends, this one must end too.
     prctl::set_pdeathsig(Signal::SIGKILL).context("prctl(PR_SET_PDEATHSIG)")?;
-    pool_log::listen();
+    pool_log::install();
     let verdict = soak::run(method, options)?;
     println!("{method}: {verdict}");
     for complaint in &verdict.complaints {
@@ -73,14 +74,14 @@ fn soak_here(method: StartMethod, options: &Options) -> anyhow::Result<bool> {
     Ok(verdict.is_clean())
 }
 
-/// Soaks in another run of this program: one that ends in any way whatever, an abort of the pool's among them, still
-/// gets its line, and the next method its turn.
+/// Soaks in another run of this program. So a run that ends in any way, an abort in the pool included, still gets its
+/// line, and the next method runs.
 fn soak_elsewhere(method: StartMethod, arguments: &[String]) -> anyhow::Result<bool> {
     let mut command = Command::new("/proc/self/exe");
     command.args(arguments).arg(format!("{HERE}={method}"));
     let status = command.status().context("cannot run this program again")?;
     if !matches!(status.code(), Some(0 | 1)) {
-        println!("{method}: it ended by itself: {status}");
+        println!("{method}: the soak ended early: {status}");
     }
     Ok(status.success())
 }

@@ -17,26 +17,26 @@ usage: soak [options]
 
   --method METHOD           fork, spawn, forkserver or all; may be given again (default: all)
   --tasks N                 items for each method (default: 100000)
-  --kill-every-ms X         a SIGKILL every X milliseconds on average (default: 2); 0: only those that
-                            come before the first item
+  --kill-every-ms X         a SIGKILL every X milliseconds on average (default: 2); 0: only those before
+                            the first item
   --max-tasks-per-child K   replace a worker after K items; 0: never (default: 100)
   --processes P             workers (default: 4)
-  --seed S                  what is called, what items do, when and whom to kill (default: 1)
-  --mix KINDS               which calls, with commas: imap_unordered, imap, map, with, apply_async (default: all)
+  --seed S                  seed for the calls, the items and the kills (default: 1)
+  --mix KINDS               kinds of calls, by comma: imap_unordered, imap, map, with, apply_async (default: all)
   --quick                   10000 items for each method, unless --tasks says otherwise
   --help                    show this
 
-One line for each method. Exit status: 0 if every count that must be zero is, 1 if not, 2 for a wrong command line.";
+One line for each method. Exit status: 0 if every count that must be zero is zero, 1 if not, 2 for a wrong command line.";
 
-/// `--here=METHOD`, for the program itself: this one method, in this process.
+/// `--here=METHOD`, used by the program itself: soak this one method, in this process.
 pub(crate) const HERE: &str = "--here";
 
-/// Shorter than what looks like a hang, as the end of a soak waits for the killer to wake up.
+/// Shorter than the time that counts as a hang, as the end of a soak waits for the killer to wake up.
 const KILL_EVERY_MS_MAX: f64 = 10_000.0;
 const TASKS: u32 = 100_000;
 const TASKS_QUICK: u32 = 10_000;
 
-/// What is to be done, for each method.
+/// What to do for each method.
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) methods: Vec<StartMethod>,
@@ -46,12 +46,12 @@ pub(crate) struct Options {
     pub(crate) processes: usize,
     pub(crate) seed: u64,
     pub(crate) mix: Vec<Kind>,
-    /// This process is to do it, and not another for each method.
+    /// Soak this method in this process, instead of starting another process for each method.
     pub(crate) is_here: bool,
     pub(crate) help: bool,
 }
 
-/// What the command line says, or why it says nothing.
+/// Parses the command line.
 pub(crate) fn parse(arguments: &[String]) -> anyhow::Result<Options> {
     let mut options = Options {
         methods: Vec::new(),
@@ -96,7 +96,7 @@ pub(crate) fn parse(arguments: &[String]) -> anyhow::Result<Options> {
 fn number(name: &str, text: &str, min: u32) -> anyhow::Result<u32> {
     let digits = text.replace('_', "");
     let number = digits.parse().ok().filter(|&number: &u32| number >= min && number <= ledger::INDEX_MAX);
-    number.with_context(|| format!("{name} takes a number from {min} to {}, and not {text:?}", ledger::INDEX_MAX))
+    number.with_context(|| format!("{name} takes a number from {min} to {}, not {text:?}", ledger::INDEX_MAX))
 }
 
 fn milliseconds(name: &str, text: &str) -> anyhow::Result<Duration> {

@@ -1,5 +1,7 @@
-//! What the pool says through `log`. A worker that the pool kills because it broke the protocol is replaced, and its
-//! items run elsewhere: nothing but a line here tells of it.
+//! The pool's log, collected through `log`.
+//!
+//! A worker that the pool kills because it broke the protocol is replaced, and its items run elsewhere: only a line
+//! in the log reports it.
 
 use std::mem;
 use std::process;
@@ -12,38 +14,38 @@ use log::LevelFilter;
 use log::Log;
 use log::Metadata;
 
-/// What there is to hear when a worker is killed before it has run its initializer.
+/// The log line for a worker that was killed before its initializer ran.
 const EARLY_DEATH: &str = "ended before it was ready: signal: 9 (SIGKILL)";
-/// Lines that are kept.
+/// Maximum lines that are kept.
 const LINES_MAX: usize = 20;
 
-/// What was said during one soak.
+/// The log of one soak.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct PoolLog {
     /// Workers that were killed before they were ready.
     pub(crate) early_deaths: u64,
     /// All other lines.
     pub(crate) warnings: u64,
-    /// The first of those.
+    /// The first of these lines.
     pub(crate) lines: Vec<String>,
 }
 
-struct Listener {
-    /// The copies that fork makes have a pool's log too, and nobody to read it.
+struct Logger {
+    /// Forked copies have this logger too, and their lines are not read.
     pid: OnceLock<u32>,
-    heard: Mutex<Heard>,
+    log: Mutex<PoolLog>,
 }
 
-static LISTENER: Listener =
-    Listener { pid: OnceLock::new(), heard: Mutex::new(Heard { early_deaths: 0, warnings: 0, lines: Vec::new() }) };
+static LOGGER: Logger =
+    Logger { pid: OnceLock::new(), log: Mutex::new(PoolLog { early_deaths: 0, warnings: 0, lines: Vec::new() }) };
 
-impl Listener {
-    fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+impl Logger {
+    fn lock(&self) -> MutexGuard<'_, PoolLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Log for Listener {
+impl Log for Logger {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
@@ -53,30 +55,30 @@ impl Log for Listener {
             return;
         }
         let text = record.args().to_string();
-        let mut heard = self.heard();
+        let mut log = self.lock();
         if text.contains(EARLY_DEATH) {
-            heard.early_deaths += 1;
+            log.early_deaths += 1;
             return;
         }
-        heard.warnings += 1;
-        if heard.lines.len() < LINES_MAX {
-            heard.lines.push(format!("the pool says: {text}"));
+        log.warnings += 1;
+        if log.lines.len() < LINES_MAX {
+            log.lines.push(format!("log of the pool: {text}"));
         }
     }
 
     fn flush(&self) {}
 }
 
-/// Hears every pool from here on.
-pub(crate) fn listen() {
-    let pid = LISTENER.pid.get_or_init(process::id);
-    assert_eq!(*pid, process::id(), "the listener was inherited");
-    if log::set_logger(&LISTENER).is_ok() {
+/// Collects the log of every pool from here on.
+pub(crate) fn install() {
+    let pid = LOGGER.pid.get_or_init(process::id);
+    assert_eq!(*pid, process::id(), "the logger was inherited");
+    if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }
 }
 
-/// What was said since the last call.
-pub(crate) fn take() -> Heard {
-    mem::take(&mut LISTENER.heard())
+/// What was logged since the last call.
+pub(crate) fn take() -> PoolLog {
+    mem::take(&mut LOGGER.lock())
 }

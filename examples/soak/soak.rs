@@ -1,4 +1,4 @@
-//! One soak: a pool, its callers, its killer, and a look at the gauges whenever it is quiet.
+//! One soak: a pool, its callers, its killer, and readings of the gauges at quiet points.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -28,12 +28,12 @@ use crate::verdict::Verdict;
 use crate::watchdog;
 use crate::work;
 
-/// What is not quiet after this time never will be.
+/// A pool that is not quiet after this time never will be.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(10);
-/// Two looks that see the same, so far apart, see a quiet pool.
+/// Two equal readings this far apart mean that the pool is quiet.
 const QUIET_FOR: Duration = Duration::from_millis(50);
 
-/// Soaks a pool of this method.
+/// Soaks a pool with this start method.
 pub(crate) fn run(method: StartMethod, options: &Options) -> anyhow::Result<Verdict> {
     let began = Instant::now();
     drop(pool_log::take());
@@ -44,7 +44,7 @@ pub(crate) fn run(method: StartMethod, options: &Options) -> anyhow::Result<Verd
     if let Some(items) = options.tasks_max {
         builder = builder.max_tasks_per_child(items);
     }
-    // A pool by fork must be made before there is any thread, the watchdog's included.
+    // A fork pool must be made before any other thread, the watchdog included.
     let pool = builder.initializer((ledger.path(), options.seed), ledger::open_in_worker).build()?;
 
     let over = AtomicBool::new(false);
@@ -59,7 +59,7 @@ pub(crate) fn run(method: StartMethod, options: &Options) -> anyhow::Result<Verd
 
     let mut verdict = Verdict::judge(&ledger, &tally, &killer.kills, options)?;
     drop(ledger);
-    let left = gauges::look_until(gauges::descendants, Vec::is_empty);
+    let left = gauges::poll_until(gauges::descendants, Vec::is_empty);
     verdict.left = Left {
         descriptors_in_use: warm.descriptors.max(last.descriptors) as i64 - first.descriptors as i64,
         descriptors_at_end: gauges::own_descriptor_count()? as i64 - descriptors_before as i64,
@@ -67,25 +67,25 @@ pub(crate) fn run(method: StartMethod, options: &Options) -> anyhow::Result<Verd
         processes: left.len(),
         resident_kib: last.resident_kib as i64 - warm.resident_kib as i64,
     };
-    verdict.hear(pool_log::take());
+    verdict.add_log(pool_log::take());
     verdict.took = began.elapsed();
     Ok(verdict)
 }
 
-/// All items, in two parts, and the gauges before, between and after.
+/// Runs all items in two parts, and reads the gauges before, between and after.
 fn soak(pool: &Pool, tally: &Arc<Tally>, options: &Options) -> anyhow::Result<(Killer, [Gauges; 3])> {
     let mut killer = Killer::default();
     let next = AtomicU32::new(0);
-    // A pool by fork starts its first workers in another way than those that follow: begin with the latter.
+    // A fork pool starts its first workers differently from replacements: begin with replacements.
     killer.kill_everybody(pool);
     let first = quiet(pool, tally, None)?;
-    // The first part warms up whatever grows to its size and stays there.
+    // The first part warms up everything that grows to a stable size.
     work_under_fire(pool, tally, options, &next, options.tasks / 4, &mut killer);
     let warm = quiet(pool, tally, Some(first))?;
     work_under_fire(pool, tally, options, &next, options.tasks, &mut killer);
     let last = quiet(pool, tally, Some(first))?;
     pool.close();
-    // It returns when every callback has run.
+    // `join` returns when every callback has run.
     pool.join().context("join")?;
     tally.tick();
     Ok((killer, [first, warm, last]))
@@ -109,10 +109,10 @@ fn work_under_fire(
     });
 }
 
-/// Looks at the gauges when nobody is called, killed, born or buried any more. What does not come back to where it was
-/// at first has leaked, and shows.
+/// Reads the gauges when no call, kill, start or reaping is under way. A reading that does not return to its first
+/// value shows a leak.
 fn quiet(pool: &Pool, tally: &Tally, first: Option<Gauges>) -> anyhow::Result<Gauges> {
-    // Nobody is killed now, so this must work.
+    // No worker is killed now, so this must succeed.
     let answers = pool.map_results(0..64u32, work::work_aside)?;
     (0..).zip(answers).for_each(|(x, answer)| tally.check_aside(x, answer));
     let give_up = Instant::now() + QUIET_TIMEOUT;

@@ -1,6 +1,6 @@
-//! What the pool has answered, item by item.
+//! The tally: what the pool answered, item by item.
 //!
-//! All memory that grows with the number of items is taken, and touched, before the soak begins, so that it does not
+//! All memory that grows with the number of items is allocated and touched before the soak begins, so that it does not
 //! look like a leak.
 
 use std::ops::Range;
@@ -18,24 +18,24 @@ use procpool::TaskError;
 use crate::work::Answer;
 use crate::work::Item;
 
-/// No outcome yet. No process has this number, nor the next.
+/// No outcome yet. No process has this id, nor the next.
 const NONE: u32 = u32::MAX;
 const ANSWERED: u32 = u32::MAX - 1;
-/// An outcome that is neither an answer nor a death; it has been complained of.
+/// An outcome that is neither an answer nor a death; it has been reported.
 const OTHER: u32 = u32::MAX - 2;
 
-/// An item that was called without callbacks.
+/// An item that was submitted without callbacks.
 const NO_CALLBACKS: u8 = 0x80;
 const VALUE_CALLBACK: u8 = 0x01;
 const ERROR_CALLBACK: u8 = 0x10;
 
-/// Complaints that are kept.
+/// Maximum complaints that are kept.
 const COMPLAINTS_MAX: usize = 20;
 
-/// What became of one item, by the word of the pool.
+/// The fate of one item, according to the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Nothing was heard of it.
+    /// It has no outcome.
     None,
     Answered,
     /// It was lost with this worker.
@@ -51,7 +51,7 @@ pub(crate) struct Anonymous {
     pub(crate) pids: Vec<u32>,
 }
 
-/// The books of one soak.
+/// The tally of one soak.
 #[derive(Debug)]
 pub(crate) struct Tally {
     pub(crate) seed: u64,
@@ -59,7 +59,7 @@ pub(crate) struct Tally {
     callbacks: Vec<AtomicU8>,
     anonymous: Mutex<Vec<Anonymous>>,
     complaints: Mutex<Vec<String>>,
-    /// Outcomes so far, and other steps of the soak: whoever sees it stand still for long sees a hang.
+    /// Counts outcomes and other steps of the soak. If it does not change for long, the soak hangs.
     pub(crate) progress: AtomicU64,
     duplicated: AtomicU64,
     values_wrong: AtomicU64,
@@ -85,12 +85,12 @@ impl Tally {
         u32::try_from(self.fates.len()).expect("made from a u32")
     }
 
-    /// Something has happened.
+    /// Records progress.
     pub(crate) fn tick(&self) {
         self.progress.fetch_add(1, SeqCst);
     }
 
-    /// The outcome of an item whose place is known.
+    /// Records the outcome of an item whose index is known.
     pub(crate) fn settle(&self, index: u32, result: Result<Answer, TaskError>) {
         match result {
             Ok(answer) if answer == Answer::to(&Item::new(index, self.seed), self.seed) => self.put(index, ANSWERED),
@@ -106,7 +106,7 @@ impl Tally {
         }
     }
 
-    /// The outcomes of a job in no order.
+    /// Records the outcomes of an unordered job.
     pub(crate) fn settle_unordered(
         &self,
         indices: Range<u32>,
@@ -133,15 +133,15 @@ impl Tally {
         }
     }
 
-    /// The outcome of a task that is no item of the soak, and which nobody had a reason to be killed for.
+    /// Records the result of a task that is not an item of the soak, at a time when no worker was killed.
     pub(crate) fn check_aside(&self, x: u32, result: Result<u32, TaskError>) {
         if result.as_ref().ok() != Some(&(x + 1)) {
             self.other_errors.fetch_add(1, SeqCst);
-            self.complain(|| format!("while nobody was killed, {x} + 1 gave {result:?}"));
+            self.complain(|| format!("while no worker was killed, {x} + 1 returned {result:?}"));
         }
     }
 
-    /// The worker whose SIGKILL explains the error. Everything else is complained of.
+    /// The worker whose SIGKILL explains the error. Other errors are reported.
     fn death(&self, error: &TaskError) -> Option<u32> {
         match error {
             TaskError::WorkerDied { pid, status, started: true, attempts: 1, panic: None }
@@ -164,25 +164,25 @@ impl Tally {
         }
     }
 
-    /// There was one outcome too many.
+    /// Records an extra outcome.
     pub(crate) fn count_duplicate(&self, text: impl FnOnce() -> String) {
         self.duplicated.fetch_add(1, SeqCst);
         self.complain(text);
     }
 
-    /// A call has panicked; what it had not given by then is lost.
+    /// Records that a call panicked; items without an outcome by then are lost.
     pub(crate) fn count_panic(&self, text: impl FnOnce() -> String) {
         self.tick();
         self.other_errors.fetch_add(1, SeqCst);
         self.complain(text);
     }
 
-    /// A death in an unordered job was for this item.
+    /// Records that a death in an unordered job belongs to this item.
     pub(crate) fn assign(&self, index: u32, pid: u32) {
         self.put(index, pid);
     }
 
-    /// Outcomes that came too often.
+    /// How many extra outcomes there were.
     pub(crate) fn duplicated(&self) -> u64 {
         self.duplicated.load(SeqCst)
     }
@@ -191,12 +191,12 @@ impl Tally {
         self.values_wrong.load(SeqCst)
     }
 
-    /// Errors that killing a worker does not explain.
+    /// How many errors the kill of a worker does not explain.
     pub(crate) fn other_errors(&self) -> u64 {
         self.other_errors.load(SeqCst)
     }
 
-    /// The item will be called with callbacks.
+    /// Records that the item will be submitted with callbacks.
     pub(crate) fn expect_callback(&self, index: u32) {
         self.callbacks[index as usize].store(0, SeqCst);
     }
@@ -209,7 +209,7 @@ impl Tally {
         self.callbacks[index as usize].fetch_add(ERROR_CALLBACK, SeqCst);
     }
 
-    /// Whether the item's callbacks were called as its outcome asks for: one, once.
+    /// Whether the right one of the item's callbacks was called, and once.
     pub(crate) fn callback_is_right(&self, index: u32) -> bool {
         let expected = match self.fate(index) {
             Fate::Answered => VALUE_CALLBACK,
@@ -227,7 +227,7 @@ impl Tally {
         }
     }
 
-    /// Jobs whose deaths are still to be put down to their items.
+    /// Jobs whose deaths have not been attributed to items yet.
     pub(crate) fn take_anonymous(&self) -> Vec<Anonymous> {
         std::mem::take(&mut lock(&self.anonymous))
     }

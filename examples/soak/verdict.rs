@@ -1,4 +1,4 @@
-//! The verdict: what the workers wrote down, against what the pool answered.
+//! The verdict: what the workers recorded, compared with what the pool answered.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,30 +10,30 @@ use crate::ledger::Event;
 use crate::ledger::Ledger;
 use crate::ledger::Record;
 use crate::options::Options;
-use crate::pool_log::Heard;
+use crate::pool_log::PoolLog;
 use crate::tally::Anonymous;
 use crate::tally::Fate;
 use crate::tally::Tally;
 
-/// How much this process and its helpers may grow between the two quiet points. Heaps keep what threads once needed, so
-/// it is not zero; it does not depend on the number of items.
+/// How much this process and its helpers may grow between the two quiet points. It is not zero, because heaps keep
+/// memory that threads once needed; it does not depend on the number of items.
 const GROWTH_KIB_MAX: i64 = 4096;
-/// The files that a pool keeps for the next large values, each a descriptor.
+/// The files that a pool keeps for later large values, one descriptor each.
 const KEPT_MAX: i64 = 16;
 
-/// What is left, or has become more.
+/// What is left over, or has grown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Left {
-    /// Descriptors that a pool under way has more than it had at first.
+    /// How many more descriptors a running pool has than at first.
     pub(crate) descriptors_in_use: i64,
-    /// Descriptors that this process has more after the pool than before it.
+    /// How many more descriptors this process has after the pool than before it.
     pub(crate) descriptors_at_end: i64,
     pub(crate) zombies: usize,
     pub(crate) processes: usize,
     pub(crate) resident_kib: i64,
 }
 
-/// What one soak has come to.
+/// The results of one soak.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     tasks: u32,
@@ -52,7 +52,7 @@ pub(crate) struct Verdict {
     callbacks_wrong: u64,
     overworked: u64,
     warnings: u64,
-    /// How many descriptors the richest worker had at its birth, beyond those of the poorest.
+    /// The difference between the most and the fewest descriptors that workers had at birth.
     kept_by_workers: u32,
     pub(crate) left: Left,
 
@@ -66,20 +66,20 @@ pub(crate) struct Verdict {
     pub(crate) complaints: Vec<String>,
 }
 
-/// One worker, from its birth on, by its own word.
+/// The life of one worker, according to its own records.
 #[derive(Debug, Default)]
 struct Life {
-    /// Tasks that count for its share.
+    /// How many tasks count for its share.
     started: u64,
     /// The item that it began last.
     last: Option<u32>,
 }
 
-/// What the ledger says.
+/// The contents of the ledger.
 #[derive(Debug)]
 struct Account {
     items: Vec<ItemAccount>,
-    /// By process id: the life that is not over, as far as is known.
+    /// By process id: the life that is not known to be over.
     lives: HashMap<u32, Life>,
     over: Vec<Life>,
     descriptors: Option<(u32, u32)>,
@@ -89,7 +89,7 @@ struct Account {
 struct ItemAccount {
     started: u32,
     finished: u32,
-    /// Who began it last.
+    /// The worker that began it last.
     worker: u32,
     /// That worker began another item afterwards, so it had sent the answer to this one.
     followed: bool,
@@ -133,7 +133,7 @@ impl Account {
 }
 
 impl Verdict {
-    /// Compares all accounts. Nothing must be under way any more.
+    /// Compares the ledger with the tally. All calls must have ended.
     pub(crate) fn judge(
         ledger: &Ledger,
         tally: &Tally,
@@ -186,7 +186,7 @@ impl Verdict {
                 }
                 Fate::Answered if item.started == 0 || item.finished == 0 => {
                     self.values_wrong += 1;
-                    tally.complain(|| format!("item {index} was answered, and not run: {item:?}"));
+                    tally.complain(|| format!("item {index} was answered but did not run: {item:?}"));
                 }
                 Fate::Answered | Fate::Other => {}
                 Fate::Died(_) if item.started == 0 => self.died_before += 1,
@@ -200,7 +200,7 @@ impl Verdict {
         }
     }
 
-    /// A death costs one item at most, a harmless one none, and nobody dies who was not killed.
+    /// A death costs one item at most, a harmless one none, and only workers that were killed die.
     fn judge_deaths(&mut self, tally: &Tally, kills: &[(u32, Blow)]) {
         let mut unpaid: HashMap<u32, i64> = HashMap::new();
         for (pid, _) in kills.iter().filter(|(_, blow)| *blow == Blow::Harmful) {
@@ -218,14 +218,14 @@ impl Verdict {
         }
     }
 
-    /// Takes in what the pool has logged.
-    pub(crate) fn hear(&mut self, heard: Heard) {
-        self.early_deaths = heard.early_deaths;
-        self.warnings = heard.warnings;
-        self.complaints.extend(heard.lines);
+    /// Adds what the pool logged.
+    pub(crate) fn add_log(&mut self, log: PoolLog) {
+        self.early_deaths = log.early_deaths;
+        self.warnings = log.warnings;
+        self.complaints.extend(log.lines);
     }
 
-    /// What must be zero, by the names in which it is printed.
+    /// The counts that must be zero, by the names under which they are printed.
     fn counts(&self) -> [(&'static str, u64); 9] {
         [
             ("lost", self.lost),
@@ -240,7 +240,7 @@ impl Verdict {
         ]
     }
 
-    /// Whether everything is zero that must be.
+    /// Whether all counts that must be zero are zero.
     pub(crate) fn is_clean(&self) -> bool {
         let Left { descriptors_in_use, descriptors_at_end, zombies, processes, resident_kib } = self.left;
         self.counts().into_iter().all(|(_, count)| count == 0)
@@ -251,8 +251,8 @@ impl Verdict {
     }
 }
 
-/// Finds the items that the deaths in an unordered job were for. Those that fit are found first; if what is left over
-/// does not fit, the judgement on the items says so.
+/// Attributes the deaths in an unordered job to items. Pairs that fit are matched first; if the rest does not fit,
+/// the check of the items reports it.
 fn name_the_dead(job: &Anonymous, tally: &Tally, account: &Account) {
     let mut pids = job.pids.clone();
     let fits: [fn(&ItemAccount, u32) -> bool; 3] =

@@ -1,4 +1,4 @@
-//! The watchdog: a thread that ends the program when nothing has happened for too long.
+//! The watchdog: a thread that ends the program if there is no progress for too long.
 
 use std::fs;
 use std::process;
@@ -14,11 +14,11 @@ use crate::gauges;
 use crate::tally::Fate;
 use crate::tally::Tally;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step takes on a busy machine.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Looks on until it is over. Does not return from a hang: there is nobody left who could be told.
+/// Watches until the soak is over. On a hang it ends the process, as no other thread could act on it.
 pub(crate) fn watch_until(over: &AtomicBool, name: &str, pool: &Pool, tally: &Tally) {
     let (mut seen, mut since) = (0, Instant::now());
     while !over.load(SeqCst) {
@@ -27,7 +27,7 @@ pub(crate) fn watch_until(over: &AtomicBool, name: &str, pool: &Pool, tally: &Ta
             (seen, since) = (progress, Instant::now());
         }
         if since.elapsed() > SILENCE_MAX {
-            println!("{name}: hangs 1: nothing has happened for {SILENCE_MAX:?}");
+            println!("{name}: hangs 1: no progress for {SILENCE_MAX:?}");
             dump(pool, tally);
             process::exit(1);
         }
@@ -35,7 +35,7 @@ pub(crate) fn watch_until(over: &AtomicBool, name: &str, pool: &Pool, tally: &Ta
     }
 }
 
-/// Says all there is to know about why nothing happens.
+/// Prints everything that may explain the hang.
 fn dump(pool: &Pool, tally: &Tally) {
     let waiting: Vec<u32> = (0..tally.tasks()).filter(|&index| tally.fate(index) == Fate::None).collect();
     eprintln!("{} items without an outcome, the first: {:?}", waiting.len(), &waiting[..waiting.len().min(20)]);
@@ -47,7 +47,7 @@ fn dump(pool: &Pool, tally: &Tally) {
         eprintln!("pid {} state {} parent {}", process.pid, process.state, process.parent);
         dump_process(process.pid);
     }
-    // The last thing, since it takes the pool's lock, which may be what everybody waits for.
+    // This comes last, since it takes the pool's lock, which may be what all threads wait for.
     eprintln!("the pool's workers: {:?}", pool.pids());
 }
 

@@ -1,4 +1,4 @@
-//! The task, and what it must answer.
+//! The task of the soak, and its right answer.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -10,19 +10,19 @@ use crate::dice;
 use crate::dice::Dice;
 use crate::ledger;
 
-/// Bytes that do not fit a frame, and so travel in a file of their own.
+/// Too many bytes for a frame, so they are sent in a file.
 const BULK_BYTES: usize = 80_000;
-/// One in so many arguments, and one in so many answers, is as large as that.
+/// One in this many arguments, and one in this many answers, is that large.
 const BULK_ONCE_IN: u64 = 1000;
 
-/// How long an item takes at most; so many in a row have the same.
+/// How long an item takes at most, and how many in a row take the same time.
 const USUAL_MICROS_MAX: [u64; 3] = [8, 25, 90];
 const ALIKE: usize = 1000;
-/// One in so many takes up to so long instead.
+/// One in this many takes up to this long instead.
 const LONG_ONCE_IN: u64 = 250;
 const LONG_MICROS_MAX: u64 = 3000;
 
-/// One item: which, how long it takes, and what it carries.
+/// One item: its number, its duration, and its bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Item {
     pub(crate) index: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Item {
     padding: Vec<u8>,
 }
 
-/// What a task answers. Anybody who knows the seed can say what it must be.
+/// The answer of a task, which the seed determines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub(crate) index: u32,
@@ -39,7 +39,7 @@ pub(crate) struct Answer {
     padding: Vec<u8>,
 }
 
-/// What `with` gives to every item of a call.
+/// The context of a call by `with`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Context {
     seed: u64,
@@ -47,8 +47,8 @@ pub(crate) struct Context {
 }
 
 impl Item {
-    /// Item `index` of the soak with this seed. Neighbours are alike, so that the pool finds out how long they take, and
-    /// hands out the shorter ones ahead; but some keep their worker so long that what waits behind them must be recalled.
+    /// Item `index` of the soak with this seed. Neighbours take similar times, so that the pool learns how long they
+    /// take and sends short ones ahead; a few take so long that the items behind them must be recalled.
     pub(crate) fn new(index: u32, seed: u64) -> Self {
         let mut dice = Dice::new(seed, u64::from(index));
         let usual = USUAL_MICROS_MAX[index as usize / ALIKE % USUAL_MICROS_MAX.len()];
@@ -74,7 +74,7 @@ impl Context {
     }
 }
 
-/// The task. It says that it begins before it does anything, and that it has ended when nothing is left to be done.
+/// The task. It records its beginning before anything else, and its end when nothing is left to do.
 fn work(item: &Item, seed: u64) -> Answer {
     ledger::note_started(item.index);
     let end = Instant::now() + Duration::from_micros(u64::from(item.micros));
@@ -86,7 +86,7 @@ fn work(item: &Item, seed: u64) -> Answer {
     answer
 }
 
-/// The task as most calls name it.
+/// The task of most calls.
 pub(crate) fn work_alone(item: Item) -> Answer {
     work(&item, ledger::seed())
 }
@@ -96,7 +96,7 @@ pub(crate) fn work_with(context: &Context, item: Item) -> Answer {
     work(&item, context.seed)
 }
 
-/// A task that is no item of the soak, and yet counts for its worker.
+/// A task that is not an item of the soak, but counts for the share of its worker.
 pub(crate) fn work_aside(x: u32) -> u32 {
     ledger::note_aside();
     x + 1
