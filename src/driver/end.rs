@@ -95,7 +95,7 @@ impl Shared {
         // thread checks `leaving` under the lock before each sleep.
         driven.leaving = true;
         self.background.notify_all();
-        if let Some(watch) = driven.engine.put_watch_away() {
+        if let Some(watch) = driven.engine.take_watch() {
             // The background thread sleeps beside the nudge. A foreground driver that waits for the same end sleeps at
             // the doorbell, and once the watch is put away no event wakes it. It keeps the watch alive until it has
             // woken.
