@@ -1,15 +1,15 @@
-//! Claim: large values move at gigabytes per second, each way.
+//! Claim: large values move at gigabytes per second, in each direction.
 //!
 //! Blocks of 8 MiB as `serde_bytes::ByteBuf`, through `imap_unordered` to two workers; gigabytes per second. *In*: the
 //! block is the argument and its length the result; the blocks exist before the clock starts. *Out*: the worker makes
-//! the block, so the time in which it fills fresh memory is included.
+//! the block, so the time to fill fresh memory is included.
 //!
 //! - `procpool`, `procspawn`: as above;
-//! - `memcpy`, a limit: one copy between two warm buffers. A value that moves between processes is written once and read
-//!   once at least, unless it is mapped;
-//! - `socketpair`, a limit of everything that moves by a stream.
+//! - `memcpy`, a limit: one copy between two warm buffers. A value that moves between processes is written at least once
+//!   and read at least once, unless it is mapped;
+//! - `socketpair`, a limit for everything that goes through a stream.
 //!
-//! There is no column for threads: they hand the block over and copy nothing.
+//! There is no column for threads: they pass a pointer and copy nothing.
 
 mod common {
     pub(crate) mod contest;
@@ -64,7 +64,7 @@ fn take(block: ByteBuf) -> usize {
     black_box(block).len()
 }
 
-/// Its value is not wanted, only that it has come.
+/// Only the arrival of the result matters, not its value.
 fn drop_length(length: usize) {
     black_box(length);
 }
@@ -84,7 +84,7 @@ fn block_count() -> u8 {
     sized(16, 2)
 }
 
-/// Not zero, for which the allocator would be asked for memory that is not there yet.
+/// Not zero: the allocator would return zero pages that are not backed by memory yet.
 fn fillings() -> std::ops::RangeInclusive<u8> {
     1..=block_count()
 }
@@ -94,7 +94,7 @@ fn in_rate(run: impl FnOnce(Vec<ByteBuf>) -> anyhow::Result<()>) -> anyhow::Resu
     rate(|| run(blocks))
 }
 
-/// What `run` moves, which is all blocks once, in gigabytes per second.
+/// Gigabytes per second of `run`, which moves every block once.
 fn rate(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let began = Instant::now();
     run()?;

@@ -1,13 +1,13 @@
 //! Claim: a task in another process costs no more than a task on another thread.
 //!
-//! The task gives back the number it was given, so that what is timed is the way there and back and nothing else. Each
-//! item travels alone: `imap_unordered`, one item at a time, two workers. Tasks per second of
+//! Tasks per second of tasks that return their argument, so that only the dispatch and the return are timed. Items are
+//! sent one by one: `imap_unordered` without chunks, two workers. Contestants:
 //!
 //! - `procpool`;
-//! - `rayon`: `ThreadPool::spawn` for each item, and a channel of results;
+//! - `rayon`: `ThreadPool::spawn` for each item, results through a channel;
 //! - `procspawn`: `Pool::spawn` for each item;
-//! - `ring pair`, the limit: a process that spins, with a ring of shared memory there and one back, and no way to ask it
-//!   for anything but a number.
+//! - `ring pair`, the limit: a spinning process with one ring of shared memory in each direction, which carries numbers
+//!   and nothing else.
 
 mod common {
     pub(crate) mod contest;
@@ -70,13 +70,13 @@ fn identity(item: u64) -> u64 {
     black_box(item)
 }
 
-/// How many items the parent may be ahead of the worker; so no ring is ever full.
+/// How many items the parent may be ahead of the worker, so that no ring is ever full.
 const SLOTS: u32 = 4096;
-/// How many items are made known at once.
+/// How many items one store of the cursor publishes.
 const BATCH: u32 = 64;
 const SPINS: u32 = 10_000;
 
-/// Two rings of shared memory: there with numbers, back with answers. Each slot is a cache line of its own.
+/// Two rings of shared memory: numbers down, results up. Each slot has its own cache line.
 struct Rings {
     sent: &'static AtomicU32,
     answered: &'static AtomicU32,
@@ -115,7 +115,7 @@ impl Rings {
         worker.wait()
     }
 
-    /// The life of the worker.
+    /// The worker's loop.
     fn work(&self, items: u32) {
         let mut answered = 0;
         while answered < items {
@@ -129,7 +129,7 @@ impl Rings {
     }
 }
 
-/// Waits until a cursor is no longer `old`. The processor is given away if the other process seems to need it.
+/// Spins until a cursor is no longer `old`, and yields from time to time in case the other process needs the processor.
 fn next(cursor: &AtomicU32, old: u32) -> u32 {
     loop {
         for _ in 0..SPINS {

@@ -1,13 +1,13 @@
-//! Claim: a fault is told as soon as it happens.
+//! Claim: a fault is reported as soon as it happens.
 //!
-//! Milliseconds, medians and the worst, for pools of two by each start method:
+//! Median and maximum in milliseconds, for a pool of two by each start method:
 //!
-//! - *death to error*: from the moment a worker kills itself in a task to the moment its caller has the error;
-//! - *overshoot*: how much longer than its `timeout` of 50 ms an item that never ends keeps its caller waiting, from the
-//!   moment the item began by its own clock;
-//! - *cancel to error*: from `cancel` of an item that never ends to the end of `get`;
-//! - *terminate, busy*: `terminate` of a pool with a million items queued whose workers run items that never end;
-//! - *terminate, stopped*: the same, when every worker is stopped.
+//! - *death to error*: from the moment a worker kills itself in a task until its caller has the error;
+//! - *overshoot*: how much longer than its `timeout` of 50 ms an endless item keeps its caller waiting, measured from the
+//!   moment the item began;
+//! - *cancel to error*: from `cancel` of an endless item until `get` returns;
+//! - *terminate, busy*: `terminate` of a pool with a million queued items whose workers run endless items;
+//! - *terminate, stopped*: the same with every worker stopped (SIGSTOP).
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -33,7 +33,7 @@ use procpool::StartMethod;
 use procpool::TaskError;
 use tempfile::TempDir;
 
-/// How long an item may run that never ends.
+/// The time limit of an endless item.
 const TIMEOUT: Duration = Duration::from_millis(50);
 
 fn main() -> anyhow::Result<()> {
@@ -72,7 +72,7 @@ fn print(
     Ok(())
 }
 
-/// The clock that all processes have in common.
+/// CLOCK_MONOTONIC, which all processes share.
 fn now() -> anyhow::Result<Duration> {
     Ok(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?))
 }
@@ -93,7 +93,7 @@ fn die(note: String) -> anyhow::Result<()> {
 }
 
 fn spin(note: String) -> anyhow::Result<()> {
-    // Whole or not there: somebody waits for it.
+    // Renamed into place: a reader that polls for the file must find it whole or not at all.
     let draft = format!("{note}.draft");
     fs::write(&draft, nanos()?)?;
     fs::rename(draft, note)?;

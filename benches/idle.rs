@@ -1,16 +1,16 @@
-//! Claim: a pool that has nothing to do costs next to nothing.
+//! Claim: an idle pool costs next to nothing.
 //!
-//! First the memory that an idle worker has for itself: `Private_Clean` and `Private_Dirty` of `smaps_rollup`, in KiB, the
-//! mean of two workers that have run a few items. What a worker shares with its parent, its server or its siblings is
-//! not counted, as it is there once.
+//! First the private memory of an idle worker: `Private_Clean` plus `Private_Dirty` of `smaps_rollup`, in KiB, mean of two
+//! workers that have run a few items. Memory shared with the parent, the fork server or other workers exists once and is
+//! not counted.
 //!
 //! - `procpool`: by each start method;
-//! - `procspawn`: by its one method;
-//! - `fork`, the limit: a bare forked process that waits in a read.
+//! - `procspawn`: by its only method;
+//! - `fork`, the limit: a bare forked process that blocks in a read.
 //!
-//! Then what pools of 64 use while they are idle, all at the same time for ten seconds: the workers, the fork server and
-//! the threads that each keeps in this process. *On a processor* is from `schedstat`, in nanoseconds exact;
-//! `utime + stime` is from `stat`, in ticks of 10 ms; *switches* are how often they were put on a processor or taken off.
+//! Then the processor time of idle pools of 64, all measured during the same ten seconds: workers, fork server, and the
+//! threads that each pool keeps in this process. *On a processor* is from `schedstat`, exact to nanoseconds;
+//! `utime + stime` is from `stat`, in ticks of 10 ms; *switches* counts context switches.
 
 mod common {
     pub(crate) mod contest;
@@ -48,8 +48,6 @@ fn main() -> anyhow::Result<()> {
     memory();
     processors()
 }
-
-// ---- memory ----------------------------------------------------------------------------------------------------------
 
 fn memory() {
     Contest::new("idle: private memory of a worker in KiB, less is better", StartMethod::ALL.map(|it| it.to_string()))
@@ -89,14 +87,15 @@ fn procspawn_worker() -> anyhow::Result<f64> {
     private
 }
 
-/// The children of this process. `procspawn` does not say its workers; ours by forkserver are the server's.
+/// The children of this process. `procspawn` has no list of its workers' pids; workers by forkserver are children of the
+/// server.
 fn children() -> anyhow::Result<BTreeSet<u32>> {
     let me = std::process::id().to_string();
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
         let pid = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-        // Whatever ends meanwhile is none of ours.
+        // A process that ends meanwhile is not one of the workers.
         if let (Some(pid), Ok(stat)) = (pid, fs::read_to_string(path.join("stat"))) {
             if stat_fields(&stat).nth(1) == Some(&me) {
                 found.insert(pid);
@@ -106,7 +105,7 @@ fn children() -> anyhow::Result<BTreeSet<u32>> {
     Ok(found)
 }
 
-/// The fields from the third on: the second, the name, may contain anything, and ends with the last parenthesis.
+/// The fields from the third on. The second, the name, may contain anything and ends at the last parenthesis.
 fn stat_fields(stat: &str) -> impl Iterator<Item = &str> {
     stat.rsplit(')').next().unwrap_or_default().split_whitespace()
 }
@@ -128,7 +127,7 @@ fn identity(item: u64) -> u64 {
     item
 }
 
-/// After a moment in which they fall asleep.
+/// Mean private memory, after a pause in which the processes fall asleep.
 fn mean_private_kib(pids: impl IntoIterator<Item = u32>) -> anyhow::Result<f64> {
     sleep(Duration::from_millis(20));
     let (mut processes, mut private) = (0.0, 0.0);
@@ -145,19 +144,17 @@ fn kib(text: &str, name: &str) -> anyhow::Result<f64> {
     Ok(value.trim_end_matches("kB").trim().parse()?)
 }
 
-// ---- processors ------------------------------------------------------------------------------------------------------
-
-/// What somebody has used so far: nanoseconds, ticks, switches.
+/// Usage so far: nanoseconds, ticks, switches.
 type Used = [u64; 3];
 
-/// The tasks of the kernel, by their folders in /proc, that one pool of 64 is made of.
+/// The kernel tasks of one pool of 64, by their folders in /proc.
 struct Party {
     name: &'static str,
     tasks: Vec<PathBuf>,
 }
 
 impl Party {
-    /// Workers, and the threads of this process that were not there before.
+    /// The workers, and the threads of this process that did not exist before.
     fn new(
         name: &'static str,
         workers: impl IntoIterator<Item = u32>,
@@ -201,7 +198,7 @@ fn processors() -> anyhow::Result<()> {
     let procspawn = Party::new("procspawn", &children()? - &children_before, &before)?;
 
     let parties = [ours, rayon, procspawn];
-    // Whoever spins a while before it sleeps is asleep by then.
+    // Threads that spin before they sleep are asleep after this.
     sleep(sized(Duration::from_secs(1), Duration::from_millis(100)));
     let begun = parties.iter().map(Party::used).collect::<anyhow::Result<Vec<Used>>>()?;
     let seconds = sized(10.0, 0.5);

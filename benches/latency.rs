@@ -1,15 +1,14 @@
-//! Claim: a call that follows another is answered without a sleep, and a call after a pause for the price of a wake-up.
+//! Claim: a call right after another returns without a sleep, and a call after a pause costs one wake-up.
 //!
-//! The round trip of one `apply` that gives a number back, in microseconds; pool of two. Median and 99th percentile of
-//! calls that follow each other at once, and of calls with a pause of 1 ms before each, in which everybody may fall
-//! asleep. Compared are
+//! Round trip of one `apply` that returns its argument, in microseconds; pool of two. Median and 99th percentile of calls
+//! in direct succession, and of calls with a pause of 1 ms before each, in which all threads may fall asleep. Contestants:
 //!
 //! - `procpool`: `Pool::apply`;
 //! - `rayon`: `ThreadPool::install`;
 //! - `procspawn`: `Pool::spawn` and `join`;
-//! - `spinning`, a limit: two processes that pass a word of shared memory to and fro and never sleep;
-//! - `futex`, a limit: the same, but both sleep whenever it is not their turn. After a pause nobody who does not
-//!   burn a processor is faster than this.
+//! - `spinning`, a limit: two processes that pass a word of shared memory back and forth and never sleep;
+//! - `futex`, a limit: the same, but each sleeps while it is not its turn. After a pause this is the fastest possible
+//!   without keeping a processor busy.
 
 mod common {
     pub(crate) mod contest;
@@ -73,7 +72,7 @@ fn apart() -> u32 {
     sized(150, 10)
 }
 
-/// Times `call`, which is given 1, 2, 3, …
+/// Times `call`, called with 1, 2, 3, …
 fn round_trips(mut call: impl FnMut(u32) -> anyhow::Result<u32>) -> anyhow::Result<Figures<4>> {
     let mut number = 0;
     let mut timed = |pause: Duration, calls: u32| -> anyhow::Result<Vec<f64>> {
@@ -100,7 +99,7 @@ fn percentiles(mut micros: Vec<f64>) -> [f64; 2] {
     [micros[micros.len() / 2], micros[micros.len() * 99 / 100]]
 }
 
-/// How one waits for the other to write.
+/// How a process waits until the other has written.
 trait Signal {
     fn send(&self, word: &AtomicU32, value: u32);
     fn receive(&self, word: &AtomicU32, value: u32);
@@ -118,7 +117,7 @@ impl Signal for Spinning {
         while word.load(Acquire) != value {
             spin_loop();
             spins = spins.wrapping_add(1);
-            // Now and then, as others need processors too.
+            // From time to time, so that other processes can run.
             if spins % 100_000 == 0 {
                 yield_now();
             }
@@ -141,7 +140,7 @@ impl Signal for Sleeping {
     }
 }
 
-/// The same calls, made to a process that does nothing but send the number back.
+/// The same calls to a process that only sends the number back.
 fn ping_pong(there: &AtomicU32, back: &AtomicU32, signal: &impl Signal) -> anyhow::Result<Figures<4>> {
     there.store(0, Release);
     back.store(0, Release);

@@ -1,12 +1,12 @@
-//! Claim: `map` takes a fraction of a microsecond for each small item, whatever their number.
+//! Claim: `map` takes a fraction of a microsecond per small item, for any number of items.
 //!
 //! Squares of a million numbers, in order, with default chunks; items per second. A square costs a nanosecond at most, so
-//! all of it is the way there and back: threads that share the memory win here, and the ratio says by how much. What it
-//! comes to for an item is the least that an item should take before processes are worth a thought.
+//! nearly all of the time is transport: threads that share the memory win, and the ratio says by how much. The time per
+//! item is the least that a task should take before processes are worth considering.
 //!
 //! - `procpool`: `Pool::map`;
 //! - `rayon`: `par_iter().map().collect()`;
-//! - `procspawn`: `Pool::spawn` for each chunk, of a size that suits it.
+//! - `procspawn`: `Pool::spawn` for each chunk, of the size that suits it best.
 
 mod common {
     pub(crate) mod contest;
@@ -24,7 +24,7 @@ use common::quick::sized;
 use rayon::iter::IntoParallelRefIterator;
 use rayon::iter::ParallelIterator;
 
-/// With fewer, larger chunks a message is cut into many; with smaller ones, its calls cost more than its items.
+/// Larger chunks are split into several messages; with smaller ones, calls cost more than items.
 const PROCSPAWN_CHUNK: usize = 10_000;
 
 fn main() -> anyhow::Result<()> {

@@ -1,13 +1,13 @@
-//! Claim: a new process for every task is affordable.
+//! Claim: a new process for each task is affordable.
 //!
-//! `max_tasks_per_child(1)`: each item is run by a process that runs nothing else. Items per second of a pool of two by
-//! each start method, through `imap_unordered`.
+//! `max_tasks_per_child(1)`: each item runs in a process of its own. Items per second of a pool of two, by each start
+//! method, through `imap_unordered`.
 //!
 //! - `procpool`: as above;
 //! - `procspawn`: `procspawn::spawn`, a process for each call;
-//! - `fork`, the limit: bare processes that are forked, exit and are waited for.
+//! - `fork`, the limit: bare processes: fork, exit, wait.
 //!
-//! Four processes exist at a time, with `procpool` two that work and two that will replace them.
+//! Four processes exist at a time; with `procpool`, two that work and two that will replace them.
 
 mod common {
     pub(crate) mod contest;
@@ -34,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     procpool::init();
     procspawn::init();
 
-    // The one by fork comes first, while this process has no threads that are not the pool's.
+    // The pool by fork is built first, while this process has no foreign threads.
     let pools = METHODS.map(|method| Pool::builder().processes(2).start_method(method).max_tasks_per_child(1).build());
     let mut rates = Vec::new();
     for pool in pools {

@@ -1,11 +1,11 @@
-//! Claim: more workers than processors cost nothing, and an endless input needs no memory.
+//! Claim: more workers than processors cost no throughput, and an endless input needs no memory.
 //!
-//! Tasks per second of `imap_unordered`, one item at a time, with 1 to 64 workers; with more workers than processors the
-//! best that can be is no loss, so the last lines are ratios to the pool of two. All pools exist at the same time, and
-//! all but one are idle. `rayon` is `ThreadPool::spawn` with a channel, on as many threads.
+//! Tasks per second of `imap_unordered`, one item at a time, with 1 to 64 workers. With more workers than processors the
+//! best possible result is no loss, so the last lines are ratios to the pool of two. All pools exist at the same time, and
+//! all but one are idle. `rayon` is `ThreadPool::spawn` with a channel, on the same number of threads.
 //!
-//! Before that a long `imap` in a pool of two, and by how much it raised the peak of this process's resident memory. That
-//! must not depend on the number of items: half a million of them, or ten million with `PROCPOOL_BENCH_FULL=1`.
+//! Before that, a long `imap` in a pool of two, and how much it raised this process's peak resident memory. The growth must
+//! not depend on the number of items: half a million, or ten million with `PROCPOOL_BENCH_FULL=1`.
 
 mod common {
     pub(crate) mod contest;
@@ -77,7 +77,7 @@ fn long_imap() -> anyhow::Result<()> {
     let items = if is_full { 10_000_000 } else { sized(500_000, 20_000) };
     let pool = Pool::new(2)?;
     black_box(pool.map(0..1000, identity)?);
-    // From here on the peak is counted anew.
+    // Resets the peak (VmHWM).
     fs::write("/proc/self/clear_refs", "5")?;
     let resident = status_kib("VmRSS:")?;
     let began = Instant::now();
@@ -95,7 +95,7 @@ fn long_imap() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line of this process's `status`, in KiB.
+/// The value of a line of /proc/self/status, in KiB.
 fn status_kib(name: &str) -> anyhow::Result<i64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let value = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;

@@ -1,12 +1,12 @@
-//! Claim: a pool is there in milliseconds, and by forkserver also when the parent is large.
+//! Claim: a pool starts in milliseconds; by forkserver also when the parent is large.
 //!
-//! The whole life of a pool of two, in milliseconds: build, one answer, close, join. By each start method; by forkserver
-//! both with a server that runs already and with one that has to be started. Then again while this process holds a
-//! gibibyte of memory it has written to: a fork copies the page tables of all of it, the other methods should not notice.
-//! The last lines say how much longer each takes beside the gibibyte.
+//! The whole life of a pool of two, in milliseconds: build, one result, close, join. By each start method; by forkserver
+//! both with a server that is already running and with one that must be started. Then again while this process holds a
+//! gibibyte of memory that it has written: a fork copies its page tables, the other methods should be unaffected. The
+//! last lines say how much longer each takes with the gibibyte.
 //!
 //! - `procpool`: as above;
-//! - `procspawn`: the same life, by its one method;
+//! - `procspawn`: the same life, by its only method;
 //! - `fork`, the limit: fork, exit and wait for one bare process.
 
 mod common {
@@ -76,7 +76,7 @@ fn procpool_lives() -> anyhow::Result<Figures<7>> {
     Ok([fork, spawn, forkserver, server, large_fork, large_forkserver, large_server])
 }
 
-/// With a server that was started before, here or by the first measurement; and with one that was not.
+/// With a server that is already running, and with one that must be started.
 fn forkserver_lives() -> anyhow::Result<(f64, f64)> {
     let server = median(|| {
         forkserver::stop();
@@ -107,7 +107,7 @@ fn identity(number: u32) -> u32 {
     number
 }
 
-/// The median of a few, in milliseconds.
+/// The median of a few runs, in milliseconds.
 fn median(mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let times = sized(5, 1);
     let mut millis = (0..times)

@@ -1,20 +1,20 @@
-//! Ours against others, in turns: the harness of every bench.
+//! The harness of the benches: procpool and its peers, measured in turns.
 //!
 //! ```text
 //!  round 1   procpool  rayon  procspawn  limit
-//!  round 2   rayon  procspawn  limit  procpool      the first goes to the end, so nobody always follows the same one
+//!  round 2   rayon  procspawn  limit  procpool      the first moves to the end, so that none always follows the same one
 //!  round 3   …
 //! ```
 //!
-//! On a machine that others use as well, two figures can be compared only if they were taken side by side. So each
-//! round gives everybody one turn, and ratios are taken within rounds: what is printed is the median of the rounds'
-//! ratios, which is not the ratio of the medians. The first turn of everybody warms up and is not counted.
+//! On a shared machine two figures are comparable only if they were measured side by side. So every contestant has one
+//! turn in each round, and ratios are computed within rounds: the table shows the median of the rounds' ratios, which is
+//! not the ratio of the medians. The first turn of each contestant is a warm-up and is not counted.
 //!
-//! Whoever fails has no figure, and says why under the table. Nothing is asserted about speed.
+//! A contestant that fails has no figure; its error is printed under the table. Nothing is asserted about speed.
 //!
-//! Every bench begins with `procpool::init()`, and if the other takes part, with `procspawn::init()` next. Both run this
-//! program again for a worker, and know a worker by a variable that only they set; ours goes first because nothing may
-//! run before it, and because our workers then never see the other.
+//! Every bench begins with `procpool::init()`, followed by `procspawn::init()` if that takes part. Both execute this
+//! program again for a worker, and recognize a worker by an environment variable of their own. `procpool::init()` is
+//! first because nothing may run before it, and because procpool's workers then never reach the other.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -27,7 +27,7 @@ use super::quick::sized;
 
 const ROUNDS_MAX: usize = 15;
 
-/// What the name of a contestant ends with that no pool can be: a bare mechanism, against which to judge the rest.
+/// Suffix of the name of a bare mechanism: an upper limit for any pool, to judge the others by.
 const LIMIT: &str = " (limit)";
 
 /// One figure for each row of the table; NaN where there is none.
@@ -40,7 +40,7 @@ struct Contestant<'a, const ROWS: usize> {
     failure: Option<String>,
 }
 
-/// A table in the making: rows are workloads, columns are contestants, and the first of them is ours.
+/// The table to measure: rows are workloads, columns are contestants, procpool first.
 pub(crate) struct Contest<'a, const ROWS: usize> {
     title: String,
     rows: [String; ROWS],
@@ -48,18 +48,18 @@ pub(crate) struct Contest<'a, const ROWS: usize> {
 }
 
 impl<'a, const ROWS: usize> Contest<'a, ROWS> {
-    /// The title says the unit, and whether more of it is better.
+    /// The title names the unit, and says whether more or less is better.
     pub(crate) fn new(title: impl Into<String>, rows: [impl Into<String>; ROWS]) -> Self {
         Self { title: title.into(), rows: rows.map(Into::into), contestants: Vec::new() }
     }
 
-    /// One more contestant. Its turn takes about a quarter of a second, or less.
+    /// Adds a contestant. A turn should take a quarter of a second at most.
     pub(crate) fn add(mut self, name: &'static str, turn: impl FnMut() -> anyhow::Result<Figures<ROWS>> + 'a) -> Self {
         self.contestants.push(Contestant { name, turn: Box::new(turn), figures: Vec::new(), failure: None });
         self
     }
 
-    /// Runs all rounds, prints the table, and gives our medians, row by row.
+    /// Runs all rounds, prints the table, and returns procpool's medians, row by row.
     pub(crate) fn run(mut self) -> Figures<ROWS> {
         for contestant in &mut self.contestants {
             contestant.take_turn();
@@ -69,9 +69,9 @@ impl<'a, const ROWS: usize> Contest<'a, ROWS> {
         let mut rounds = 0;
         while rounds < rounds_min || (rounds < ROUNDS_MAX && began.elapsed() < budget) {
             for turn in 0..self.contestants.len() {
-                let whose = (turn + rounds) % self.contestants.len();
-                let figures = self.contestants[whose].take_turn();
-                self.contestants[whose].figures.push(figures);
+                let index = (turn + rounds) % self.contestants.len();
+                let figures = self.contestants[index].take_turn();
+                self.contestants[index].figures.push(figures);
             }
             rounds += 1;
         }
@@ -86,7 +86,7 @@ impl<'a, const ROWS: usize> Contest<'a, ROWS> {
     fn print(&self, rounds: usize) {
         let rounds = if is_quick() { "quick: no figures".to_owned() } else { format!("medians of {rounds} rounds") };
         println!("{}; {rounds}; {}", self.title, machine());
-        let (ours, others) = self.contestants.split_first().expect("somebody takes part");
+        let (ours, others) = self.contestants.split_first().expect("at least one contestant");
         let names = self.contestants.iter().map(|contestant| contestant.name.to_owned());
         let versus = others.iter().map(|other| format!("ours/{}", other.name.trim_end_matches(LIMIT)));
         let mut lines = vec![["workload".to_owned()].into_iter().chain(names).chain(versus).collect()];
@@ -114,7 +114,7 @@ impl<const ROWS: usize> Contestant<'_, ROWS> {
     }
 }
 
-/// Columns under each other, with a bar between them, and an empty line after the last.
+/// Prints aligned columns separated by bars, and an empty line at the end.
 pub(crate) fn print_aligned(lines: &[Vec<String>]) {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
@@ -128,17 +128,17 @@ pub(crate) fn print_aligned(lines: &[Vec<String>]) {
     println!();
 }
 
-/// What has to be known of the machine to judge the figures.
+/// What a reader must know of the machine to judge the figures.
 fn machine() -> String {
     let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!("{processors} processors, load {}", load.split(' ').next().unwrap_or("unknown"))
 }
 
-/// The middle of some figures, and how far half of them are from it.
+/// Median and dispersion of some figures.
 struct Spread {
     median: f64,
-    /// Half the distance between the quartiles, as a share of the median.
+    /// Half the interquartile range, relative to the median.
     deviation: f64,
 }
 
@@ -162,7 +162,7 @@ impl std::fmt::Display for Spread {
     }
 }
 
-/// Three digits, and k, M or G.
+/// Formats with three significant digits and k, M or G.
 fn short(figure: f64) -> String {
     let (scaled, suffix) = match figure {
         1e9.. => (figure / 1e9, "G"),

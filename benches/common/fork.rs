@@ -1,4 +1,4 @@
-//! A bare process: fork, run, exit. The least that a worker can be.
+//! A bare forked process: fork, run, exit. The minimal worker, as a limit for the others.
 
 #![expect(unsafe_code, reason = "fork has no safe wrapper")]
 
@@ -12,23 +12,23 @@ use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 use nix::unistd::fork;
 
-/// A forked copy of this process that runs one function, to be waited for.
-#[must_use = "a child that nobody waits for becomes a zombie"]
+/// A forked copy of this process that runs one function.
+#[must_use = "a child that is not waited for stays a zombie"]
 pub(crate) struct Forked {
     pub(crate) pid: Pid,
 }
 
 impl Forked {
-    /// `body` must be content with what survives a fork beside threads: no locks, and little memory.
+    /// Forks. `body` must be safe to run after a fork in a process with threads: it takes no locks.
     pub(crate) fn run(body: impl FnOnce()) -> anyhow::Result<Self> {
         // SAFETY: the copy runs `body` and exits. glibc keeps its allocator usable in the copy; all callers in the
-        // benches do no more than allocate, compute, and read and write memory and sockets of their own.
+        // benches only allocate, compute, and read and write their own memory and sockets.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => Ok(Self { pid: child }),
             ForkResult::Child => {
-                // It may spin, and must not do so for ever when this process is killed.
+                // `body` may spin; it must not do so forever after the parent was killed.
                 let died = set_pdeathsig(Signal::SIGKILL).is_err() || catch_unwind(AssertUnwindSafe(body)).is_err();
-                // SAFETY: ends the process, without running handlers that belong to the parent.
+                // SAFETY: ends the process without running the exit handlers that it copied from the parent.
                 unsafe { libc::_exit(i32::from(died)) }
             }
         }

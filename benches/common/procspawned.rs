@@ -1,4 +1,4 @@
-//! The peer that has processes: `procspawn::Pool`, kept busy.
+//! The peer with processes: `procspawn::Pool`, kept busy.
 
 use std::collections::VecDeque;
 
@@ -7,10 +7,10 @@ use procspawn::Pool;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Every item is a call of its own; `take` gets the results in order, and `window` calls are under way at most.
+/// One call per item; `take` receives the results in order, and at most `window` calls are pending.
 ///
-/// Each call under way holds a few descriptors. A worker waits until its result is taken, and a call waits until a worker
-/// has read its arguments if they are large: the window must then not be larger than the pool.
+/// Each pending call holds a few descriptors. A worker blocks until its result is taken. With large arguments a call
+/// blocks until a worker has read them, so the window must then not exceed the number of workers.
 pub(crate) fn one_by_one<A, R>(
     pool: &Pool,
     window: usize,
@@ -22,16 +22,16 @@ where
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned + Send + 'static,
 {
-    let mut under_way = VecDeque::<JoinHandle<R>>::new();
+    let mut pending = VecDeque::<JoinHandle<R>>::new();
     for item in items {
-        if under_way.len() == window {
-            if let Some(first) = under_way.pop_front() {
+        if pending.len() == window {
+            if let Some(first) = pending.pop_front() {
                 take(first.join()?);
             }
         }
-        under_way.push_back(pool.spawn(item, f));
+        pending.push_back(pool.spawn(item, f));
     }
-    for handle in under_way {
+    for handle in pending {
         take(handle.join()?);
     }
     Ok(())

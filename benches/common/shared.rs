@@ -1,4 +1,4 @@
-//! Memory that a forked child shares with its parent: nothing but words that may be changed by both.
+//! Memory that a forked child shares with its parent, as atomic words.
 
 #![expect(unsafe_code, reason = "mmap has no safe wrapper")]
 
@@ -10,17 +10,17 @@ use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::mman::mmap_anonymous;
 
-/// Words of one cache line. Those that are written by different processes are kept this far apart.
+/// Words in one cache line. Words that different processes write are kept this far apart (false sharing).
 pub(crate) const LINE_WORDS: usize = 16;
 
-/// So many cache lines, all zero. They are never unmapped: a bench asks once.
+/// Maps `count` zeroed cache lines. They are never unmapped: a bench calls this once.
 pub(crate) fn lines(count: usize) -> anyhow::Result<&'static [AtomicU32]> {
     let words = count * LINE_WORDS;
     let bytes = NonZeroUsize::new(words * size_of::<AtomicU32>()).expect("at least one line");
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a new mapping, where the kernel likes.
+    // SAFETY: a new mapping at an address that the kernel chooses.
     let start = unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_SHARED) }?;
-    // SAFETY: the mapping is that long, aligned to a page, filled with zeroes and never unmapped; and every word may be
-    // changed at any time by whoever has it, which is what atomics are for.
+    // SAFETY: the mapping has that length, is aligned to a page, zeroed and never unmapped. Both processes may change
+    // any word at any time, which atomics allow.
     Ok(unsafe { slice::from_raw_parts(start.cast().as_ptr(), words) })
 }

@@ -1,4 +1,4 @@
-//! The peer that shares its memory: a rayon thread pool, from which results come by a channel.
+//! The peer with threads: a rayon thread pool that returns results through a channel.
 
 use std::hint::black_box;
 use std::sync::mpsc;
@@ -10,8 +10,8 @@ pub(crate) fn thread_pool(threads: usize) -> anyhow::Result<ThreadPool> {
     Ok(ThreadPoolBuilder::new().num_threads(threads).build()?)
 }
 
-/// Every item is a task of its own and every result a message of its own, as with `imap_unordered`. Unlike there, all
-/// tasks are in memory at once.
+/// One task per item and one message per result, as with `imap_unordered`. Unlike there, all tasks are in memory at
+/// once.
 pub(crate) fn one_by_one(pool: &ThreadPool, items: u64) {
     let (sender, receiver) = mpsc::channel();
     for item in 0..items {
