@@ -1,9 +1,9 @@
-//! What a process is born with: what the parent asks for ([`Boot`]) and what the child finds ([`Birth`]).
+//! [`Boot`], the parent's description of a new process, and [`Birth`], what its entry receives.
 //!
 //! # Invariants
 //!
-//! - A [`Boot`] that was accepted fits one message, whatever its name and entry are; and so does the answer that one
-//!   of its settings cannot be had.
+//! - A [`Boot`] that is accepted fits into one message, whatever its name and entry are. So does the refusal of any of
+//!   its settings.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -29,33 +29,110 @@ use crate::sys::fd::PrivateFd;
 use crate::sys::image;
 use crate::sys::socket::Socket;
 
-/// How many bytes [`Boot::payload`] may have.
+/// Maximum bytes of [`Boot::payload`].
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, PAYLOAD_MAX, StartError, StartMethod};
+///
+/// # fn run(_: Birth) -> u8 { 0 }
+/// # start_methods::init();
+/// let payload = vec![0; PAYLOAD_MAX + 1];
+/// let error = start_methods::start(StartMethod::Spawn, &Boot::new(run).payload(&payload)).unwrap_err();
+/// assert!(matches!(error, StartError::BootTooLarge { limit: PAYLOAD_MAX, .. }));
+/// ```
 pub const PAYLOAD_MAX: usize = 48 * 1024;
 
-/// How many descriptors [`Boot::fds`] may have.
+/// Maximum descriptors of [`Boot::fds`].
+///
+/// # Examples
+///
+/// ```
+/// use std::os::fd::AsFd;
+///
+/// use start_methods::{BOOT_FDS_MAX, Birth, Boot, StartError, StartMethod};
+///
+/// # fn run(_: Birth) -> u8 { 0 }
+/// # start_methods::init();
+/// let output = std::io::stdout();
+/// let fds = [output.as_fd(); BOOT_FDS_MAX + 1];
+/// let error = start_methods::start(StartMethod::Spawn, &Boot::new(run).fds(&fds)).unwrap_err();
+/// assert!(matches!(error, StartError::BootTooLarge { limit: BOOT_FDS_MAX, .. }));
+/// ```
 pub const BOOT_FDS_MAX: usize = 8;
 
-/// How many bytes the settings of a [`Boot`] may have: names and values of its variables and 16 for each variable, the
-/// path of its directory, and 128 for all else.
+/// Maximum bytes of the settings of a [`Boot`]: the names and values of its variables and 16 for each variable, the
+/// path of its directory, and 128 for everything else.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, SETTINGS_MAX, StartError, StartMethod};
+///
+/// # fn run(_: Birth) -> u8 { 0 }
+/// # start_methods::init();
+/// let boot = Boot::new(run).env("LONG", "x".repeat(SETTINGS_MAX));
+/// let error = start_methods::start(StartMethod::Spawn, &boot).unwrap_err();
+/// assert!(matches!(error, StartError::BootTooLarge { limit: SETTINGS_MAX, .. }));
+/// ```
 pub const SETTINGS_MAX: usize = 32 * 1024;
 
-/// How many generations of processes there may be below the first one.
+/// Maximum generations of processes below the first one.
+///
+/// # Examples
+///
+/// ```
+/// assert!(start_methods::depth() <= start_methods::DEPTH_MAX);
+/// ```
 pub const DEPTH_MAX: u32 = 10;
 
-/// The generation of this process; a child learns it from its boot message.
+/// The generation of this process. A child learns it from its boot message.
 static DEPTH: AtomicU32 = AtomicU32::new(0);
 
-/// What a new process runs: its exit code is what this returns.
+/// The function that a new process runs. Its result is the exit code of the process.
 ///
-/// A panic ends the process with exit code 101, as it would in `main`.
+/// A panic ends the process with exit code 101, as in `main`.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, Entry};
+///
+/// fn worker(_: Birth) -> u8 {
+///     0
+/// }
+///
+/// fn logger(_: Birth) -> u8 {
+///     0
+/// }
+///
+/// let entries: [Entry; 2] = [worker, logger];
+/// let boots = entries.map(Boot::new);
+/// # let _ = boots;
+/// ```
 pub type Entry = fn(Birth) -> u8;
 
-/// What a new process finds when its [`Entry`] is called.
+/// What the [`Entry`] of a new process receives.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::IoSlice;
+///
+/// use start_methods::Birth;
+///
+/// fn echo(birth: Birth) -> u8 {
+///     let sent = birth.control.send(&[IoSlice::new(&birth.payload)], &[]);
+///     u8::from(sent.is_err())
+/// }
+/// # let _ = echo;
+/// ```
 #[derive(Debug)]
 pub struct Birth {
     /// The child's end of the socket whose other end is [`Child::control`](crate::Child::control).
     pub control: Socket,
-    /// What the parent gave to [`Boot::payload`].
+    /// The bytes that the parent gave to [`Boot::payload`].
     pub payload: Vec<u8>,
     /// Copies of the descriptors that the parent gave to [`Boot::fds`], in order.
     pub fds: Vec<PrivateFd>,
@@ -63,7 +140,25 @@ pub struct Birth {
     pub method: StartMethod,
 }
 
-/// How many starts lie between the first process and this one; 0 in the first.
+/// The number of starts between the first process and this one; 0 in the first.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, StartMethod};
+///
+/// fn own_depth(_: Birth) -> u8 {
+///     start_methods::depth() as u8
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     start_methods::init();
+///     assert_eq!(start_methods::depth(), 0);
+///     let child = start_methods::start(StartMethod::Spawn, &Boot::new(own_depth))?;
+///     assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(1));
+///     Ok(())
+/// }
+/// ```
 #[must_use]
 pub fn depth() -> u32 {
     DEPTH.load(Ordering::Relaxed)
@@ -73,7 +168,7 @@ pub(crate) fn set_depth(depth: u32) {
     DEPTH.store(depth, Ordering::Relaxed);
 }
 
-/// What a new process is to be: the entry it runs, and what it is given.
+/// The description of a new process: the entry that it runs, its arguments and its settings.
 ///
 /// # Examples
 ///
@@ -90,14 +185,15 @@ pub(crate) fn set_depth(depth: u32) {
 ///
 /// # Settings
 ///
-/// [`env`](Self::env) and its neighbours, [`current_dir`](Self::current_dir) and [`rlimit`](Self::rlimit) say what is
-/// to be different in the new process. All else is as it would be without them, which is not the same for every method:
-/// a forked child and a spawned one have the environment, directory and limits of this process as they are when it
-/// starts, and a child of a fork server, or of a template, those that the server had when *it* started.
+/// [`env`](Self::env), [`env_remove`](Self::env_remove) and [`env_clear`](Self::env_clear),
+/// [`current_dir`](Self::current_dir) and [`rlimit`](Self::rlimit) change the settings of the new process. Without them
+/// the settings depend on the start method: a forked or spawned child has the environment, directory and limits of this
+/// process at the time of the start; a child of a fork server, or of a template, has those of the server at the time at
+/// which *the server* was started.
 ///
-/// They are in force before the entry runs, and touch neither this process nor a server. When one cannot be had, the
-/// child says so in the place of its hello, and ends: [`Child::wait_hello`](crate::Child::wait_hello) and
-/// [`Child::try_hello`](crate::Child::try_hello) have the error, whatever the start method.
+/// They are in force before the entry runs, and affect neither this process nor a server. If a setting fails, the child
+/// reports that in place of its hello, and ends: [`Child::wait_hello`](crate::Child::wait_hello) and
+/// [`Child::try_hello`](crate::Child::try_hello) return the error, whatever the start method.
 #[derive(Clone)]
 pub struct Boot<'a> {
     entry: Entry,
@@ -108,20 +204,61 @@ pub struct Boot<'a> {
 }
 
 impl<'a> Boot<'a> {
-    /// A process that runs `entry`, is named "child", and is given nothing.
+    /// A process that runs `entry` and is named "child", without payload, descriptors or settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot};
+    ///
+    /// fn run(_: Birth) -> u8 {
+    ///     0
+    /// }
+    ///
+    /// let boot = Boot::new(run);
+    /// # let _ = boot;
+    /// ```
     #[must_use]
     pub fn new(entry: Entry) -> Self {
         Self { entry, name: "child", payload: &[], fds: &[], settings: Settings::default() }
     }
 
-    /// Runs `entry` instead: a boot may be kept as a model, and be cloned for processes that differ in this.
+    /// Replaces the entry: a boot can be a template that is cloned for processes that differ in their entry.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot};
+    ///
+    /// # fn worker(_: Birth) -> u8 { 0 }
+    /// # fn logger(_: Birth) -> u8 { 0 }
+    /// let boot = Boot::new(worker).env("LANG", "C");
+    /// let other = boot.clone().entry(logger);
+    /// # let _ = (boot, other);
+    /// ```
     #[must_use]
     pub fn entry(mut self, entry: Entry) -> Self {
         self.entry = entry;
         self
     }
 
-    /// What `ps` and `top` call it. The kernel keeps the first 15 bytes.
+    /// The process name that `ps` and `top` show. The kernel keeps the first 15 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, StartMethod};
+    ///
+    /// fn check_name(_: Birth) -> u8 {
+    ///     let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+    ///     u8::from(name != "worker\n")
+    /// }
+    ///
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(check_name).name("worker"))?;
+    /// assert!(child.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn name(mut self, name: &'a str) -> Self {
         self.name = name;
@@ -129,13 +266,51 @@ impl<'a> Boot<'a> {
     }
 
     /// Bytes for the entry, at most [`PAYLOAD_MAX`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, StartMethod};
+    ///
+    /// fn first_byte(birth: Birth) -> u8 {
+    ///     birth.payload[0]
+    /// }
+    ///
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(first_byte).payload(&[42]))?;
+    /// assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(42));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn payload(mut self, payload: &'a [u8]) -> Self {
         self.payload = payload;
         self
     }
 
-    /// Descriptors for the entry, at most [`BOOT_FDS_MAX`]. The parent keeps its own.
+    /// Descriptors for the entry, at most [`BOOT_FDS_MAX`]. The child gets duplicates; the parent keeps its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use std::os::fd::AsFd;
+    ///
+    /// use start_methods::{Birth, Boot, StartMethod};
+    ///
+    /// fn write(birth: Birth) -> u8 {
+    ///     nix::unistd::write(&birth.fds[0], b"hello").map_or(1, |_| 0)
+    /// }
+    ///
+    /// # start_methods::init();
+    /// let (mut reader, writer) = std::io::pipe()?;
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(write).fds(&[writer.as_fd()]))?;
+    /// drop(writer);
+    /// let mut text = String::new();
+    /// reader.read_to_string(&mut text)?;
+    /// assert_eq!(text, "hello");
+    /// # child.wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn fds(mut self, fds: &'a [BorrowedFd<'a>]) -> Self {
         self.fds = fds;
@@ -144,25 +319,27 @@ impl<'a> Boot<'a> {
 
     /// Sets a variable of the child's environment.
     ///
-    /// By spawn, the program is executed with it, so that the dynamic linker and whatever else runs before `main` see
-    /// it too. By the other two it is set while the child has its one thread, before the entry runs; what the parent
-    /// or the server has already read from its environment (its allocator, the C library) is not read again.
+    /// With spawn, the program is executed with the variable, so that the dynamic linker and other code that runs
+    /// before `main` see it too. With fork and forkserver, it is set before the entry runs, while the child has one
+    /// thread; what the parent or the server has already read from its environment (its allocator, the C library) is
+    /// not read again.
     ///
-    /// A name that is empty or has a `=` in it, or a zero byte in either, is [`StartError::Environment`] at the start.
+    /// A name that is empty or contains `=`, or a zero byte in either, makes the start fail with
+    /// [`StartError::Environment`].
     ///
     /// # Examples
     ///
     /// ```
     /// use start_methods::{Birth, Boot, StartMethod};
     ///
-    /// fn look(_: Birth) -> u8 {
+    /// fn check(_: Birth) -> u8 {
     ///     let language = std::env::var("LANG").unwrap();
     ///     u8::from(language != "C" || std::env::var_os("HOME").is_some())
     /// }
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
     ///     start_methods::init();
-    ///     let boot = Boot::new(look).env("LANG", "C").env_remove("HOME");
+    ///     let boot = Boot::new(check).env("LANG", "C").env_remove("HOME");
     ///     assert!(start_methods::start(StartMethod::Spawn, &boot)?.wait()?.success());
     ///     Ok(())
     /// }
@@ -173,46 +350,94 @@ impl<'a> Boot<'a> {
         self
     }
 
-    /// Removes a variable from the child's environment, whether it would be inherited or was [set](Self::env) before.
+    /// Removes a variable from the child's environment, inherited or [set](Self::env) before.
     ///
-    /// For its errors and for what sees it see [`env`](Self::env).
+    /// See [`env`](Self::env) for errors, and for the code that observes the change.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, StartMethod};
+    ///
+    /// fn check(_: Birth) -> u8 {
+    ///     u8::from(std::env::var_os("PATH").is_some())
+    /// }
+    ///
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(check).env_remove("PATH"))?;
+    /// assert!(child.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.settings.environment.remove(name.as_ref());
         self
     }
 
-    /// Empties the child's environment; what is [set](Self::env) after this is all there is.
+    /// Empties the child's environment: it has only variables that are [set](Self::env) after this call.
     ///
-    /// What it would inherit is gone, and so is what was set before.
+    /// Discards inherited variables and those set before.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use start_methods::{Birth, Boot, StartMethod};
+    ///
+    /// fn count_variables(_: Birth) -> u8 {
+    ///     std::env::vars_os().count() as u8
+    /// }
+    ///
+    /// # start_methods::init();
+    /// let boot = Boot::new(count_variables).env("LOST", "1").env_clear().env("LANG", "C");
+    /// let child = start_methods::start(StartMethod::Spawn, &boot)?;
+    /// assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn env_clear(mut self) -> Self {
         self.settings.environment.clear();
         self
     }
 
-    /// The directory in which the child begins.
+    /// The child's working directory.
     ///
-    /// A relative path is resolved at once, against the directory of this process. By spawn, the program is executed
-    /// in the directory of this process, and `main` changes to the new one in [`init`](crate::init).
+    /// A relative path is resolved at once, against the directory of this process. With spawn, the program is executed
+    /// in the directory of this process, and changes to the new one in [`init`](crate::init).
     ///
-    /// A directory that the child cannot enter is [`StartError::Directory`], instead of its hello.
+    /// If the child cannot enter the directory, it reports [`StartError::Directory`] in place of its hello.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use start_methods::{Birth, Boot, StartMethod};
+    ///
+    /// fn check(_: Birth) -> u8 {
+    ///     u8::from(std::env::current_dir().unwrap() != Path::new("/"))
+    /// }
+    ///
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(check).current_dir("/"))?;
+    /// assert!(child.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
         let path = path.as_ref();
-        // It fails for an empty path, and when this process is in a directory that is gone; then `prepare` will say so.
+        // Fails for an empty path, and if the directory of this process was removed. Then `prepare` reports the error.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         self.settings.directory = Some(path.into_os_string());
         self
     }
 
-    /// Limits what the child may use of `resource`, to `soft`; with `hard`, also how far it may raise that itself.
+    /// Limits the child's use of `resource` to `soft`; `hard` is the maximum to which it may raise that itself.
     ///
-    /// `None` leaves the hard limit as the child has it by itself. [`Resource::UNLIMITED`] is no limit. What the child
-    /// starts inherits its limits, but has its own count.
+    /// With `None`, the hard limit stays as it is. [`Resource::UNLIMITED`] means no limit. Processes that the child
+    /// starts inherit its limits, but are counted separately.
     ///
-    /// A limit that the child may not have is [`StartError::Limit`], instead of its hello: a soft one above the hard
-    /// one, or a hard one above what the child has by itself, for which it needs a privilege.
+    /// If the child may not set a limit, it reports [`StartError::Limit`] in place of its hello: a soft limit above the
+    /// hard one, or a hard limit above the present one, which needs a privilege.
     ///
     /// # Examples
     ///
@@ -244,13 +469,13 @@ impl<'a> Boot<'a> {
         self
     }
 
-    /// What the environment of the child is to be like.
+    /// The changes to the child's environment.
     pub(crate) fn environment(&self) -> &Environment {
         &self.settings.environment
     }
 
-    /// The message to be sent, once all that can be refused has been looked at.
-    pub(crate) fn prepare(&self, method: StartMethod) -> Result<Parcel<'a>, StartError> {
+    /// Encodes the boot message, after all checks that the parent can make.
+    pub(crate) fn prepare(&self, method: StartMethod) -> Result<PreparedBoot<'a>, StartError> {
         let too_large = |len, limit| Err(StartError::BootTooLarge { len, limit });
         if self.payload.len() > PAYLOAD_MAX {
             return too_large(self.payload.len(), PAYLOAD_MAX);
@@ -267,7 +492,7 @@ impl<'a> Boot<'a> {
         let entry = image::locate(address).ok_or(StartError::FunctionNotFound { address })?;
         let mut settings = self.settings.clone();
         if method == StartMethod::Spawn {
-            // It is executed with it.
+            // The program is executed with its environment.
             settings.environment = Environment::default();
         }
         let bytes = message::encode(&BootMessage {
@@ -275,16 +500,16 @@ impl<'a> Boot<'a> {
             build_id: image::build_id(),
             entry,
             method,
-            name: cut(self.name, 15).to_owned(),
+            name: truncate(self.name, 15).to_owned(),
             depth,
             settings,
             payload: self.payload.to_vec(),
         });
         let lifeline = Lifeline::get().map_err(StartError::system(MAKING))?;
-        Ok(Parcel { bytes, lifeline, fds: self.fds })
+        Ok(PreparedBoot { bytes, lifeline, fds: self.fds })
     }
 
-    /// What can be known of the settings without asking the child.
+    /// The checks of the settings that the parent can make.
     fn check_settings(&self) -> Result<(), StartError> {
         let size = self.settings.size();
         if size > SETTINGS_MAX {
@@ -306,7 +531,7 @@ impl<'a> Boot<'a> {
     }
 }
 
-/// The kernel takes no longer path.
+/// The longest path that the kernel accepts.
 const PATH_LEN_MAX: usize = 4095;
 
 impl fmt::Debug for Boot<'_> {
@@ -320,18 +545,18 @@ impl fmt::Debug for Boot<'_> {
     }
 }
 
-/// A boot message, ready to be sent.
-pub(crate) struct Parcel<'a> {
+/// An encoded boot message, ready to be sent.
+pub(crate) struct PreparedBoot<'a> {
     bytes: Vec<u8>,
     pub(crate) lifeline: Arc<Lifeline>,
     fds: &'a [BorrowedFd<'a>],
 }
 
-impl Parcel<'_> {
-    /// Sends it. The socket is new, so that it has room.
+impl PreparedBoot<'_> {
+    /// Sends it. Does not block: the socket is new and has room.
     ///
-    /// A child that is gone already is no error: what it said, and how it ended, is for
-    /// [`Child::try_hello`](crate::Child::try_hello) to tell.
+    /// A child that has ended already is not an error here: [`Child::try_hello`](crate::Child::try_hello) reports what
+    /// it sent and how it ended.
     pub(crate) fn send(&self, control: &Socket) -> Result<(), StartError> {
         let sent = match control.try_send(&[IoSlice::new(&self.bytes)], self.fds) {
             Ok(true) => Ok(()),
@@ -343,8 +568,8 @@ impl Parcel<'_> {
     }
 }
 
-/// The longest beginning of `text` with at most `bytes_max` bytes.
-fn cut(text: &str, bytes_max: usize) -> &str {
+/// The longest prefix of `text` with at most `bytes_max` bytes.
+fn truncate(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -358,9 +583,9 @@ mod tests {
 
     #[test]
     fn a_name_is_cut_between_characters() {
-        assert_eq!(cut("worker", 15), "worker");
-        assert_eq!(cut("a-rather-long-name", 15), "a-rather-long-n");
-        assert_eq!(cut("ééééééééé", 15), "ééééééé");
+        assert_eq!(truncate("worker", 15), "worker");
+        assert_eq!(truncate("a-rather-long-name", 15), "a-rather-long-n");
+        assert_eq!(truncate("ééééééééé", 15), "ééééééé");
     }
 
     #[test]
@@ -373,9 +598,9 @@ mod tests {
         let largest = |value_len| boot.clone().env("A", "x".repeat(value_len));
         let value_len = SETTINGS_MAX - largest(0).settings.size();
 
-        let parcel = largest(value_len).prepare(StartMethod::Fork).unwrap();
+        let prepared = largest(value_len).prepare(StartMethod::Fork).unwrap();
 
-        assert!(parcel.bytes.len() > PAYLOAD_MAX + value_len && parcel.bytes.len() <= message::MESSAGE_MAX);
+        assert!(prepared.bytes.len() > PAYLOAD_MAX + value_len && prepared.bytes.len() <= message::MESSAGE_MAX);
         assert!(matches!(
             largest(value_len + 1).prepare(StartMethod::Fork),
             Err(StartError::BootTooLarge { limit: SETTINGS_MAX, .. })

@@ -1,19 +1,19 @@
-//! The life of a new process, whatever its start method: read the boot message, put the process
-//! in order, say hello, run the entry.
+//! What a new process does, whatever its start method: read the boot message, set itself up, send its hello, run the
+//! entry.
 //!
 //! ```text
 //!  exec ──▶ entry::init ──┐
-//!              (lifeline) ├──▶ live: Boot ─▶ group, name, settings ─▶ Hello ─▶ entry
+//!              (lifeline) ├──▶ run: Boot ─▶ group, name, settings ─▶ Hello ─▶ entry
 //!  fork ──▶ after_fork ───┘              └─▶ Refused
 //! ```
 //!
 //! # Invariants
 //!
-//! - Nothing of the user's runs before the hello is sent.
-//! - The settings come last: what a limit may forbid has been done, and the hello has been put into
-//!   bytes. Descriptors that are open stay usable, whatever numbers they have.
-//! - Whatever goes wrong before it is reported as a refusal, and ends the process; if there is
-//!   nobody left to tell (the parent is dead), it ends silently.
+//! - No code of the user's runs before the hello is sent.
+//! - The settings are applied last: everything that a limit could forbid has been done, and the hello has been encoded.
+//!   Descriptors that are open stay usable, whatever their numbers.
+//! - Any failure before the hello is reported as a refusal and ends the process. If the parent is dead, the process
+//!   ends silently.
 
 use std::ffi::CString;
 use std::io;
@@ -59,14 +59,14 @@ use crate::sys::image;
 use crate::sys::socket::Received;
 use crate::sys::socket::Socket;
 
-/// The exit code of a process that refused to run.
+/// The exit code of a process that has refused to run.
 pub(crate) const EXIT_REFUSED: u8 = 112;
 
-/// From the boot message to the exit code.
-pub(crate) fn live(control: Socket) -> u8 {
+/// Runs the process, from the boot message to the exit code.
+pub(crate) fn run(control: Socket) -> u8 {
     failpoint!("at_birth");
     let hello = message::encode(&Hello { build_id: image::build_id() });
-    let (entry, birth) = match come_up(control) {
+    let (entry, birth) = match receive_boot(control) {
         Ok(born) => born,
         Err((control, reason)) => {
             refuse(&control, reason);
@@ -75,35 +75,35 @@ pub(crate) fn live(control: Socket) -> u8 {
     };
     failpoint!("before_hello");
     if birth.control.send(&[IoSlice::new(&hello)], &[]).is_err() {
-        // There is nobody who could be told: the parent has closed its end.
+        // The parent has closed its end: there is no process to report to.
         return 0;
     }
     failpoint!("after_hello");
     let code = entry(birth);
-    // What is left in the buffer would be lost: a forked child leaves by _exit.
+    // A forked child leaves by _exit, which would discard the buffer.
     let _result = io::stdout().flush();
     code
 }
 
-/// Ties this process to the life of its parent, before all else: until that is done, a parent that is killed and a
-/// signal that stops this process are one too many.
-pub(crate) fn tie(control: &Socket, lifeline: PrivateFd) -> Result<(), ()> {
+/// Ties this process to its parent. Comes before everything else: until it is done, a parent that is killed would leave
+/// this process behind if a signal stops it.
+pub(crate) fn arm_lifeline(control: &Socket, lifeline: PrivateFd) -> Result<(), ()> {
     lifeline::arm(lifeline).map_err(|error| refuse(control, format!("arming the lifeline failed: {error}")))
 }
 
-/// Tells the parent why this process will not run.
+/// Reports to the parent why this process will not run.
 pub(crate) fn refuse(control: &Socket, reason: impl Into<Refusal>) {
     let message = message::encode(&Refused { reason: reason.into() });
-    // A full socket or a dead parent: it then sees the exit code only.
+    // Fails if the socket is full or the parent is dead. Then the parent has only the exit code.
     let _result = control.try_send(&[IoSlice::new(&message)], &[]);
 }
 
-/// Reads the boot message and does as it says.
-fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
+/// Receives the boot message and applies it.
+fn receive_boot(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
     let mut fds = Vec::new();
     let boot = match control.recv_whole(MESSAGE_MAX, &mut fds) {
         Ok((Received::Message(_), bytes)) => message::decode::<BootMessage>(&bytes),
-        // The parent died, or gave this child up, before it sent anything.
+        // The parent died, or dropped this child, before it sent anything.
         Ok((Received::Closed | Received::Empty, _)) => calls::exit_now(0),
         Err(error) => return Err((control, format!("reading the boot message failed: {error}").into())),
     };
@@ -111,7 +111,7 @@ fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
         Ok(boot) => boot,
         Err(error) => return Err((control, format!("the boot message is unusable: {error}").into())),
     };
-    match obey(&boot) {
+    match set_up(&boot) {
         Ok(entry) => {
             let BootMessage { payload, method, .. } = boot;
             Ok((entry, Birth { control, payload, fds, method }))
@@ -120,8 +120,8 @@ fn come_up(control: Socket) -> Result<(Entry, Birth), (Socket, Refusal)> {
     }
 }
 
-/// Puts the process in order.
-fn obey(boot: &BootMessage) -> Result<Entry, Refusal> {
+/// Sets the process up as the boot message describes.
+fn set_up(boot: &BootMessage) -> Result<Entry, Refusal> {
     #[cfg(all(feature = "failpoints", debug_assertions))]
     crate::sys::failpoint::call_it(&boot.name);
     failpoint!("at_birth");
@@ -135,7 +135,7 @@ fn obey(boot: &BootMessage) -> Result<Entry, Refusal> {
         )
         .into());
     }
-    // Fails for one who leads its group already, which is what we want.
+    // Fails for a process that leads its group already, which is the wanted state.
     let _result = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     let name: Vec<u8> = boot.name.bytes().take_while(|byte| *byte != 0).collect();
     let name = CString::new(name).expect("it ends before the first zero");
@@ -143,23 +143,23 @@ fn obey(boot: &BootMessage) -> Result<Entry, Refusal> {
     forbid_core().map_err(|error| format!("limiting core dumps failed: {error}"))?;
     set_depth(boot.depth);
     let address = boot.entry.resolve_code().map_err(|error| format!("the entry was not found: {error}"))?;
-    apply(&boot.settings)?;
+    apply_settings(&boot.settings)?;
     Ok(entry_at(address))
 }
 
-/// A core dump of a child may show the parent's secrets, and thousands of children fill a disk.
+/// A core dump of a child may contain the parent's secrets, and thousands of children fill a disk.
 fn forbid_core() -> nix::Result<()> {
     limit(Resource::CoreSize, Limit { soft: 0, hard: None })
 }
 
-/// Makes of this process what the user wants it to be.
-fn apply(settings: &Settings) -> Result<(), Refusal> {
+/// Applies the user's settings to this process.
+fn apply_settings(settings: &Settings) -> Result<(), Refusal> {
     let environment = &settings.environment;
     if let Some(name) = environment.invalid_variable() {
-        // Our parent has looked for them as well.
+        // The parent has checked this too. `set_var` would panic for such a variable.
         return Err(format!("the boot message is unusable: no variable is called {name:?}").into());
     }
-    // A program that was executed has its environment, and there is nothing to do. A forked child has one thread.
+    // An executed program already has its environment: there are no changes. A forked child has one thread.
     if environment.is_cleared() {
         calls::clear_env();
     }
@@ -188,19 +188,19 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// In a child that has just been forked: becomes a process of its own.
+/// Runs in a child that has just been forked, and makes it independent of its parent.
 ///
-/// `registry` is the parent's, held by the fork. All signals are blocked. Until the signals are
-/// reset, nothing here allocates or waits for a lock. When `born` is closed, nothing of the parent's is left here.
+/// `registry` is the parent's, locked by the forking thread. All signals are blocked. Until the signals are reset,
+/// nothing here allocates or waits for a lock. Closing `born` shows the parent that nothing of it is left here.
 pub(crate) fn after_fork(registry: &Registry, control: RawFd, lifeline: RawFd, born: Option<RawFd>) -> u8 {
     registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control)]);
     signals::reset_in_child();
-    // The parent's numbers live on; their former owners are dead with the parent's epoch.
+    // The numbers are still open; their owners, copied from the parent, became invalid with the parent's epoch.
     let [Ok(control), Ok(lifeline)] = [control, lifeline].map(|number| PrivateFd::adopt(calls::own(number))) else {
         return EXIT_REFUSED;
     };
     let control = Socket::from_fd(control);
-    if tie(&control, lifeline).is_err() {
+    if arm_lifeline(&control, lifeline).is_err() {
         return EXIT_REFUSED;
     }
     born.into_iter().for_each(calls::close);
@@ -209,20 +209,20 @@ pub(crate) fn after_fork(registry: &Registry, control: RawFd, lifeline: RawFd, b
         refuse(&control, format!("opening /dev/null failed: {error}"));
         return EXIT_REFUSED;
     }
-    live(control)
+    run(control)
 }
 
-/// Puts /dev/null in the place of standard input. Needs no free number but 0 itself.
+/// Replaces standard input by /dev/null. Needs no free descriptor number but 0 itself.
 fn stdin_from_null() -> io::Result<()> {
     calls::close(0);
     open_null().map(|_number| ())
 }
 
-/// Makes sure that 0, 1 and 2 are open: what is opened next must not become an output stream.
+/// Ensures that 0, 1 and 2 are open, so that no descriptor opened later becomes an output stream.
 pub(crate) fn open_standard_streams() -> io::Result<()> {
     for stream in 0..3 {
         if fcntl(calls::borrow(stream), FcntlArg::F_GETFD) == Err(Errno::EBADF) {
-            // The lowest free number is taken, and those below are open.
+            // Takes the lowest free number, which is `stream`: those below are open.
             open_null()?;
         }
     }
@@ -230,7 +230,7 @@ pub(crate) fn open_standard_streams() -> io::Result<()> {
 }
 
 fn open_null() -> io::Result<RawFd> {
-    // O_CLOEXEC is not for the standard streams.
+    // Without O_CLOEXEC: programs that the child executes inherit the standard streams.
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
     Ok(open("/dev/null", flags, Mode::empty())?.into_raw_fd())
 }

@@ -1,16 +1,16 @@
-//! Where a re-executed process leaves `main`: the marker in its environment, and [`init`].
+//! [`init`], where a re-executed process leaves `main`, and the marker in its environment.
 //!
-//! A program that is executed again runs its `main` again. The marker tells it that it is a child;
-//! [`init`], called first in `main`, reads it, runs the child's life and never returns.
+//! A program that is executed again runs its `main` again. The marker shows that it is a child; [`init`], called first
+//! in `main`, reads it, runs the entry and never returns.
 //!
-//! The marker is `START_METHODS_CHILD=<protocol version>:<process id of the parent>:<depth>`, and is
-//! believed only if descriptor 3 is the control socket it speaks of.
+//! The marker is `START_METHODS_CHILD=<protocol version>:<process id of the parent>:<depth>`. It counts only if
+//! descriptor 3 is a control socket made by that parent.
 //!
 //! # Invariants
 //!
-//! - A marker is removed before any code of the user's runs, so that programs started by a child
-//!   do not take themselves for children.
-//! - A marker that does not fit the process is stale: the program runs as if it were not there.
+//! - The marker is removed before any code of the user's runs, so that programs started by a child do not take
+//!   themselves for children.
+//! - A marker that does not fit the process is stale: the program runs as if there were none.
 
 use std::env;
 use std::ffi::OsStr;
@@ -38,26 +38,24 @@ use crate::sys::fd::PrivateFd;
 use crate::sys::socket::Socket;
 use crate::sys::wait;
 
-/// The environment variable that tells a re-executed program what it is.
+/// The environment variable that marks a re-executed program as a child.
 const MARKER: &str = "START_METHODS_CHILD";
 
-/// Where a re-executed child finds its control socket.
+/// The descriptor of a re-executed child's control socket.
 pub(crate) const CONTROL: RawFd = LOWEST;
 
-/// Where it finds its end of the lifeline.
+/// The descriptor of its end of the lifeline.
 pub(crate) const LIFELINE: RawFd = CONTROL + 1;
 
 static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
-/// Makes this program one that can start itself again: call it first in `main`.
+/// Lets this program start itself again as a child: call it first in `main`.
 ///
-/// In the first process it only notes that it was called. In a process that [`StartMethod::Spawn`]
-/// or [`StartMethod::Forkserver`] has executed, it runs the entry and never returns: the process
-/// exits with the entry's exit code, after running its exit handlers. Calling it again does
-/// nothing.
+/// In the first process it only records that it was called. In a process that [`StartMethod::Spawn`] or
+/// [`StartMethod::Forkserver`] has executed, it runs the entry and never returns: the process exits with the entry's
+/// exit code, after running its exit handlers. A second call does nothing.
 ///
-/// Before it is called, do nothing that a child should not repeat: everything before it runs in
-/// every child as well.
+/// Everything in `main` before this call runs in every child as well.
 ///
 /// [`StartMethod::Spawn`]: crate::StartMethod::Spawn
 /// [`StartMethod::Forkserver`]: crate::StartMethod::Forkserver
@@ -66,7 +64,7 @@ static INITIALIZED: AtomicBool = AtomicBool::new(false);
 ///
 /// ```
 /// start_methods::init();
-/// // From here on this is the first process.
+/// // Only the first process gets here.
 /// assert!(start_methods::initialized());
 /// ```
 pub fn init() {
@@ -76,41 +74,49 @@ pub fn init() {
     let Some(value) = env::var_os(MARKER) else {
         return;
     };
-    match judge(&value) {
-        Verdict::Stale { depth } => {
+    match check_marker(&value) {
+        MarkerState::Stale { depth } => {
             remove_marker();
-            // If the marker is ours after all (a wrapper that did not exec stands in between),
-            // this is what keeps parent and child from starting each other for ever.
+            // The marker may be ours after all (a wrapper that did not exec is in between). Then this depth prevents
+            // parent and child from starting each other for ever.
             set_depth(depth);
         }
-        Verdict::Orphan => calls::exit_now(0),
-        Verdict::OtherProtocol(version) => {
+        MarkerState::Orphan => calls::exit_now(0),
+        MarkerState::OtherProtocol(version) => {
             refuse_and_exit(format!(
                 "the parent has version {version} of the protocol and this program version \
                  {PROTOCOL}: both must be built with the same version of start_methods"
             ));
         }
-        Verdict::Child => {
+        MarkerState::Child => {
             remove_marker();
             run_child()
         }
     }
 }
 
-/// Whether [`init`] was called in this process, or in the one it was forked from.
+/// Whether [`init`] was called in this process, or in the process that it was forked from.
+///
+/// # Examples
+///
+/// ```
+/// assert!(!start_methods::initialized());
+/// start_methods::init();
+/// assert!(start_methods::initialized());
+/// ```
 #[must_use]
 pub fn initialized() -> bool {
     INITIALIZED.load(Ordering::Relaxed)
 }
 
-/// Makes [`init`] run before the test harness, in a file of tests that has no `main` of its own.
+/// Makes [`init`] run before the test harness, in a file of tests without a `main` of its own.
 ///
-/// For tests only: code before `main` runs without std's protection against a closed standard
-/// stream or a stack overflow. A program calls [`init`] in `main`.
+/// For tests only: code before `main` runs without std's handling of closed standard streams and stack overflow. A
+/// program calls [`init`] in `main`.
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// start_methods::test_init!();
 /// # fn main() { assert!(start_methods::initialized()); }
 /// ```
@@ -129,10 +135,10 @@ macro_rules! test_init {
     };
 }
 
-/// For the first call that would start a process: is `main` in order?
+/// Whether `main` has called [`init`], checked before anything is started.
 ///
-/// In a child whose `main` came here without [`init`], this tells the parent, and ends the
-/// process. Going on would run the parent's program again in every child, for ever.
+/// In a child whose `main` got here without [`init`], this reports the error to the parent and ends the process.
+/// Continuing would run the parent's program again in every child, for ever.
 pub(crate) fn check_initialized() -> bool {
     if initialized() {
         return true;
@@ -140,61 +146,61 @@ pub(crate) fn check_initialized() -> bool {
     let Some(value) = env::var_os(MARKER) else {
         return false;
     };
-    match judge(&value) {
-        Verdict::Stale { .. } => false,
-        Verdict::Orphan => calls::exit_now(0),
-        Verdict::Child | Verdict::OtherProtocol(_) => {
+    match check_marker(&value) {
+        MarkerState::Stale { .. } => false,
+        MarkerState::Orphan => calls::exit_now(0),
+        MarkerState::Child | MarkerState::OtherProtocol(_) => {
             refuse_and_exit("main() reached Pool::new before init()".to_owned())
         }
     }
 }
 
-/// The environment for a program that is to be a child of this process.
+/// The environment for executing a child of this process.
 pub(crate) fn child_environment(wanted: &Environment) -> impl Iterator<Item = (OsString, OsString)> {
     let marker = format!("{PROTOCOL}:{}:{}", std::process::id(), depth() + 1);
     wanted.applied_to(env::vars_os()).filter(|(name, _)| name != MARKER).chain([(MARKER.into(), marker.into())])
 }
 
-/// What a marker is worth.
+/// The meaning of a marker in this process.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Nothing: it was inherited from somebody who left it in the environment.
+enum MarkerState {
+    /// None: it was inherited from a process that left it in the environment.
     Stale { depth: u32 },
-    /// It was true, but the parent is dead.
+    /// It is valid, but the parent is dead.
     Orphan,
-    /// The parent is of another version.
+    /// The parent has another protocol version.
     OtherProtocol(u16),
     /// This process is a child, and its control socket is at [`CONTROL`].
     Child,
 }
 
-/// Never trusts a number in the environment: the socket itself must bear the marker out.
-fn judge(value: &OsStr) -> Verdict {
+/// Checks a marker. Does not trust the environment: the control socket must confirm it.
+fn check_marker(value: &OsStr) -> MarkerState {
     let Marker { version, parent, depth } = match parse_marker(value) {
-        // With more rights than the caller's, the environment is not ours to believe.
+        // With more rights than the caller has, the environment is not trusted.
         Some(marker) if !calls::is_secure_execution() => marker,
-        _ => return Verdict::Stale { depth: 0 },
+        _ => return MarkerState::Stale { depth: 0 },
     };
-    let stale = Verdict::Stale { depth };
+    let stale = MarkerState::Stale { depth };
     let control = calls::borrow(CONTROL);
     if !calls::is_unix_seqpacket(control) {
         return stale;
     }
-    // For a socketpair the "peer" is the process that made it.
+    // For a socketpair, the "peer" is the process that created it.
     let maker = getsockopt(&control, PeerCredentials).map(|credentials| credentials.pid());
     if maker != Ok(parent) {
         return stale;
     }
     if getppid().as_raw() != parent {
         let hung_up = wait::hung_up(control, Duration::ZERO).unwrap_or(false);
-        // The grandchild of a program that never called init() has all of this too, and a
-        // parent that lives.
-        return if hung_up { Verdict::Orphan } else { stale };
+        // A grandchild, started by a child that never called init(), has this socket and marker too, but its parent is
+        // alive.
+        return if hung_up { MarkerState::Orphan } else { stale };
     }
-    if version == PROTOCOL { Verdict::Child } else { Verdict::OtherProtocol(version) }
+    if version == PROTOCOL { MarkerState::Child } else { MarkerState::OtherProtocol(version) }
 }
 
-/// What a marker says.
+/// The content of a marker.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Marker {
     pub(crate) version: u16,
@@ -202,7 +208,7 @@ pub(crate) struct Marker {
     pub(crate) depth: u32,
 }
 
-/// Three numbers; pure.
+/// Parses three numbers. Pure.
 pub(crate) fn parse_marker(value: &OsStr) -> Option<Marker> {
     let mut numbers = value.to_str()?.split(':');
     let version = numbers.next()?.parse().ok()?;
@@ -216,13 +222,13 @@ fn remove_marker() {
     calls::change_env(OsStr::new(MARKER), None);
 }
 
-/// Runs a child that has just been executed. See [`born::live`].
+/// Runs a child that has just been executed. See [`born::run`].
 fn run_child() -> ! {
-    // Whatever the parent leaked into us; before anything here opens a descriptor.
+    // Closes what the parent has leaked, before anything here opens a descriptor.
     if calls::close_from(LIFELINE + 1).is_err() {
         close_one_by_one();
     }
-    // Before main, std has not looked after them yet.
+    // With `test_init!` this is before `main`, where std has not opened closed standard streams yet.
     if born::open_standard_streams().is_err() {
         calls::exit_now(born::EXIT_REFUSED);
     }
@@ -231,11 +237,11 @@ fn run_child() -> ! {
         calls::exit_now(born::EXIT_REFUSED)
     };
     let control = Socket::from_fd(control);
-    if born::tie(&control, lifeline).is_err() {
+    if born::arm_lifeline(&control, lifeline).is_err() {
         calls::exit_now(born::EXIT_REFUSED);
     }
-    let code = catch_unwind(|| born::live(control)).unwrap_or_else(|payload| {
-        // The payload's destructor is somebody's code and may panic again.
+    let code = catch_unwind(|| born::run(control)).unwrap_or_else(|payload| {
+        // Not dropped: the payload's destructor is foreign code and may panic again.
         std::mem::forget(payload);
         calls::EXIT_PANICKED
     });
@@ -247,8 +253,8 @@ fn close_one_by_one() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else {
         return;
     };
-    // Collected first: closing while reading would skip some. The directory's own descriptor is
-    // closed by then, and closing its number again harms nobody.
+    // Collected first: closing while reading would skip some. The directory's own descriptor is closed by then; closing
+    // its number again does no harm.
     let numbers: Vec<RawFd> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|number| *number > LIFELINE)
@@ -258,7 +264,7 @@ fn close_one_by_one() {
     }
 }
 
-/// Tells the parent why this program will not be its child.
+/// Reports to the parent why this program does not run as its child.
 fn refuse_and_exit(reason: String) -> ! {
     if let Ok(control) = PrivateFd::adopt(calls::own(CONTROL)) {
         born::refuse(&Socket::from_fd(control), reason);

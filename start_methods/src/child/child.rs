@@ -1,11 +1,11 @@
-//! A process that was started: its pidfd, its control socket, and how it ended.
+//! [`Child`]: a started process, with its pidfd, its control socket, and how it ended.
 //!
 //! # Invariants
 //!
 //! - A process is addressed by its pidfd. Its id is used only while it cannot have been reaped.
-//! - Once an end was reported, every later question has the same answer.
-//! - The lifeline lives as long as the child: dropping all children and the parent's death are the
-//!   same event for whoever is still there.
+//! - Once an exit was reported, every later call returns the same one.
+//! - The lifeline lives as long as the child: for a process that is still alive, dropping all children has the same
+//!   effect as the parent's death.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -38,25 +38,46 @@ use crate::sys::socket::Received;
 use crate::sys::socket::Socket;
 use crate::sys::wait;
 
-/// How long the status of a dead process may be on its way from the one who reaps it.
+/// How long to wait for the status of a dead process from the server that reaps it.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// How long the kernel may need from "nobody can reap it" to "its status is published".
+/// How long the kernel may take from the moment at which a process cannot be reaped any more until it publishes the
+/// status.
 const REAPED_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long a process may go on after it has closed its control socket without a hello.
-const SILENCE_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long a process may continue after it has closed its control socket without a hello.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long a killed process is waited for when a [`Child`] is dropped.
+/// How long dropping a [`Child`] waits for the killed process.
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest first message of a child that is read: a refusal with the longest path fits.
+/// Maximum length of a child's first message: a refusal with the longest path fits.
 const HELLO_MAX: usize = 8 * 1024;
 
-/// A process that was started, and is killed when this is dropped.
+/// A started process, killed when this is dropped.
 ///
-/// Dropping a child that was not waited for sends SIGKILL to its process group and reaps it; that
-/// takes as long as the kernel needs to end it, but not more than a second.
+/// Dropping a child that was not waited for sends SIGKILL to its process group and reaps it. This takes as long as the
+/// kernel needs to end the process, but at most a second.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use start_methods::{Birth, Boot, StartMethod};
+///
+/// fn seven(_: Birth) -> u8 {
+///     7
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     start_methods::init();
+///     let child = start_methods::start(StartMethod::Spawn, &Boot::new(seven))?;
+///     child.wait_hello(Duration::from_secs(10))?;
+///     assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(7));
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Child {
     pid: u32,
@@ -64,7 +85,7 @@ pub struct Child {
     owner: u32,
     control: Socket,
     pidfd: PrivateFd,
-    /// The read end of the pipe by which a server tells the status; `None` for our own children.
+    /// The read end of the pipe by which a server reports the status; `None` for children of this process.
     status: Option<PrivateFd>,
     state: Mutex<State>,
     _lifeline: Arc<Lifeline>,
@@ -73,28 +94,28 @@ pub struct Child {
 #[derive(Debug, Default)]
 struct State {
     exit: Option<Exit>,
-    /// When a server-born child was first seen to be dead.
+    /// When the child of a server was first seen to be dead.
     dead_since: Option<Instant>,
-    /// The server is gone, or speaks nonsense: only the kernel can tell the status now.
+    /// The server is gone or has sent an invalid status: only the kernel can report the status now.
     status_lost: bool,
-    hello: Greeting,
+    hello: HelloState,
 }
 
 #[derive(Debug, Default)]
-enum Greeting {
+enum HelloState {
     #[default]
     Awaited,
-    Said,
+    Received,
     Failed(StartError),
 }
 
 impl Child {
-    /// A child of this very process.
+    /// A child of this process.
     pub(crate) fn direct(pid: u32, control: Socket, pidfd: PrivateFd, lifeline: Arc<Lifeline>) -> Self {
         Self::new(pid, control, pidfd, None, lifeline)
     }
 
-    /// A child of a server's, which reports its status through a pipe.
+    /// A child of a fork server, which reports its status through a pipe.
     pub(crate) fn of_server(pid: u32, [control, pidfd, status]: [PrivateFd; 3], lifeline: Arc<Lifeline>) -> Self {
         Self::new(pid, Socket::from_fd(control), pidfd, Some(status), lifeline)
     }
@@ -104,42 +125,116 @@ impl Child {
         Self { pid, owner, control, pidfd, status, state, _lifeline: lifeline }
     }
 
-    /// Its process id. Good for messages; to address the process use [`signal`](Self::signal).
+    /// Its process id, for messages. To address the process use [`signal`](Self::signal).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(run))?;
+    /// println!("started process {}", child.pid());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Our end of the socket whose other end is [`Birth::control`](crate::Birth::control).
+    /// The parent's end of the socket whose other end is [`Birth::control`](crate::Birth::control).
     ///
-    /// The child's first message is its hello, which [`try_hello`](Self::try_hello) or
-    /// [`wait_hello`](Self::wait_hello) must have taken before the socket is the caller's.
+    /// The child's first message is its hello: call [`try_hello`](Self::try_hello) or [`wait_hello`](Self::wait_hello)
+    /// until it has been received, and use the socket after that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    /// use std::time::Duration;
+    ///
+    /// use start_methods::{Birth, Boot, Received, StartMethod};
+    ///
+    /// fn greet(birth: Birth) -> u8 {
+    ///     birth.control.send(&[IoSlice::new(b"hello")], &[]).unwrap();
+    ///     0
+    /// }
+    ///
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(greet))?;
+    /// child.wait_hello(Duration::from_secs(10))?;
+    /// let mut buffer = [0; 16];
+    /// assert_eq!(child.control().recv(&mut buffer, &mut Vec::new())?, Received::Message(5));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn control(&self) -> &Socket {
         &self.control
     }
 
-    /// A descriptor that becomes readable when the process has ended.
+    /// A descriptor that becomes readable when the process has ended. For poll(2) and the like.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    ///
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(run))?;
+    /// poll(&mut [PollFd::new(child.pidfd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+    /// assert!(child.try_wait()?.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    /// For a child of a fork server or a template: a descriptor that becomes readable, or hangs
-    /// up, once its exit status is known, which is a moment after [`pidfd`](Self::pidfd) does.
+    /// For a child of a fork server or a template: a descriptor that becomes readable, or hangs up, once its exit
+    /// status is known, a moment after [`pidfd`](Self::pidfd) becomes readable. `None` for a child of this process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let spawned = start_methods::start(StartMethod::Spawn, &Boot::new(run))?;
+    /// let forked = start_methods::start(StartMethod::Forkserver, &Boot::new(run))?;
+    /// assert!(spawned.status_fd().is_none());
+    /// assert!(forked.status_fd().is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn status_fd(&self) -> Option<BorrowedFd<'_>> {
         self.status.as_ref().map(AsFd::as_fd)
     }
 
-    /// How it ended; `None` while it runs. Reaps it.
+    /// How the process ended; `None` while it runs. Reaps it. May be called again after the end.
     ///
-    /// The status of a child of a fork server may be on its way for a moment after the end: this
-    /// answers `None` until it is here, for at most 250 ms. May be asked again after the end.
+    /// The status of a child of a fork server arrives a moment after its end. Until then this returns `None`, for at
+    /// most 250 ms.
     ///
     /// # Errors
     ///
-    /// When the kernel cannot be asked (never seen).
+    /// When waitid(2), poll(2) or read(2) fails (never observed).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// fn sleep(_: Birth) -> u8 {
+    ///     std::thread::sleep(std::time::Duration::from_secs(1000));
+    ///     0
+    /// }
+    ///
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(sleep))?;
+    /// assert_eq!(child.try_wait()?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_wait(&self) -> io::Result<Option<Exit>> {
         let mut state = process::lock(&self.state);
         if state.exit.is_none() {
@@ -151,11 +246,22 @@ impl Child {
         Ok(state.exit)
     }
 
-    /// How it ended, waiting for the end. Reaps it.
+    /// Waits until the process ends, and returns how it ended. Reaps it.
     ///
     /// # Errors
     ///
     /// As for [`try_wait`](Self::try_wait).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(run))?;
+    /// assert!(child.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait(&self) -> io::Result<Exit> {
         loop {
             if let Some(exit) = self.wait_until(None)? {
@@ -164,13 +270,26 @@ impl Child {
         }
     }
 
-    /// How it ended, waiting at most `timeout` for the end; `None` means that it still runs.
+    /// As [`wait`](Self::wait), for at most `timeout`; `None` means that the process still runs.
     ///
     /// # Errors
     ///
     /// As for [`try_wait`](Self::try_wait).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn sleep(_: Birth) -> u8 { std::thread::sleep(Duration::from_secs(1000)); 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(sleep))?;
+    /// assert_eq!(child.wait_timeout(Duration::from_millis(10))?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> io::Result<Option<Exit>> {
-        // A timeout beyond the clock's range is for ever.
+        // A timeout beyond the clock's range means no timeout.
         self.wait_until(Instant::now().checked_add(timeout))
     }
 
@@ -178,19 +297,50 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// EPERM, when the process has changed its user.
+    /// EPERM when the process has changed its user.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::process::ExitStatusExt;
+    /// use std::time::Duration;
+    ///
+    /// use nix::sys::signal::Signal;
+    ///
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn sleep(_: Birth) -> u8 { std::thread::sleep(Duration::from_secs(1000)); 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(sleep))?;
+    /// child.wait_hello(Duration::from_secs(10))?;
+    /// child.signal(Signal::SIGTERM)?;
+    /// assert_eq!(child.wait()?.status().and_then(|status| status.signal()), Some(Signal::SIGTERM as i32));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         unless_gone(calls::pidfd_send_signal(self.pidfd(), signal as i32, 0))
     }
 
-    /// Sends a signal to the process group that the process leads, its own children included.
+    /// Sends a signal to the process group that the process leads: the process and its own children.
     ///
-    /// Does nothing if the group is gone. Before Linux 6.9 a group whose leader has been reaped is
-    /// out of reach.
+    /// Does nothing if the group is gone. Before Linux 6.9, a group whose leader has been reaped is out of reach.
     ///
     /// # Errors
     ///
-    /// EPERM, when every process of the group has changed its user.
+    /// EPERM when every process of the group has changed its user.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use nix::sys::signal::Signal;
+    ///
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn sleep(_: Birth) -> u8 { std::thread::sleep(std::time::Duration::from_secs(1000)); 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(sleep))?;
+    /// child.signal_group(Signal::SIGKILL)?;
+    /// assert!(!child.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn signal_group(&self, signal: Signal) -> io::Result<()> {
         let result = calls::pidfd_send_signal(self.pidfd(), signal as i32, PIDFD_SIGNAL_PROCESS_GROUP);
         match result {
@@ -204,123 +354,199 @@ impl Child {
     /// # Errors
     ///
     /// As for [`signal`](Self::signal).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn sleep(_: Birth) -> u8 { std::thread::sleep(std::time::Duration::from_secs(1000)); 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(sleep))?;
+    /// child.kill()?;
+    /// assert_eq!(child.wait()?.to_string(), "signal: 9 (SIGKILL)");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn kill(&self) -> io::Result<()> {
-        // Both are tried, whatever comes of the first: the process may have left its group.
+        // Both, whether or not the first fails: the process may have left its group.
         let group = self.signal_group(Signal::SIGKILL);
         self.signal(Signal::SIGKILL).and(group)
     }
 
-    /// Sends SIGKILL to the process and to all that descends from it, whatever groups and sessions it has made.
+    /// Sends SIGKILL to the process and to all its descendants, whatever groups and sessions they have created.
     ///
-    /// The processes are stopped first, so that they start no others meanwhile, and found by way of /proc, child by
+    /// The processes are stopped first, so that they start no others meanwhile, and found through /proc, from parent to
     /// child. This does not wait for their end, and takes a few milliseconds at most, however many there are. Out of
-    /// reach are those whose own parent has ended before (daemons), unless they are in the process group, and those of
-    /// other users. Where the kernel does not list children, and when the process has ended already, it is the same as
-    /// [`kill`](Self::kill).
+    /// reach are processes whose own parent had ended before (daemons), unless they are in the process group, and
+    /// processes of other users. Where the kernel does not list children, and if the process has ended already, this is
+    /// the same as [`kill`](Self::kill).
     ///
     /// # Errors
     ///
     /// As for [`signal`](Self::signal), of the process itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use std::time::Duration;
+    ///
+    /// use start_methods::{Birth, Boot, StartMethod};
+    ///
+    /// fn run_program(_: Birth) -> u8 {
+    ///     Command::new("sleep").arg("1000").status().map_or(1, |_| 0)
+    /// }
+    ///
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(run_program))?;
+    /// child.wait_hello(Duration::from_secs(10))?;
+    /// child.kill_tree()?; // The program is killed too.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn kill_tree(&self) -> io::Result<()> {
-        // The group at once: nobody in it starts anything from here on.
+        // The group at once: from here on none of its members can start a process.
         let _result = self.signal_group(Signal::SIGSTOP);
         self.signal(Signal::SIGSTOP)?;
         tree::kill_descendants(self.pid, self.pidfd());
         self.kill()
     }
 
-    /// Whether the process has said hello; `None` means not yet. Does not wait for it.
+    /// Whether the process has sent its hello; `None` means not yet. Does not wait for it.
     ///
     /// # Errors
     ///
-    /// [`StartError::Directory`], [`StartError::Limit`] and [`StartError::Refused`] when the process
-    /// will not run; [`StartError::DiedBeforeHello`]; [`StartError::Protocol`] for any other message.
-    /// In each case the process is killed if it still runs, and the answer stays the same.
+    /// - [`StartError::Directory`], [`StartError::Limit`], [`StartError::Refused`]: the process refuses to run.
+    /// - [`StartError::DiedBeforeHello`]: it has ended.
+    /// - [`StartError::Protocol`]: it sent any other message.
+    ///
+    /// In each case the process is killed if it still runs, and later calls return the same error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(run))?;
+    /// while child.try_hello()?.is_none() {
+    ///     std::thread::yield_now(); // Do something useful.
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_hello(&self) -> Result<Option<()>, StartError> {
         let mut state = process::lock(&self.state);
         match &state.hello {
-            Greeting::Said => return Ok(Some(())),
-            Greeting::Failed(error) => return Err(error.clone()),
-            Greeting::Awaited => {}
+            HelloState::Received => return Ok(Some(())),
+            HelloState::Failed(error) => return Err(error.clone()),
+            HelloState::Awaited => {}
         }
         let waiting = StartError::system("waiting for a hello");
-        // In this order: what a process said before it died is in the socket when it is dead.
+        // Death first, then the socket: what the process sent before it died is in the socket by then.
         let dead = wait::is_readable(self.pidfd()).map_err(&waiting)?;
         match self.receive_hello() {
-            Ok(Heard::Hello) => {
-                state.hello = Greeting::Said;
+            Ok(FirstMessage::Hello) => {
+                state.hello = HelloState::Received;
                 Ok(Some(()))
             }
-            Ok(Heard::Nothing) if !dead => Ok(None),
-            Ok(Heard::Nothing | Heard::End) => {
-                // `fail` and `try_wait` lock the state themselves.
+            Ok(FirstMessage::NotYet) if !dead => Ok(None),
+            Ok(FirstMessage::NotYet | FirstMessage::Closed) => {
+                // Unlocked first: `kill_and_fail` and `try_wait` lock the state themselves.
                 drop(state);
                 match self.try_wait() {
-                    Ok(Some(exit)) => self.fail(StartError::DiedBeforeHello { pid: self.pid, exit }),
-                    // It is about to end, or how it ended is about to be known.
+                    Ok(Some(exit)) => self.kill_and_fail(StartError::DiedBeforeHello { pid: self.pid, exit }),
+                    // It is about to end, or its status is about to arrive.
                     Ok(None) => Ok(None),
-                    Err(error) => self.fail(waiting(error)),
+                    Err(error) => self.kill_and_fail(waiting(error)),
                 }
             }
             Err(error) => {
                 drop(state);
-                self.fail(error)
+                self.kill_and_fail(error)
             }
         }
     }
 
-    /// Whether the process has closed its control socket: it is about to end, and if it does not, nothing more will be
-    /// heard of it.
+    /// Whether the process has closed its control socket: it is about to end, or will at least send nothing more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(run))?;
+    /// child.wait()?;
+    /// assert!(child.is_silenced());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_silenced(&self) -> bool {
         wait::hung_up(self.control.as_fd(), Duration::ZERO).unwrap_or(true)
     }
 
-    /// Waits for the hello, for at most `timeout`; then the process is killed.
+    /// Waits for the hello. A process that does not send it within `timeout` is killed.
     ///
     /// # Errors
     ///
     /// As for [`try_hello`](Self::try_hello), and [`StartError::HelloTimeout`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use start_methods::{Birth, Boot, StartError, StartMethod};
+    ///
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let child = start_methods::start(StartMethod::Spawn, &Boot::new(run))?;
+    /// child.wait_hello(Duration::from_secs(10))?;
+    ///
+    /// let boot = Boot::new(run).current_dir("/nowhere");
+    /// let child = start_methods::start(StartMethod::Spawn, &boot)?;
+    /// let error = child.wait_hello(Duration::from_secs(10)).unwrap_err();
+    /// assert!(matches!(error, StartError::Directory { .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_hello(&self, timeout: Duration) -> Result<(), StartError> {
         let deadline = Instant::now().checked_add(timeout);
         loop {
-            // In this order: what it said before it closed the socket is there when the socket is closed.
-            let silenced = self.is_silenced();
+            // Close first, then the message: what the process sent before it closed the socket is readable by then.
+            let closed = self.is_silenced();
             if self.try_hello()?.is_some() {
                 return Ok(());
             }
-            if silenced {
-                let exit = self.exit_of_silent();
-                return self.fail(StartError::DiedBeforeHello { pid: self.pid, exit });
+            if closed {
+                let exit = self.exit_after_close();
+                return self.kill_and_fail(StartError::DiedBeforeHello { pid: self.pid, exit });
             }
             let fds = [self.control.as_fd(), self.pidfd()];
             let in_time = wait::readable(&fds, deadline);
             if !in_time.map_err(StartError::system("waiting for a hello"))? {
-                return self.fail(StartError::HelloTimeout { pid: self.pid, timeout });
+                return self.kill_and_fail(StartError::HelloTimeout { pid: self.pid, timeout });
             }
         }
     }
 
-    /// Kills a process that failed to come up; the first error is the answer from then on.
-    fn fail<T>(&self, error: StartError) -> Result<T, StartError> {
-        // It may have ended by itself, or have left its group; either way it is of no use.
+    /// Kills a process that failed to start. The first error is returned from then on.
+    fn kill_and_fail<T>(&self, error: StartError) -> Result<T, StartError> {
+        // Errors are ignored: it may have ended by itself, or have left its group.
         let _result = self.kill();
         let mut state = process::lock(&self.state);
-        if let Greeting::Failed(first) = &state.hello {
+        if let HelloState::Failed(first) = &state.hello {
             return Err(first.clone());
         }
-        state.hello = Greeting::Failed(error.clone());
+        state.hello = HelloState::Failed(error.clone());
         Err(error)
     }
 
-    fn receive_hello(&self) -> Result<Heard, StartError> {
+    fn receive_hello(&self) -> Result<FirstMessage, StartError> {
         let protocol = |detail: String| StartError::Protocol { detail };
         let mut buffer = [0; HELLO_MAX];
         let mut fds = Vec::new();
         let bytes = match self.control.try_recv(&mut buffer, &mut fds) {
             Ok(Received::Message(len)) => &buffer[..len],
-            Ok(Received::Empty) => return Ok(Heard::Nothing),
-            Ok(Received::Closed) => return Ok(Heard::End),
+            Ok(Received::Empty) => return Ok(FirstMessage::NotYet),
+            Ok(Received::Closed) => return Ok(FirstMessage::Closed),
             Err(error) => return Err(protocol(format!("its first message: {error}"))),
         };
         if !fds.is_empty() {
@@ -328,22 +554,22 @@ impl Child {
         }
         if message::kind_of(bytes) == Ok(Refused::KIND) {
             return match message::decode::<Refused>(bytes) {
-                Ok(Refused { reason }) => Err(refusal(reason)),
+                Ok(Refused { reason }) => Err(error_of(reason)),
                 Err(error) => Err(protocol(error.to_string())),
             };
         }
         match message::decode::<Hello>(bytes) {
-            Ok(hello) if hello.build_id == image::build_id() => Ok(Heard::Hello),
+            Ok(hello) if hello.build_id == image::build_id() => Ok(FirstMessage::Hello),
             Ok(_) => Err(protocol("it says hello from another build".to_owned())),
             Err(error) => Err(protocol(error.to_string())),
         }
     }
 
-    /// How a process ended that closed its control socket without a word. One that still runs
-    /// after a moment is killed: without the socket it is of no use.
-    fn exit_of_silent(&self) -> Exit {
-        // Descriptors are closed a moment before the process counts as ended.
-        if let Ok(Some(exit)) = self.wait_timeout(SILENCE_TIMEOUT) {
+    /// How a process ended that closed its control socket without a hello. If it still runs after a short time it is
+    /// killed: without the socket it cannot be used.
+    fn exit_after_close(&self) -> Exit {
+        // A dying process closes its descriptors a moment before it counts as ended.
+        if let Ok(Some(exit)) = self.wait_timeout(CLOSE_TIMEOUT) {
             return exit;
         }
         let _result = self.kill();
@@ -360,12 +586,12 @@ impl Child {
                 (state.dead_since, state.status_lost)
             };
             let in_time = match (dead_since, self.status_fd()) {
-                // Dead, and the status not here yet: it is given up at a moment of its own.
+                // Dead, and the status has not arrived: it has a deadline of its own.
                 (Some(since), Some(status)) => {
                     let given_up = since + STATUS_TIMEOUT;
                     let until = deadline.map_or(given_up, |deadline| deadline.min(given_up));
                     if lost {
-                        // A pipe at its end is readable for ever; what is left to wait for is that somebody reaps.
+                        // A closed pipe stays readable, so polling it would spin: wait until the process is reaped.
                         wait::hung_up(self.pidfd(), until.saturating_duration_since(Instant::now()))?;
                     } else {
                         wait::readable(&[status], Some(until))?;
@@ -380,11 +606,11 @@ impl Child {
         }
     }
 
-    /// waitid(2) of a child of our own.
+    /// waitid(2) of a child of this process.
     fn reap(&self) -> io::Result<Option<Exit>> {
         match calls::reap_pidfd(self.pidfd()) {
             Ok(status) => Ok(status.map(Exit::from_raw)),
-            // Somebody was faster, or SIGCHLD is ignored and there is nothing to reap.
+            // Other code has reaped it, or SIGCHLD is ignored and the kernel has.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
                 let dead = wait::is_readable(self.pidfd())?;
                 Ok(dead.then(|| self.exit_by_pidfd(REAPED_TIMEOUT)))
@@ -393,7 +619,7 @@ impl Child {
         }
     }
 
-    /// What the server says about a child of its own.
+    /// The status that the server has reported for its child.
     fn receive_status(&self, status: &PrivateFd, state: &mut State) -> io::Result<Option<Exit>> {
         if !wait::is_readable(self.pidfd())? {
             return Ok(None);
@@ -402,11 +628,12 @@ impl Child {
         let rest = STATUS_TIMEOUT.saturating_sub(elapsed);
         let mut word = [0; 4];
         let received = read(status, &mut word);
-        let told = (received == Ok(word.len())).then(|| Exit::from_word(i32::from_ne_bytes(word))).flatten();
+        let reported = (received == Ok(word.len())).then(|| Exit::from_word(i32::from_ne_bytes(word))).flatten();
         match received {
-            Ok(_) if told.is_some() => Ok(told),
+            Ok(_) if reported.is_some() => Ok(reported),
             Err(Errno::EAGAIN | Errno::EINTR) if !rest.is_zero() => Ok(None),
-            // The server is silent or gone; whoever reaps now publishes the status in the pidfd.
+            // The server is gone or has sent nonsense. The kernel publishes the status in the pidfd once the process
+            // has been reaped.
             _ => {
                 state.status_lost = true;
                 let answer = calls::pidfd_exit_status(self.pidfd()).ok().flatten().map(Exit::from_raw);
@@ -415,20 +642,20 @@ impl Child {
         }
     }
 
-    /// The status of a dead process that is not ours to reap, if the kernel tells (Linux 6.15).
-    fn exit_by_pidfd(&self, patience: Duration) -> Exit {
+    /// The status of a dead process that this process cannot reap, if the kernel reports it (Linux 6.15).
+    fn exit_by_pidfd(&self, timeout: Duration) -> Exit {
         let mut answer = calls::pidfd_exit_status(self.pidfd());
         if let Ok(None) = answer {
-            // Dead and not reaped. It is published before the hang-up.
-            let _reaped = wait::hung_up(self.pidfd(), patience);
+            // Dead but not reaped. The status is published before the hang-up.
+            let _reaped = wait::hung_up(self.pidfd(), timeout);
             answer = calls::pidfd_exit_status(self.pidfd());
         }
         answer.ok().flatten().map_or(Exit::Unknown, Exit::from_raw)
     }
 
-    /// Before Linux 6.9: by the group's id, as long as it is certain to be this group's.
+    /// Before Linux 6.9: signals the group by its id, as long as the id cannot have been reused.
     fn signal_group_id(&self, signal: Signal) -> io::Result<()> {
-        // Held so that another thread does not reap the process meanwhile.
+        // Held so that no other thread reaps the process, which would free its id, before it is signalled.
         let state = process::lock(&self.state);
         let reaped = match &self.status {
             None => state.exit.is_some(),
@@ -441,16 +668,16 @@ impl Child {
     }
 }
 
-/// What there is to hear of a new process.
-enum Heard {
+/// What a new process has sent.
+enum FirstMessage {
     Hello,
-    Nothing,
-    End,
+    NotYet,
+    Closed,
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // A copy in a forked process has no right to kill its parent's children.
+        // A copy in a forked process must not kill its parent's children.
         if self.owner != std::process::id() || !self.pidfd.is_open_here() {
             return;
         }
@@ -461,8 +688,8 @@ impl Drop for Child {
     }
 }
 
-/// What a process said that will not run.
-fn refusal(refusal: Refusal) -> StartError {
+/// The error for a process that refuses to run.
+fn error_of(refusal: Refusal) -> StartError {
     match refusal {
         Refusal::Directory { path, errno } => StartError::Directory { path: path.into(), errno },
         Refusal::Limit { resource, limit, errno } => {

@@ -1,22 +1,23 @@
-//! The lifeline: a pipe by which the kernel itself kills the children of a process that has died.
+//! The lifeline: a pipe by which the kernel kills the children of a process that has died.
 //!
-//! The parent holds the only write end and never writes. Each child has an opening of the read end
-//! of its own, for which it gets SIGKILL when something happens (`F_SETOWN`, `F_SETSIG`, `O_ASYNC`),
-//! and the one thing that can happen is the hang-up at the parent's death. It works for a child that
-//! is busy or stopped, through a fork server, and whichever thread of the parent made the child: the
-//! parent death signal of prctl(2) fails in each of those.
+//! The parent holds the only write end and never writes. Each child has its own open file description of the read end,
+//! for which it requests SIGKILL at any event (`F_SETOWN`, `F_SETSIG`, `O_ASYNC`). The only possible event is the
+//! hang-up at the parent's death. It works for a child that is busy or stopped, through a fork server, and whichever
+//! thread of the parent started the child: the parent-death signal of prctl(2) fails in each of these cases.
 //!
-//! The child is born with the descriptor, and *both* sides arm it at once: whoever makes the child, so
-//! that one that is stopped before it can do anything is tied already when anybody knows of it, and
-//! the child, whose maker may have died before it could.
+//! The child inherits the descriptor, and *both* sides arm it at once: the process that forks the child, so that a
+//! child that is stopped before its first step is tied by the time its process id is known; and the child, because the
+//! process that forked it may have died before arming it.
+//!
+//! Also called: parent-death signal, PR_SET_PDEATHSIG, orphan prevention, kill on parent exit.
 //!
 //! # Invariants
 //!
-//! - The write end is in one process only: it is registered, and closed on exec.
-//! - A child has an open file description to itself: the owner of the signal is a property of the
-//!   description, and one that is shared would be taken over by the next sibling. It is held by the
-//!   child and, for a moment, its maker: so it is gone with the child, and signals nobody else.
-//! - The pipe lives as long as any child of this process that nobody has let go of.
+//! - Only one process has the write end: it is registered, and closed on exec.
+//! - Each child has its own open file description. The recipient of the signal is a property of the description, so the
+//!   next sibling would take over a shared one. Only the child and, for a moment, the process that forks it hold it:
+//!   the description is gone with the child, and signals no other process.
+//! - The pipe exists as long as this process holds a [`Child`](crate::Child) that uses it.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -43,21 +44,21 @@ use crate::sys::process;
 use crate::sys::process::PerProcess;
 use crate::sys::wait;
 
-/// What a start was doing when it could not make the pipe.
+/// What a start was doing when it could not create the pipe.
 pub(crate) const MAKING: &str = "making the lifeline pipe";
 
 /// What a start was doing when it could not tie a child to its lifeline.
 pub(crate) const ARMING: &str = "arming a lifeline";
 
-/// What a start was doing when it could not open a lifeline, which goes by way of /proc.
+/// What a start was doing when it could not open a lifeline, which it does through /proc.
 pub(crate) const OPENING: &str = "opening a lifeline in /proc/self/fd";
 
 static STATE: PerProcess<State> = PerProcess::new();
 
-// One static for both, so that the fork of a child, which opens `current` beforehand, finds the cell initialized.
+// One static for both: a start opens `current` before it forks, so the child finds the cell initialized when it arms.
 #[derive(Debug, Default)]
 struct State {
-    /// The pipe whose write end shows this process's children that it lives; gone when no child needs it.
+    /// The pipe whose write end shows this process's children that it is alive; gone when no child needs it.
     current: Mutex<Weak<Lifeline>>,
     /// The read end of the parent's pipe that this process was started with: it must stay open, and no child may keep
     /// it.
@@ -72,7 +73,7 @@ pub(crate) struct Lifeline {
 }
 
 impl Lifeline {
-    /// This process's lifeline; made when there is none.
+    /// This process's lifeline; created if there is none.
     pub(crate) fn get() -> io::Result<Arc<Self>> {
         let mut slot = process::lock(&STATE.get().current);
         if let Some(lifeline) = slot.upgrade() {
@@ -85,7 +86,7 @@ impl Lifeline {
         Ok(lifeline)
     }
 
-    /// What one child is to be born with, numbered `lowest` or higher.
+    /// The read end for one child to inherit, with a number of at least `lowest`.
     pub(crate) fn open(&self, lowest: RawFd) -> io::Result<PrivateFd> {
         let path = format!("/proc/self/fd/{}", self.read.as_raw_fd());
         let mut registry = Registry::lock();
@@ -94,10 +95,10 @@ impl Lifeline {
     }
 }
 
-/// In the maker of a child: ties the child to what it was born with.
+/// In the process that has forked `pid`: ties the child to the lifeline that it inherited.
 pub(crate) fn arm_for(pid: u32, lifeline: PrivateFd) -> io::Result<()> {
     match calls::signal_on_event(lifeline.as_fd(), pid, libc::SIGKILL) {
-        // It has ended, and somebody else has reaped it.
+        // It has ended and has been reaped by other code.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
         result => result?,
     }
@@ -105,16 +106,16 @@ pub(crate) fn arm_for(pid: u32, lifeline: PrivateFd) -> io::Result<()> {
     Ok(())
 }
 
-/// In the child: ties this process to what it was born with.
+/// In the child: ties this process to the lifeline that it inherited.
 ///
-/// Ends the process at once if the parent is dead already.
+/// Exits at once if the parent is already dead.
 pub(crate) fn arm(own: PrivateFd) -> io::Result<()> {
     calls::signal_on_event(own.as_fd(), std::process::id(), libc::SIGKILL)?;
     fcntl(&own, FcntlArg::F_SETFL(OFlag::O_ASYNC | OFlag::O_NONBLOCK))?;
-    // The parent may have died before anybody had done this: then no signal will come any more.
+    // The parent may have died before either side had armed the description: then no signal will follow.
     if wait::hung_up(own.as_fd(), Duration::ZERO)? {
         calls::exit_now(0);
     }
-    STATE.get().armed.set(own).expect("a process is born once");
+    STATE.get().armed.set(own).expect("a process arms its lifeline once");
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! What the kernel says of a process, by its pidfd or in /proc: whose child it is, and whether it has stopped. And
-//! whether that is still true.
+//! Process information from the kernel, through a pidfd or /proc: the parent of a process, whether it has stopped, and
+//! whether the information is still valid.
 //!
 //! # Invariants
 //!
-//! - What /proc says of a number counts only if a pidfd that was open before shows that the number has not been given
-//!   out again meanwhile.
+//! - What /proc reports for a process id counts only if a pidfd that was open before shows that the id has not been
+//!   reused meanwhile.
 
 use std::fs;
 use std::io;
@@ -14,15 +14,15 @@ use std::path::Path;
 
 use crate::sys::calls;
 
-/// Whether the process behind a pidfd has this number, and this parent. An error says nothing of either: there may be
-/// no room for the descriptor by which /proc is read.
+/// Whether the process behind a pidfd has this id and this parent. An error means neither yes nor no: there may be no
+/// free descriptor with which to read /proc.
 pub(crate) fn is_child(pid: u32, pidfd: BorrowedFd<'_>, parent: u32) -> io::Result<bool> {
-    // Nothing but a pidfd can be signalled, or a directory of /proc, which knows no ioctl: so it is the kernel that
-    // answers the second question, and not the owner of some file.
+    // Only a pidfd can be signalled, or a directory of /proc, which has no ioctl. So after a successful signal 0 the
+    // ioctl is answered by the kernel, and not by the driver of some other file.
     match calls::pidfd_send_signal(pidfd, 0, 0).and_then(|()| calls::pidfd_numbers(pidfd)) {
         Ok(numbers) => Ok(numbers == (pid, parent)),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
-        // An older kernel, or no pidfd at all.
+        // An older kernel, or not a pidfd.
         Err(_) => is_child_by_proc(pid, pidfd, parent),
     }
 }
@@ -33,24 +33,24 @@ fn is_child_by_proc(pid: u32, pidfd: BorrowedFd<'_>, parent: u32) -> io::Result<
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(false),
         Err(error) => return Err(error),
     };
-    // In this order: what is there now was there then, and no other can have had its number meanwhile.
-    Ok(stat.parent == parent && number_of(pidfd)? == Some(pid))
+    // /proc first, then the pidfd: the process still has its id now, so it had it when /proc was read.
+    Ok(stat.parent == parent && pid_behind(pidfd)? == Some(pid))
 }
 
-/// The number of the process behind a pidfd, until it is reaped; `None` for any other descriptor.
-fn number_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+/// The id of the process behind a pidfd until it is reaped; `None` for any other descriptor.
+fn pid_behind(pidfd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
-    let number = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
     // -1 once it is reaped.
-    Ok(number.and_then(|number| number.trim().parse().ok()))
+    Ok(pid.and_then(|pid| pid.trim().parse().ok()))
 }
 
 /// Whether the process has not been reaped yet.
-pub(crate) fn is_there(pidfd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_unreaped(pidfd: BorrowedFd<'_>) -> bool {
     !matches!(calls::pidfd_send_signal(pidfd, 0, 0), Err(error) if error.raw_os_error() == Some(libc::ESRCH))
 }
 
-/// What the kernel says of a thread, or of a process.
+/// Fields of the `stat` file of a thread or a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     state: u8,
@@ -58,7 +58,7 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
-    /// Of a process. Its state is that of its first thread.
+    /// Of a process. Its state is that of its main thread.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         Self::read(Path::new(&format!("/proc/{pid}/stat")))
     }
@@ -67,7 +67,7 @@ impl Stat {
         Self::parse(&fs::read_to_string(path)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Pure. The name stands in brackets, and may have any character in it.
+    /// Pure. The name is in parentheses, and may contain any character.
     fn parse(text: &str) -> Option<Self> {
         let (_, fields) = text.rsplit_once(')')?;
         let mut fields = fields.split_ascii_whitespace();
@@ -79,8 +79,8 @@ impl Stat {
         self.state == b'T'
     }
 
-    /// Stopped, by a signal or by who traces it, or ended.
-    pub(crate) fn is_at_rest(self) -> bool {
+    /// Stopped by a signal or a tracer, or ended.
+    pub(crate) fn is_stopped_or_ended(self) -> bool {
         matches!(self.state, b'T' | b't' | b'Z' | b'X')
     }
 }
@@ -120,10 +120,10 @@ mod tests {
         assert!(!is_child(1, pidfd.as_fd(), own).unwrap());
 
         child.kill().unwrap();
-        // A zombie keeps its number.
-        assert!(is_child(pid, pidfd.as_fd(), own).unwrap() && is_there(pidfd.as_fd()));
+        // A zombie keeps its id.
+        assert!(is_child(pid, pidfd.as_fd(), own).unwrap() && is_unreaped(pidfd.as_fd()));
         child.wait().unwrap();
-        assert!(!is_child(pid, pidfd.as_fd(), own).unwrap() && !is_there(pidfd.as_fd()));
+        assert!(!is_child(pid, pidfd.as_fd(), own).unwrap() && !is_unreaped(pidfd.as_fd()));
     }
 
     #[test]

@@ -69,9 +69,9 @@ impl Drop for Births {
 
 /// Forks this process into `boot`'s entry.
 pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -> Result<Child, StartError> {
-    let parcel = boot.prepare(StartMethod::Fork)?;
+    let prepared = boot.prepare(StartMethod::Fork)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system(socket::MAKING))?;
-    let lifeline = parcel.lifeline.open(LOWEST).map_err(StartError::system(OPENING))?;
+    let lifeline = prepared.lifeline.open(LOWEST).map_err(StartError::system(OPENING))?;
     let (pid, pidfd) = {
         let hold = Hold::acquire(foreign)?;
         if foreign == ForeignThreads::Refuse {
@@ -85,8 +85,8 @@ pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -
             _ => StartError::system("fork")(error),
         })?
     };
-    let child = Child::direct(pid, ours, pidfd, parcel.lifeline.clone());
-    parcel.send(child.control())?;
+    let child = Child::direct(pid, ours, pidfd, prepared.lifeline.clone());
+    prepared.send(child.control())?;
     Ok(child)
 }
 

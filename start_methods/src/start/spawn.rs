@@ -50,10 +50,10 @@ const BUSY_RETRIES: u32 = 3;
 
 /// Executes `executable`, by default this program, into `boot`'s entry.
 pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Path>) -> Result<Child, StartError> {
-    let parcel = boot.prepare(method)?;
+    let prepared = boot.prepare(method)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system(socket::MAKING))?;
     // Above the numbers that it and the control socket will have in the child.
-    let lifeline = parcel.lifeline.open(entry::LIFELINE + 1).map_err(StartError::system(OPENING))?;
+    let lifeline = prepared.lifeline.open(entry::LIFELINE + 1).map_err(StartError::system(OPENING))?;
     let program = executable.unwrap_or(Path::new("/proc/self/exe"));
     let pid = execute(program, boot.environment(), &theirs, &lifeline)
         .map_err(StartError::system("executing the program"))?;
@@ -68,8 +68,8 @@ pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Pa
             return Err(StartError::system(doing)(error));
         }
     };
-    let child = Child::direct(pid, ours, pidfd, parcel.lifeline.clone());
-    parcel.send(child.control())?;
+    let child = Child::direct(pid, ours, pidfd, prepared.lifeline.clone());
+    prepared.send(child.control())?;
     Ok(child)
 }
 

@@ -27,7 +27,7 @@ use client::Broken;
 pub(crate) use client::Server;
 
 use crate::birth::boot::Boot;
-use crate::birth::boot::Parcel;
+use crate::birth::boot::PreparedBoot;
 use crate::child::child::Child;
 use crate::child::lifeline::Lifeline;
 use crate::child::lifeline::MAKING;
@@ -106,17 +106,17 @@ impl Slot {
         boot: &Boot<'_>,
         executable: Option<&Path>,
     ) -> Result<Child, StartError> {
-        let parcel = boot.prepare(StartMethod::Forkserver)?;
+        let prepared = boot.prepare(StartMethod::Forkserver)?;
         let Some(mut asked) = asked.or_else(|| self.ask()) else {
             let mut slot = process::lock(&self.server);
-            return match fork_from(&mut slot, executable, &parcel) {
-                Ok(answer) => deliver(answer, &parcel),
-                Err(broken) => start_again(&mut slot, &broken, executable, &parcel),
+            return match fork_from(&mut slot, executable, &prepared) {
+                Ok(answer) => deliver(answer, &prepared),
+                Err(broken) => start_again(&mut slot, &broken, executable, &prepared),
             };
         };
         match asked.answer() {
-            Ok(answer) => deliver(answer, &parcel),
-            Err(broken) => start_again(&mut asked.slot, &broken, executable, &parcel),
+            Ok(answer) => deliver(answer, &prepared),
+            Err(broken) => start_again(&mut asked.slot, &broken, executable, &prepared),
         }
     }
 
@@ -130,13 +130,13 @@ impl Slot {
             return None;
         }
         // Before it is asked, if that has not been done yet.
-        let parcel = match boot.prepare(StartMethod::Fork) {
-            Ok(parcel) => parcel,
+        let prepared = match boot.prepare(StartMethod::Fork) {
+            Ok(prepared) => prepared,
             Err(error) => return Some(Err(error)),
         };
         let mut asked = asked.or_else(|| self.ask())?;
         Some(match asked.answer() {
-            Ok(answer) => deliver(answer, &parcel),
+            Ok(answer) => deliver(answer, &prepared),
             Err(broken) => {
                 // It stays in its place, dead: a start must not silently fork today's state.
                 log::warn!("the template is given up: {broken}");
@@ -194,7 +194,7 @@ fn preloads() -> Vec<fn()> {
 fn fork_from(
     slot: &mut Option<Server>,
     executable: Option<&Path>,
-    parcel: &Parcel<'_>,
+    prepared: &PreparedBoot<'_>,
 ) -> Result<Result<Child, StartError>, Broken> {
     let mut server = match slot.take() {
         Some(server) => server,
@@ -204,7 +204,7 @@ fn fork_from(
         },
     };
     // A broken one is dropped, which kills and reaps it; its children live on.
-    let answer = server.fork(&parcel.lifeline)?;
+    let answer = server.fork(&prepared.lifeline)?;
     *slot = Some(server);
     Ok(answer)
 }
@@ -214,19 +214,19 @@ fn start_again(
     slot: &mut Option<Server>,
     broken: &Broken,
     executable: Option<&Path>,
-    parcel: &Parcel<'_>,
+    prepared: &PreparedBoot<'_>,
 ) -> Result<Child, StartError> {
     drop(slot.take());
     log::warn!("the fork server is replaced: {broken}");
-    match fork_from(slot, executable, parcel) {
-        Ok(answer) => deliver(answer, parcel),
+    match fork_from(slot, executable, prepared) {
+        Ok(answer) => deliver(answer, prepared),
         Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
     }
 }
 
-fn deliver(answer: Result<Child, StartError>, parcel: &Parcel<'_>) -> Result<Child, StartError> {
+fn deliver(answer: Result<Child, StartError>, prepared: &PreparedBoot<'_>) -> Result<Child, StartError> {
     let child = answer?;
-    parcel.send(child.control())?;
+    prepared.send(child.control())?;
     Ok(child)
 }
 

@@ -232,7 +232,7 @@ impl Server {
         let pidfd = fds[1].as_fd();
         // One that has been reaped meanwhile is nobody's child, and nothing can be done to it.
         let is_child = match proc_info::is_child(pid, pidfd, self.process.pid()) {
-            Ok(is_child) => is_child || !proc_info::is_there(pidfd),
+            Ok(is_child) => is_child || !proc_info::is_unreaped(pidfd),
             // Our trouble and not the server's, as above.
             Err(error) => return Ok(Err(StartError::system("looking at a child in /proc")(error))),
         };
