@@ -157,7 +157,7 @@ fn apply_settings(settings: &Settings) -> Result<(), Refusal> {
     let environment = &settings.environment;
     if let Some(name) = environment.invalid_variable() {
         // The parent has checked this too. `set_var` would panic for such a variable.
-        return Err(format!("the boot message is unusable: no variable is called {name:?}").into());
+        return Err(format!("the boot message is unusable: a variable cannot be called {name:?}").into());
     }
     // An executed program already has its environment: there are no changes. A forked child has one thread.
     if environment.is_cleared() {

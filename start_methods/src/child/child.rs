@@ -560,7 +560,7 @@ impl Child {
         }
         match message::decode::<Hello>(bytes) {
             Ok(hello) if hello.build_id == image::build_id() => Ok(FirstMessage::Hello),
-            Ok(_) => Err(protocol("it says hello from another build".to_owned())),
+            Ok(_) => Err(protocol("its hello is from another build".to_owned())),
             Err(error) => Err(protocol(error.to_string())),
         }
     }

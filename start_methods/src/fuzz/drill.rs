@@ -1,4 +1,4 @@
-//! Each function over its corpus, over all that is near it, and over noise.
+//! Runs each fuzz function over its corpus, over all inputs one byte away from it, and over noise.
 
 use std::fs;
 use std::path::Path;
@@ -7,14 +7,14 @@ type Target = (&'static str, fn(&[u8]));
 
 const TARGETS: [Target; 3] = [("message", super::message), ("marker", super::marker), ("place", super::place)];
 
-/// Inputs of noise for each target.
+/// Noise inputs for each target.
 const NOISE_INPUTS: usize = 20_000;
 
 #[test]
 fn the_corpus_and_all_that_is_near_it_is_endured() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
     if !fuzz.exists() {
-        return; // It is not part of the package.
+        return; // The corpus is not part of the published package.
     }
     for (name, run) in TARGETS {
         let files = fs::read_dir(fuzz.join("corpus").join(name)).unwrap();

@@ -1,7 +1,7 @@
-//! What other processes write, read as arbitrary bytes: one function for each decoder, which says what must hold.
+//! Fuzz functions, one for each decoder of what other processes write: they state what must hold for arbitrary bytes.
 //!
-//! Compiled for tests, which run each function over its corpus, over all that is near it, and over noise; and for
-//! `cargo fuzz`, whose targets are these functions. Both the corpus and the targets are in the folder `fuzz` of the
+//! Compiled for tests, which run each function over its corpus, over all inputs near it, and over noise; and for
+//! `cargo fuzz`, whose targets are these functions. The corpus and the targets are in the folder `fuzz` of the
 //! repository.
 
 use std::ffi::OsStr;
@@ -26,7 +26,7 @@ mod drill;
 #[cfg(test)]
 mod record;
 
-/// Anything that comes over a control socket before it is the user's, and the word that comes through a status pipe.
+/// The messages of a control socket before it is handed to the user, and the word of a status pipe.
 pub fn message(data: &[u8]) {
     decoded::<BootMessage>(data);
     decoded::<Hello>(data);
@@ -39,7 +39,7 @@ pub fn message(data: &[u8]) {
     }
 }
 
-/// A message is of one kind, and what was read of it is what would be written, which is no longer.
+/// A message is of one kind, and encoding what was decoded gives a message that is no longer and decodes to the same.
 fn decoded<M: Message + PartialEq + Debug>(data: &[u8]) {
     match message::decode::<M>(data) {
         Ok(read) => {
@@ -61,9 +61,9 @@ pub fn marker(data: &[u8]) {
     assert_eq!(parse_marker(OsStr::new(&written)), Some(marker));
 }
 
-/// The name of a place in an image: this program's, with the first byte, or any other.
+/// An image reference: into this program or another image, depending on the first byte.
 ///
-/// `flag u8, offset u64, size u32, align u8`, and the image's name if it is another.
+/// `flag u8, offset u64, size u32, align u8`, then the image's name if it is another one.
 pub fn place(data: &[u8]) {
     let Some(([flag, numbers @ ..], name)) = data.split_first_chunk::<14>() else { return };
     let (offset, rest) = numbers.split_first_chunk().expect("there are thirteen bytes");
@@ -74,10 +74,10 @@ pub fn place(data: &[u8]) {
         0 => ("".into(), image::build_id()),
         _ => (String::from_utf8_lossy(name), name.to_vec()),
     };
-    // Far offsets are found by chance, and near ones hardly ever.
+    // Large offsets are found by chance, and small ones hardly ever.
     let offset = if flag & 2 == 0 { offset & 0xff_ffff } else { offset };
-    let bytes = postcard::to_allocvec(&(name, build_id, offset)).expect("a name of a place can be written");
-    let place: ImageRef = postcard::from_bytes(&bytes).expect("it was written a moment ago");
+    let bytes = postcard::to_allocvec(&(name, build_id, offset)).expect("an image reference can be encoded");
+    let place: ImageRef = postcard::from_bytes(&bytes).expect("it was encoded above");
 
     if let Ok(address) = place.resolve_code() {
         assert_eq!(image::locate(address), Some(place.clone()));

@@ -1,4 +1,4 @@
-//! Writes the corpus: what real processes have said.
+//! Writes the corpus: messages of real processes.
 //!
 //! `cargo test -p start_methods --lib record_the_corpus -- --ignored`
 
@@ -30,10 +30,10 @@ fn write(target: &str, name: &str, bytes: &[u8]) {
     fs::write(folder.join(name), bytes).unwrap();
 }
 
-/// The next message, as it came.
-fn hear(control: &Socket) -> Vec<u8> {
+/// The next message, undecoded.
+fn receive(control: &Socket) -> Vec<u8> {
     let mut buffer = vec![0; 1 << 17];
-    let Received::Message(len) = control.recv(&mut buffer, &mut Vec::new()).unwrap() else { panic!("it said nothing") };
+    let Received::Message(len) = control.recv(&mut buffer, &mut Vec::new()).unwrap() else { panic!("it sent nothing") };
     buffer.truncate(len);
     buffer
 }
@@ -42,18 +42,18 @@ fn start(boot: &Boot<'_>, executable: Option<&Path>) -> Child {
     spawn::start(boot, StartMethod::Spawn, executable).unwrap()
 }
 
-/// Says what it found in its environment, which `init` has removed by then: the marker is made as the parent makes it.
+/// Sends a marker as the parent makes it: `init` has removed the real one from the environment.
 fn answer(birth: Birth) -> u8 {
     let marker = format!("{}:{}:{}", message::PROTOCOL, std::process::id(), crate::depth());
     birth.control.send(&[IoSlice::new(marker.as_bytes())], &[]).unwrap();
     0
 }
 
-/// Where the parent may read its own boot message.
+/// The boot message that `boot` sends.
 fn boot_message(boot: &Boot<'_>) -> Vec<u8> {
     let (here, there) = Socket::pair().unwrap();
     boot.prepare(StartMethod::Forkserver).unwrap().send(&here).unwrap();
-    hear(&there)
+    receive(&there)
 }
 
 #[test]
@@ -63,8 +63,8 @@ fn record_the_corpus() {
     let boot = boot.rlimit(Resource::OpenFiles, 64, None).rlimit(Resource::CpuTime, 10, Some(20));
     write("message", "boot", &boot_message(&boot));
     let child = start(&boot, None);
-    write("message", "hello", &hear(child.control()));
-    write("marker", "child", &hear(child.control()));
+    write("message", "hello", &receive(child.control()));
+    write("marker", "child", &receive(child.control()));
     assert!(child.wait().unwrap().success());
 
     let refusals = [
@@ -73,23 +73,23 @@ fn record_the_corpus() {
     ];
     for (name, boot) in refusals {
         let child = start(&boot, None);
-        write("message", name, &hear(child.control()));
+        write("message", name, &receive(child.control()));
         child.wait().unwrap();
     }
 
     let preloads = server::encode_preloads(&[]);
     let child = start(&Boot::new(server::serve).payload(&preloads), None);
-    hear(child.control());
-    write("message", "ready", &hear(child.control()));
+    receive(child.control());
+    write("message", "ready", &receive(child.control()));
     let request = message::encode(&Request { id: 1 });
     write("message", "request", &request);
     child.control().send(&[IoSlice::new(&request)], &[]).unwrap();
-    write("message", "reply", &hear(child.control()));
+    write("message", "reply", &receive(child.control()));
     drop(child);
 
     let child = start(&Boot::new(server::serve).payload(&[1]), None);
-    hear(child.control());
-    write("message", "ready-garbled-preloads", &hear(child.control()));
+    receive(child.control());
+    write("message", "ready-garbled-preloads", &receive(child.control()));
     drop(child);
 
     let code = image::locate(answer as *const () as usize).unwrap();

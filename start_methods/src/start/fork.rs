@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //!
-//! - The registry is locked and all signals are blocked across the fork, so that the child knows
-//!   every descriptor it must close, and no handler of the parent's runs in it.
-//! - The child waits for its boot message, and so cannot have ended when its pidfd is opened.
-//! - Whoever has started children waits, before anybody else learns of them, until none of them holds a descriptor of
-//!   this process's any more ([`Births`]).
+//! - Across the fork the registry is locked and all signals are blocked: the child knows every descriptor that it must
+//!   close, and no handler of the parent's runs in it.
+//! - The child waits for its boot message, so it cannot have ended when its pidfd is opened.
+//! - A start returns only when no child holds a descriptor of this process any more, or after a short timeout
+//!   ([`Births`]).
 
 use std::io;
 use std::io::Write;
@@ -38,15 +38,15 @@ use crate::sys::threads::ForeignThreads;
 use crate::sys::threads::Hold;
 use crate::sys::wait;
 
-/// How long a child may take to its first steps before it is let go on its own.
+/// How long to wait for the first steps of the children.
 const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The pipe by which children that were forked tell that they have let go of what is this process's alone: each closes
-/// its copy of the write end then.
+/// A pipe by which forked children report that they have closed their copies of this process's descriptors: each then
+/// closes its copy of the write end.
 ///
-/// Until it does, a child has a copy of the very end of the lifeline by which our death would be told: if it were
-/// stopped then, it would outlive us, and its siblings with it. Dropping this waits until all have done it, a moment at
-/// most: nobody need know their numbers before.
+/// Until it does, a child has a copy of the write end of the lifeline. If it were stopped at that moment, it would
+/// outlive this process, and so would its siblings. Dropping this waits until all children have closed it, for a moment
+/// at most.
 #[derive(Debug)]
 pub(crate) struct Births {
     read: PrivateFd,
@@ -75,8 +75,8 @@ pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -
     let (pid, pidfd) = {
         let hold = Hold::acquire(foreign)?;
         if foreign == ForeignThreads::Refuse {
-            // What is in the buffer now would be written by the child as well. A thread we know
-            // nothing of may hold the lock of the stream; but there is none.
+            // The child would also write what is in the buffer now. Only without foreign threads: one of them could
+            // hold the lock of the stream.
             let _result = io::stdout().flush();
         }
         fork_waiting(&hold, theirs, lifeline, births.write.as_ref()).map_err(|(stage, error)| match stage {
@@ -92,8 +92,8 @@ pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -
 
 /// Forks a child that waits at `control` for its boot message, arms its `lifeline`, and opens its pidfd.
 ///
-/// The child closes its copy of `born` when it has nothing of this process any more. When something of that fails the
-/// child is reaped before this returns.
+/// The child closes its copy of `born` once it has no other descriptor of this process. If a step after the fork fails,
+/// the child is reaped before this returns.
 pub(crate) fn fork_waiting(
     hold: &Hold,
     control: Socket,
@@ -109,7 +109,7 @@ pub(crate) fn fork_waiting(
         calls::fork(hold, child_main).map_err(|error| (Stage::Fork, error))?
     };
     let armed = lifeline::arm_for(pid, lifeline).map_err(|error| (Stage::Lifeline, error));
-    // Parent and child both do it, so that whoever acts next finds it done.
+    // Parent and child both do it, so that it is done before either takes its next step.
     let group = calls::pid_t(pid);
     let _result = setpgid(group, group);
     drop(control);
@@ -117,8 +117,8 @@ pub(crate) fn fork_waiting(
     match pidfd {
         Ok(pidfd) => Ok((pid, pidfd)),
         Err(failure) => {
-            // The other end of its socket closes with our return and the child ends by itself; but
-            // then it would be a zombie nobody knows. It is ours and alive: its id is its own.
+            // The child would end by itself once our return closes its socket, but it would stay a zombie that no code
+            // knows of. It is our child and not reaped, so its id cannot have been reused.
             let _result = nix::sys::signal::kill(group, nix::sys::signal::Signal::SIGKILL);
             let _result = calls::reap_pid(pid);
             Err(failure)

@@ -1,12 +1,11 @@
-//! Start method *spawn*: this program, executed afresh, told by its environment what it is.
+//! Start method *spawn*: executes this program again, with an environment that marks it as a child.
 //!
 //! # Invariants
 //!
-//! - What is executed is /proc/self/exe, the very file this process runs, even if it was deleted or
-//!   replaced since.
-//! - Nothing is inherited but the environment (as the boot changes it), the arguments, standard output and error, the
+//! - The executed file is /proc/self/exe, the file that this process runs, even if it was deleted or replaced since.
+//! - The child inherits only the environment (as the boot changes it), the arguments, standard output and error, the
 //!   control socket as descriptor 3 and the lifeline as descriptor 4.
-//! - The child waits for its boot message, and so cannot have ended when its pidfd is opened.
+//! - The child waits for its boot message, so it cannot have ended when its pidfd is opened.
 
 use std::env;
 use std::ffi::CString;
@@ -45,14 +44,14 @@ use crate::sys::fd::PrivateFd;
 use crate::sys::socket;
 use crate::sys::socket::Socket;
 
-/// How often a program that somebody has open for writing is tried again.
+/// Retries while the program is open for writing (ETXTBSY).
 const BUSY_RETRIES: u32 = 3;
 
 /// Executes `executable`, by default this program, into `boot`'s entry.
 pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Path>) -> Result<Child, StartError> {
     let prepared = boot.prepare(method)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system(socket::MAKING))?;
-    // Above the numbers that it and the control socket will have in the child.
+    // Its number is above those of both descriptors in the child: neither dup2 can overwrite it.
     let lifeline = prepared.lifeline.open(entry::LIFELINE + 1).map_err(StartError::system(OPENING))?;
     let program = executable.unwrap_or(Path::new("/proc/self/exe"));
     let pid = execute(program, boot.environment(), &theirs, &lifeline)
@@ -64,7 +63,7 @@ pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Pa
     let pidfd = match pidfd {
         Ok(pidfd) => pidfd,
         Err((doing, error)) => {
-            give_up(pid, ours, &error);
+            kill_and_reap(pid, ours, &error);
             return Err(StartError::system(doing)(error));
         }
     };
@@ -73,24 +72,24 @@ pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Pa
     Ok(child)
 }
 
-/// Ends and reaps a child for which there is no pidfd.
-fn give_up(pid: u32, control: Socket, error: &io::Error) {
+/// Kills and reaps a child that has no pidfd.
+fn kill_and_reap(pid: u32, control: Socket, error: &io::Error) {
     if error.raw_os_error() == Some(libc::ESRCH) {
-        // It has ended and somebody else has reaped it: the id may be another's by now.
+        // It has ended and other code has reaped it: its id may have been reused.
         return;
     }
-    // It is ours and not reaped, so the id is its own. The kill comes first: without it, a
-    // program that does not look at its control socket would keep us waiting.
+    // It is our child and not reaped, so its id cannot have been reused. Kill first: a program that does not read its
+    // control socket would not end by itself, and the wait would not return.
     let _result = nix::sys::signal::kill(calls::pid_t(pid), nix::sys::signal::Signal::SIGKILL);
     drop(control);
     let _result = calls::reap_pid(pid);
 }
 
-/// posix_spawn(3) of the child.
+/// Executes the child with posix_spawn(3).
 fn execute(program: &Path, environment: &Environment, control: &Socket, lifeline: &PrivateFd) -> io::Result<Pid> {
     fault!("execute");
     let mut actions = PosixSpawnFileActions::init()?;
-    // Also clears the close-on-exec flag, when the number is right already.
+    // dup2 also clears the close-on-exec flag if the number is right already.
     let control = control.as_fd().as_raw_fd();
     actions.add_dup2(control, entry::CONTROL)?;
     actions.add_dup2(lifeline.as_raw_fd(), entry::LIFELINE)?;
@@ -107,12 +106,12 @@ fn execute(program: &Path, environment: &Environment, control: &Socket, lifeline
     )?;
 
     let arguments = arguments();
-    let environment = strings_of(environment);
+    let environment = environment_strings(environment);
     let mut retries = 0;
     loop {
         match posix_spawn(program, &actions, &attributes, &arguments, &environment) {
-            // Another thread may be between fork and exec with a copy of a descriptor that was
-            // open for writing: that passes in a moment, and there is no event for it.
+            // Another thread may be between fork and exec, with a copy of a descriptor that was open for writing. That
+            // lasts a moment, and there is no event for its end.
             Err(Errno::ETXTBSY) if retries < BUSY_RETRIES => {
                 retries += 1;
                 thread::sleep(Duration::from_millis(10));
@@ -122,7 +121,7 @@ fn execute(program: &Path, environment: &Environment, control: &Socket, lifeline
     }
 }
 
-/// This program's own, so that `ps` shows the child as what it is.
+/// The arguments of this program, so that `ps` shows the child as the same program.
 fn arguments() -> Vec<CString> {
     let mut arguments: Vec<_> = env::args_os().map(|argument| c_string(&argument)).collect();
     if arguments.is_empty() {
@@ -131,7 +130,7 @@ fn arguments() -> Vec<CString> {
     arguments
 }
 
-fn strings_of(environment: &Environment) -> Vec<CString> {
+fn environment_strings(environment: &Environment) -> Vec<CString> {
     entry::child_environment(environment)
         .map(|(mut name, value)| {
             name.push("=");
@@ -142,5 +141,5 @@ fn strings_of(environment: &Environment) -> Vec<CString> {
 }
 
 fn c_string(text: &OsStr) -> CString {
-    CString::new(text.as_bytes()).expect("the boot was checked, and all else came in as C strings")
+    CString::new(text.as_bytes()).expect("the boot was checked, and all other text was a C string before")
 }

@@ -1,10 +1,9 @@
-//! The front: a start method, ready to be used many times.
+//! [`Starter`]: a start method, ready to be used many times.
 //!
 //! # Invariants
 //!
-//! - Nothing is started before it is certain that a re-executed `main` would call `init()`.
-//! - A starter that was copied by a fork shares nothing with the original: its template, or its
-//!   server, is the other process's.
+//! - No process is started before it is certain that a re-executed `main` would call `init()`.
+//! - A starter copied by a fork shares nothing with the original: its template or server belongs to the other process.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,7 +16,7 @@ use crate::method::StartMethod;
 use crate::start::fork;
 use crate::start::fork::Births;
 use crate::start::forkserver;
-use crate::start::forkserver::Asked;
+use crate::start::forkserver::ForkRequest;
 use crate::start::forkserver::Server;
 use crate::start::forkserver::Slot;
 use crate::start::spawn;
@@ -54,13 +53,23 @@ pub struct Starter {
 }
 
 impl Starter {
-    /// Makes ready to start processes by `method`. Starts none.
+    /// A starter that uses `method`. Starts no process.
     ///
     /// # Errors
     ///
-    /// [`StartError::NotInitialized`] for spawn and forkserver, when `main` has not called
-    /// [`init`](crate::init); [`StartError::System`] with EPERM for those two, when this program
-    /// runs with more rights than its caller's (set-user-id).
+    /// - [`StartError::NotInitialized`]: for spawn and forkserver, when `main` has not called [`init`](crate::init).
+    /// - [`StartError::System`] with EPERM: for spawn and forkserver, when this program runs with more rights than its
+    ///   caller has (set-user-id).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{StartError, StartMethod, Starter};
+    ///
+    /// assert!(matches!(Starter::new(StartMethod::Spawn), Err(StartError::NotInitialized)));
+    /// start_methods::init();
+    /// assert!(Starter::new(StartMethod::Spawn).is_ok());
+    /// ```
     pub fn new(method: StartMethod) -> Result<Self, StartError> {
         Self::with(method, ForeignThreads::Refuse)
     }
@@ -69,40 +78,72 @@ impl Starter {
     ///
     /// # Safety
     ///
-    /// The child has one thread, and every lock that another thread held at the moment of the fork
-    /// stays held in it: forked children may wait for ever on a lock another thread held. The
-    /// caller promises that neither the entry nor anything it calls needs such a lock (the heap of
-    /// glibc is the exception: it is usable after fork(2)). If the boot changes the environment,
-    /// the child takes the lock of the environment even before its entry; a child that waits there
-    /// says no hello, and [`Child::wait_hello`](crate::Child::wait_hello) gives it up in time.
+    /// The child has one thread. Every lock that another thread held at the fork stays locked in it, so the child may
+    /// wait for it for ever. The caller promises that neither the entry nor anything that it calls needs such a lock.
+    /// (The heap of glibc is an exception: it is usable after fork(2).) If the boot changes the environment, the child
+    /// takes the lock of the environment even before its entry; a child that waits there sends no hello, and
+    /// [`Child::wait_hello`](crate::Child::wait_hello) kills it after the timeout.
     ///
     /// # Errors
     ///
     /// As for [`new`](Self::new).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, Starter};
+    ///
+    /// fn seven(_: Birth) -> u8 {
+    ///     7
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     start_methods::init();
+    ///     let thread = std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_millis(100)));
+    ///     // SAFETY: `seven` takes no lock.
+    ///     let starter = unsafe { Starter::fork_despite_threads() }?;
+    ///     let child = starter.start(&Boot::new(seven))?;
+    ///     assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(7));
+    ///     thread.join().unwrap();
+    ///     Ok(())
+    /// }
+    /// ```
     #[expect(unsafe_code, reason = "the caller must promise what no check of this crate can find out")]
     pub unsafe fn fork_despite_threads() -> Result<Self, StartError> {
         Self::with(StartMethod::Fork, ForeignThreads::Tolerate)
     }
 
     fn with(method: StartMethod, foreign: ForeignThreads) -> Result<Self, StartError> {
-        // Asked for fork too: a re-executed child must never get any further than this.
+        // Checked for fork too: a re-executed child whose `main` has not called `init()` must not get any further.
         let initialized = entry::check_initialized();
         if !initialized && method != StartMethod::Fork {
             return Err(StartError::NotInitialized);
         }
         if method != StartMethod::Fork && calls::is_secure_execution() {
-            // Its children would not believe their environment, and run main instead.
+            // Its children would not trust their environment, and would run `main` instead.
             let doing = "executing a set-user-id program as its own child";
             return Err(StartError::System { doing, errno: libc::EPERM });
         }
         Ok(Self { method, foreign, executable: None, own_server: PerProcess::new() })
     }
 
-    /// Executes the program at `path` instead of this one, which it must be a copy of: another
-    /// build refuses to run.
+    /// Executes the program at `path` instead of /proc/self/exe. It must be a copy of this program: another build
+    /// refuses to run.
     ///
-    /// For programs that cannot execute /proc/self/exe, because it is a loader or an emulator. With
-    /// forkserver, this starter gets a server of its own. Fork executes nothing.
+    /// For programs whose /proc/self/exe is a loader or an emulator. With forkserver, this starter gets a server of its
+    /// own. No effect with fork.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, StartMethod, Starter};
+    ///
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let starter = Starter::new(StartMethod::Spawn)?.executable(std::env::current_exe()?);
+    /// assert!(starter.start(&Boot::new(run))?.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.executable = Some(path.into());
@@ -110,47 +151,104 @@ impl Starter {
     }
 
     /// The method given to [`new`](Self::new).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{StartMethod, Starter};
+    ///
+    /// let starter = Starter::new(StartMethod::Fork)?;
+    /// assert_eq!(starter.method(), StartMethod::Fork);
+    /// # Ok::<(), start_methods::StartError>(())
+    /// ```
     #[must_use]
     pub fn method(&self) -> StartMethod {
         self.method
     }
 
-    /// Starts a process. Returns as soon as it exists: whether it came up is told by
-    /// [`Child::wait_hello`].
+    /// Starts a process. Returns as soon as it exists; [`Child::wait_hello`] reports whether it started successfully.
     ///
     /// # Errors
     ///
-    /// [`StartError::ForeignThreads`] for fork; [`StartError::BootTooLarge`],
-    /// [`StartError::NestedTooDeep`], [`StartError::FunctionNotFound`] and
-    /// [`StartError::Environment`] for what `boot` asks, and [`StartError::Directory`] for a path that
-    /// is too long or empty;
-    /// [`StartError::Forkserver`], [`StartError::Preload`] and [`StartError::TemplateDied`] for the
-    /// server in between; [`StartError::System`] when the system says no.
+    /// - [`StartError::ForeignThreads`]: fork was refused.
+    /// - [`StartError::BootTooLarge`], [`StartError::FunctionNotFound`], [`StartError::Environment`]: `boot` cannot be
+    ///   sent.
+    /// - [`StartError::Directory`]: the path in `boot` is too long or empty.
+    /// - [`StartError::NestedTooDeep`]: this process is of the last generation allowed.
+    /// - [`StartError::Forkserver`], [`StartError::Preload`], [`StartError::TemplateDied`]: the fork server or the
+    ///   template has failed.
+    /// - [`StartError::System`]: a system call failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, StartMethod, Starter};
+    ///
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let starter = Starter::new(StartMethod::Forkserver)?;
+    /// let boot = Boot::new(run);
+    /// let (first, second) = (starter.start(&boot)?, starter.start(&boot)?);
+    /// assert!(first.wait()?.success() && second.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start(&self, boot: &Boot<'_>) -> Result<Child, StartError> {
         self.several().start(boot)
     }
 
-    /// Starts several processes, one after the other, that do not wait for each other.
+    /// For several starts in a row that need not wait for each other: see [`Starts`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, StartMethod, Starter};
+    ///
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let starter = Starter::new(StartMethod::Fork)?;
+    /// let mut starts = starter.several();
+    /// let children = [starts.start(&Boot::new(run))?, starts.start(&Boot::new(run))?];
+    /// starts.finish()?;
+    /// # drop(children);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn several(&self) -> Starts<'_> {
         Starts { starter: self, births: None }
     }
 
-    /// For fork: keeps the state of this moment. All later starts of this starter are forked from a
-    /// *template*, a copy of this process as it is now; foreign threads may be started after this.
+    /// For fork: preserves the present state of this process. All later starts of this starter are forked from a
+    /// *template*, a copy of this process as it is now. Foreign threads may be started after this.
     ///
-    /// Does nothing the second time, and nothing for the other methods.
+    /// Has no effect the second time, or for the other methods.
     ///
     /// # Errors
     ///
     /// As for [`start`](Self::start).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use start_methods::{Birth, Boot, StartMethod, Starter};
+    ///
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let starter = Starter::new(StartMethod::Fork)?;
+    /// starter.settle()?;
+    /// let thread = std::thread::spawn(|| std::thread::sleep(Duration::from_millis(100)));
+    /// assert!(starter.start(&Boot::new(run))?.wait()?.success()); // Not refused.
+    /// # thread.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn settle(&self) -> Result<(), StartError> {
         let mut starts = self.several();
         starts.settle()?;
         starts.finish()
     }
 
-    /// Where the server is, or will be, that starts processes for this starter: of its own, or shared with others.
+    /// The slot of the server that starts processes for this starter: its own, or the shared one.
     fn slot(&self) -> &Slot {
         match (self.method, &self.executable) {
             (StartMethod::Forkserver, None) => forkserver::shared(),
@@ -158,21 +256,34 @@ impl Starter {
         }
     }
 
-    /// Tells the template, or the server that is this starter's own, to end, and does not wait for that: dropping the
-    /// starter does. Processes that they have started live on.
+    /// Ends the template, or the server that is this starter's own. Does not wait for its end; dropping the starter
+    /// does. Processes that it has started live on.
     ///
-    /// Does nothing while a start is under way, and nothing for starters that have neither.
+    /// Has no effect while a start is in progress, or for starters that have neither.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{StartMethod, Starter};
+    ///
+    /// # start_methods::init();
+    /// let starter = Starter::new(StartMethod::Fork)?;
+    /// starter.settle()?;
+    /// starter.dismiss(); // The template ends while this process does something else.
+    /// drop(starter);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn dismiss(&self) {
         self.own_server.get().dismiss();
     }
 }
 
-/// Several starts, one after the other, that do not wait for each other; made by [`Starter::several`].
+/// Several starts in a row that do not wait for each other; created by [`Starter::several`].
 ///
-/// A child that was forked needs a moment to let go of what it has inherited, by which the kernel tells others that
-/// this process has died. [`Starter::start`] waits for that. Here, all wait together: in [`finish`](Self::finish), or
-/// when this is dropped. Until then, if this process is killed while one of the children is
-/// stopped by a signal, the others live on as long as that one.
+/// A forked child needs a moment to close its copies of the parent's descriptors, among them the one by which the
+/// kernel detects this process's death. [`Starter::start`] waits for that. Here, one wait covers all children: in
+/// [`finish`](Self::finish), or when this is dropped. Until then, if this process is killed while one of the children
+/// is stopped by a signal, the others live as long as that child.
 ///
 /// # Examples
 ///
@@ -207,30 +318,71 @@ impl Starts<'_> {
     /// # Errors
     ///
     /// As for [`Starter::start`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod, Starter};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// # let starter = Starter::new(StartMethod::Spawn)?;
+    /// let mut starts = starter.several();
+    /// let child = starts.start(&Boot::new(run))?;
+    /// # drop(child);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start(&mut self, boot: &Boot<'_>) -> Result<Child, StartError> {
-        // It is looked at before anything is made for it.
-        Order { starter: self.starter, births: &mut self.births, asked: None }.start(boot)
+        // Without asking a server in advance: `boot` is checked before a child is made for it.
+        Order { starter: self.starter, births: &mut self.births, request: None }.start(boot)
     }
 
-    /// Orders a process that is to be told in a moment what it is: a fork server, or a template, if there is one, makes
-    /// it meanwhile.
+    /// Orders a process before it is known what it will run: a fork server, or a template if there is one, forks it
+    /// meanwhile.
     ///
-    /// Nobody else can order one from the same server before this order is served, or dropped.
+    /// No other process can be ordered from the same server until this order is started or dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod, Starter};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// # let starter = Starter::new(StartMethod::Forkserver)?;
+    /// let mut starts = starter.several();
+    /// let order = starts.order();
+    /// let payload = vec![7; 1024]; // Prepared while the server forks.
+    /// let child = order.start(&Boot::new(run).payload(&payload))?;
+    /// # drop(child);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn order(&mut self) -> Order<'_> {
         let starter = self.starter;
-        let asked = match starter.method {
-            StartMethod::Fork | StartMethod::Forkserver => starter.slot().ask(),
+        let request = match starter.method {
+            StartMethod::Fork | StartMethod::Forkserver => starter.slot().request(),
             StartMethod::Spawn => None,
         };
-        Order { starter, births: &mut self.births, asked }
+        Order { starter, births: &mut self.births, request }
     }
 
-    /// As [`Starter::settle`], but does not wait until the template serves.
+    /// As [`Starter::settle`], but does not wait until the template is ready.
     ///
     /// # Errors
     ///
     /// As for [`Starter::start`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{StartMethod, Starter};
+    /// # start_methods::init();
+    /// let starter = Starter::new(StartMethod::Fork)?;
+    /// let mut starts = starter.several();
+    /// starts.settle()?;
+    /// // Do something else while the template starts.
+    /// starts.finish()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn settle(&mut self) -> Result<(), StartError> {
         let starter = self.starter;
         match starter.method {
@@ -241,11 +393,26 @@ impl Starts<'_> {
         }
     }
 
-    /// Waits until all have let go of what was this process's, and until the template serves, if there is one.
+    /// Waits until all children have closed their copies of this process's descriptors, and until the template is
+    /// ready, if there is one.
     ///
     /// # Errors
     ///
-    /// That the template does not come up.
+    /// The template's error, if it failed to start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod, Starter};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// # let starter = Starter::new(StartMethod::Fork)?;
+    /// let mut starts = starter.several();
+    /// let child = starts.start(&Boot::new(run))?;
+    /// starts.finish()?;
+    /// # drop(child);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn finish(self) -> Result<(), StartError> {
         drop(self.births);
         match self.starter.method {
@@ -255,16 +422,34 @@ impl Starts<'_> {
     }
 }
 
-/// A process that has been ordered, and will be told what it is; made by [`Starts::order`]. Dropping it gives the
-/// process up.
+/// An ordered process, which does not know yet what it will run; created by [`Starts::order`]. Dropping it discards the
+/// process.
 ///
-/// While it lives, its thread must do nothing else with the server that it is from: that would wait for ever. All
-/// starters by forkserver that have no executable of their own share one, and so do [`forkserver`](crate::forkserver)'s
-/// functions.
+/// While it exists, its thread must not use the same server otherwise: it would deadlock. All forkserver starters
+/// without an executable of their own share one server, as do the functions of [`forkserver`](crate::forkserver).
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, StartMethod, Starter};
+///
+/// fn seven(_: Birth) -> u8 {
+///     7
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     start_methods::init();
+///     let starter = Starter::new(StartMethod::Forkserver)?;
+///     let mut starts = starter.several();
+///     let child = starts.order().start(&Boot::new(seven))?;
+///     assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(7));
+///     Ok(())
+/// }
+/// ```
 pub struct Order<'a> {
     starter: &'a Starter,
     births: &'a mut Option<Births>,
-    asked: Option<Asked<'a>>,
+    request: Option<ForkRequest<'a>>,
 }
 
 impl Order<'_> {
@@ -273,23 +458,36 @@ impl Order<'_> {
     /// # Errors
     ///
     /// As for [`Starter::start`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod, Starter};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// # let starter = Starter::new(StartMethod::Spawn)?;
+    /// # let mut starts = starter.several();
+    /// let order = starts.order();
+    /// assert!(order.start(&Boot::new(run))?.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start(self, boot: &Boot<'_>) -> Result<Child, StartError> {
-        let Self { starter, births: pipe, asked } = self;
+        let Self { starter, births: pipe, request } = self;
         let executable = starter.executable.as_deref();
         match starter.method {
-            StartMethod::Fork => match starter.slot().start_from_template(asked, boot) {
+            StartMethod::Fork => match starter.slot().start_from_template(request, boot) {
                 Some(result) => result,
                 None => fork::start(boot, starter.foreign, births(pipe)?),
             },
             StartMethod::Spawn => spawn::start(boot, StartMethod::Spawn, executable),
-            StartMethod::Forkserver => starter.slot().start(asked, boot, executable),
+            StartMethod::Forkserver => starter.slot().start(request, boot, executable),
         }
     }
 }
 
 impl fmt::Debug for Order<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Order").field("starter", self.starter).field("is_under_way", &self.asked.is_some()).finish()
+        f.debug_struct("Order").field("starter", self.starter).field("is_under_way", &self.request.is_some()).finish()
     }
 }
 
@@ -315,7 +513,24 @@ const _: () = {
 ///
 /// # Errors
 ///
-/// As for both.
+/// As for [`Starter::new`] and [`Starter::start`].
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, StartMethod};
+///
+/// fn seven(_: Birth) -> u8 {
+///     7
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     start_methods::init();
+///     let child = start_methods::start(StartMethod::Forkserver, &Boot::new(seven))?;
+///     assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(7));
+///     Ok(())
+/// }
+/// ```
 pub fn start(method: StartMethod, boot: &Boot<'_>) -> Result<Child, StartError> {
     Starter::new(method)?.start(boot)
 }

@@ -1,19 +1,21 @@
-//! Start method *forkserver*, seen from the parent: find or start the server, ask it for a child.
+//! Start method *forkserver*, in the parent: starts the server if there is none, and requests children from it.
 //!
 //! ```text
 //!  Starter ──▶ Slot ──Request──▶ server ──fork──▶ child
 //!               ▲                  │                │
-//!               └──Reply + 3 fds───┘                │ Hello, and all the rest,
+//!               └──Reply + 3 fds───┘                │ Hello, and all further messages,
 //!                                                   ▼ over the child's own socket
 //! ```
 //!
-//! The template of a settled *fork* starter is the same server, made by a fork of the parent.
+//! The template of a settled *fork* starter is the same server, forked from the parent instead of executed.
+//!
+//! Also called: zygote process, preforking.
 //!
 //! # Invariants
 //!
-//! - One request is under way at a time, and each has a reply, wanted or not; a server that does not keep to that
-//!   is killed.
-//! - The server is reached by an inherited socketpair only: it has no name that others could find.
+//! - One request at a time is in progress, and each has a reply, even if its child is not needed any more. A server
+//!   that violates this is killed.
+//! - The server is reached by an inherited socketpair only: it has no name that another process could find.
 
 mod client;
 pub(crate) mod server;
@@ -43,110 +45,110 @@ static STATE: PerProcess<State> = PerProcess::new();
 struct State {
     /// The fork server that all starters share.
     shared: Slot,
-    /// What it runs before it serves.
+    /// What it runs before it serves requests.
     preloads: Mutex<Vec<fn()>>,
 }
 
-/// The place of a server, empty until there is one.
+/// The slot of a server, empty until there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     server: Mutex<Option<Server>>,
 }
 
-/// A child that a server was asked for, before it was known what the child is to do. Nobody else asks meanwhile.
-pub(crate) struct Asked<'a> {
-    /// Who has asked, and must hear the answer.
+/// A child that was requested from a server before it is known what it will run. Holds the server's lock.
+pub(crate) struct ForkRequest<'a> {
+    /// The process that sent the request, and must receive the reply.
     pid: u32,
     slot: MutexGuard<'a, Option<Server>>,
-    /// What came of asking; `None` once the answer was taken.
-    asked: Option<Result<Result<Arc<Lifeline>, StartError>, Broken>>,
+    /// The result of sending the request; `None` once the reply was received.
+    sent: Option<Result<Result<Arc<Lifeline>, StartError>, Broken>>,
 }
 
-impl Asked<'_> {
-    fn answer(&mut self) -> Result<Result<Child, StartError>, Broken> {
-        let server = self.slot.as_mut().expect("it was asked");
-        match self.asked.take().expect("an answer is taken once")? {
-            Ok(lifeline) => server.answer(&lifeline),
+impl ForkRequest<'_> {
+    fn receive(&mut self) -> Result<Result<Child, StartError>, Broken> {
+        let server = self.slot.as_mut().expect("a request was sent to it");
+        match self.sent.take().expect("a reply is received once")? {
+            Ok(lifeline) => server.receive_reply(&lifeline),
             Err(error) => Ok(Err(error)),
         }
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for ForkRequest<'_> {
     fn drop(&mut self) {
-        // Nobody wants the child any more; but every request has its reply. It is not a forked copy's to take.
-        if self.asked.is_some()
+        // The child is not needed any more, but the reply must be received, or the next request would get it. A forked
+        // copy must not take it from its parent.
+        if self.sent.is_some()
             && self.pid == std::process::id()
-            && let Err(broken) = self.answer()
+            && let Err(broken) = self.receive()
             && let Some(server) = &*self.slot
         {
-            log::warn!("a fork server is given up: {broken}");
+            log::warn!("a fork server is killed: {broken}");
             server.kill();
         }
     }
 }
 
 impl Slot {
-    /// Has the server fork a child for a boot that is made meanwhile. `None` if there is no server.
-    pub(crate) fn ask(&self) -> Option<Asked<'_>> {
+    /// Requests a child, which the server forks while the boot is prepared. `None` if there is no server.
+    pub(crate) fn request(&self) -> Option<ForkRequest<'_>> {
         let mut slot = process::lock(&self.server);
         let server = slot.as_mut()?;
-        let asked = match Lifeline::get() {
-            Ok(lifeline) => server.ask(&lifeline).map(|asked| asked.map(|()| lifeline)),
+        let sent = match Lifeline::get() {
+            Ok(lifeline) => server.send_request(&lifeline).map(|sent| sent.map(|()| lifeline)),
             Err(error) => Ok(Err(StartError::system(MAKING)(error))),
         };
-        Some(Asked { pid: std::process::id(), slot, asked: Some(asked) })
+        Some(ForkRequest { pid: std::process::id(), slot, sent: Some(sent) })
     }
 
-    /// A child from this slot's server, which is started when there is none, and replaced once
-    /// when it fails.
+    /// Starts a child by this slot's server. A server is started if there is none, and replaced once if it fails.
     pub(crate) fn start(
         &self,
-        asked: Option<Asked<'_>>,
+        request: Option<ForkRequest<'_>>,
         boot: &Boot<'_>,
         executable: Option<&Path>,
     ) -> Result<Child, StartError> {
         let prepared = boot.prepare(StartMethod::Forkserver)?;
-        let Some(mut asked) = asked.or_else(|| self.ask()) else {
+        let Some(mut request) = request.or_else(|| self.request()) else {
             let mut slot = process::lock(&self.server);
             return match fork_from(&mut slot, executable, &prepared) {
-                Ok(answer) => deliver(answer, &prepared),
-                Err(broken) => start_again(&mut slot, &broken, executable, &prepared),
+                Ok(child) => deliver(child, &prepared),
+                Err(broken) => retry(&mut slot, &broken, executable, &prepared),
             };
         };
-        match asked.answer() {
-            Ok(answer) => deliver(answer, &prepared),
-            Err(broken) => start_again(&mut asked.slot, &broken, executable, &prepared),
+        match request.receive() {
+            Ok(child) => deliver(child, &prepared),
+            Err(broken) => retry(&mut request.slot, &broken, executable, &prepared),
         }
     }
 
-    /// A child from a template, which nothing can replace. `None` if there is no template.
+    /// Starts a child by a template, which cannot be replaced. `None` if there is no template.
     pub(crate) fn start_from_template(
         &self,
-        asked: Option<Asked<'_>>,
+        request: Option<ForkRequest<'_>>,
         boot: &Boot<'_>,
     ) -> Option<Result<Child, StartError>> {
-        if asked.is_none() && process::lock(&self.server).is_none() {
+        if request.is_none() && process::lock(&self.server).is_none() {
             return None;
         }
-        // Before it is asked, if that has not been done yet.
+        // Before the request, if that was not sent yet: a boot that fails its checks needs no child.
         let prepared = match boot.prepare(StartMethod::Fork) {
             Ok(prepared) => prepared,
             Err(error) => return Some(Err(error)),
         };
-        let mut asked = asked.or_else(|| self.ask())?;
-        Some(match asked.answer() {
-            Ok(answer) => deliver(answer, &prepared),
+        let mut request = request.or_else(|| self.request())?;
+        Some(match request.receive() {
+            Ok(child) => deliver(child, &prepared),
             Err(broken) => {
-                // It stays in its place, dead: a start must not silently fork today's state.
-                log::warn!("the template is given up: {broken}");
-                asked.slot.as_ref().inspect(|server| server.kill());
+                // It stays in the slot, dead: later starts must not silently fork the present state.
+                log::warn!("the template is killed: {broken}");
+                request.slot.as_ref().inspect(|server| server.kill());
                 Err(StartError::TemplateDied)
             }
         })
     }
 
-    /// Puts a server here, made by `make`, unless there is one.
+    /// Puts the server that `make` returns into the slot, unless there is one.
     pub(crate) fn fill(&self, make: impl FnOnce() -> Result<Server, StartError>) -> Result<(), StartError> {
         let mut slot = process::lock(&self.server);
         if slot.is_none() {
@@ -155,9 +157,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Waits until the server serves, if there is one.
-    ///
-    /// One that does not come up is given up: the slot is empty then.
+    /// Waits until the server is ready, if there is one. A server that fails to start is removed from the slot.
     pub(crate) fn wait_until_ready(&self) -> Result<(), StartError> {
         let mut slot = process::lock(&self.server);
         let ready = slot.as_mut().map_or(Ok(()), Server::wait_until_ready);
@@ -167,7 +167,7 @@ impl Slot {
         ready
     }
 
-    /// Tells the server to end, if there is one and nobody waits for it to answer. Does not wait for its end.
+    /// Kills the server, if there is one and no request is in progress. Does not wait for its end.
     pub(crate) fn dismiss(&self) {
         if let Ok(slot) = self.server.try_lock()
             && let Some(server) = slot.as_ref()
@@ -190,7 +190,7 @@ fn preloads() -> Vec<fn()> {
     process::lock(&STATE.get().preloads).clone()
 }
 
-/// One attempt; an error means that there is no server any more, and that another may do better.
+/// One attempt. After an error the slot is empty, and a second attempt may succeed.
 fn fork_from(
     slot: &mut Option<Server>,
     executable: Option<&Path>,
@@ -200,17 +200,17 @@ fn fork_from(
         Some(server) => server,
         None => match Server::launch(executable, preloads()) {
             Ok(server) => server,
-            Err(error) => return Broken::by_accident(error).map(Err),
+            Err(error) => return Broken::unless_final(error).map(Err),
         },
     };
-    // A broken one is dropped, which kills and reaps it; its children live on.
-    let answer = server.fork(&prepared.lifeline)?;
+    // On failure the server is dropped, which kills and reaps it; its children live on.
+    let child = server.fork(&prepared.lifeline)?;
     *slot = Some(server);
-    Ok(answer)
+    Ok(child)
 }
 
-/// The second attempt, and the last.
-fn start_again(
+/// The second and last attempt.
+fn retry(
     slot: &mut Option<Server>,
     broken: &Broken,
     executable: Option<&Path>,
@@ -219,27 +219,29 @@ fn start_again(
     drop(slot.take());
     log::warn!("the fork server is replaced: {broken}");
     match fork_from(slot, executable, prepared) {
-        Ok(answer) => deliver(answer, prepared),
+        Ok(child) => deliver(child, prepared),
         Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
     }
 }
 
-fn deliver(answer: Result<Child, StartError>, prepared: &PreparedBoot<'_>) -> Result<Child, StartError> {
-    let child = answer?;
+fn deliver(child: Result<Child, StartError>, prepared: &PreparedBoot<'_>) -> Result<Child, StartError> {
+    let child = child?;
     prepared.send(child.control())?;
     Ok(child)
 }
 
-/// Has `f` run once in the fork server, before it serves: what it loads is shared by every child.
+/// Runs `f` once in the fork server before it serves requests: all its children share what `f` loads.
 ///
-/// Several functions run in the order in which they were given. `f` must not leave threads behind:
-/// the server would then be unfit to fork. A fork server that is started later, because this one
-/// died or was [stopped](stop), runs them as well. Children of another start method do not.
+/// Functions run in the order in which they were given. `f` must not leave threads behind: the server could not fork. A
+/// fork server that is started later, because this one died or was [stopped](stop), runs them as well. Children of
+/// other start methods do not.
 ///
 /// # Errors
 ///
-/// [`StartError::AlreadyRunning`] when it is too late; [`StartError::FunctionNotFound`] when `f` is
-/// code made at run time. If `f` panics, the first start fails with [`StartError::Preload`].
+/// - [`StartError::AlreadyRunning`]: the fork server is already running.
+/// - [`StartError::FunctionNotFound`]: `f` is code generated at run time.
+///
+/// If `f` panics, the first start fails with [`StartError::Preload`].
 ///
 /// # Examples
 ///
@@ -265,15 +267,42 @@ pub fn preload(f: fn()) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Ends this process's fork server and reaps it, if it runs; the next start makes a new one.
+/// Ends and reaps this process's fork server, if it runs. The next start creates a new one.
 ///
 /// Its children live on, but how they end may be [`Exit::Unknown`](crate::Exit::Unknown).
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, StartMethod, forkserver};
+///
+/// # fn run(_: Birth) -> u8 { 0 }
+/// # start_methods::init();
+/// start_methods::start(StartMethod::Forkserver, &Boot::new(run))?.wait()?;
+/// forkserver::stop();
+/// assert_eq!(forkserver::pid(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn stop() {
     let server = process::lock(&shared().server).take();
     drop(server);
 }
 
 /// The process id of this process's fork server, if it runs.
+///
+/// # Examples
+///
+/// ```
+/// use start_methods::{Birth, Boot, StartMethod, forkserver};
+///
+/// # fn run(_: Birth) -> u8 { 0 }
+/// # start_methods::init();
+/// assert_eq!(forkserver::pid(), None);
+/// let child = start_methods::start(StartMethod::Forkserver, &Boot::new(run))?;
+/// assert!(forkserver::pid().is_some());
+/// # drop(child);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub fn pid() -> Option<u32> {
     shared().running()

@@ -1,7 +1,7 @@
-//! The fork server's own life: preload, then fork on request and reap at once.
+//! The fork server process: runs the preloads, then forks children on request and reaps them at once.
 //!
-//! It runs in a process with one thread, started by exec (the fork server) or by fork (the template
-//! of a settled starter), as the entry of an ordinary child.
+//! It is the entry of an ordinary child with one thread, executed (the fork server) or forked (the template of a
+//! settled starter).
 //!
 //! ```text
 //!             request socket ──▶ fork ──▶ reply {pid, control end, pidfd, status pipe}
@@ -11,9 +11,9 @@
 //!
 //! # Invariants
 //!
-//! - Every request has a reply, also one that cannot be fulfilled.
+//! - Every request has a reply, even if it fails.
 //! - A child is reaped as soon as it is dead, and only by its pidfd.
-//! - The end of the request socket is the end of the server; its children are not its business.
+//! - The server ends when the request socket is closed. It leaves its children alone.
 
 use std::io;
 use std::io::IoSlice;
@@ -50,42 +50,42 @@ use crate::sys::threads::ForeignThreads;
 use crate::sys::threads::Hold;
 use crate::sys::wait;
 
-/// The exit code of a server that was asked nonsense.
+/// The exit code of a server that has received an invalid request.
 const EXIT_CONFUSED: u8 = 70;
 
 /// The exit code of a server whose preload failed.
 const EXIT_PRELOAD: u8 = 71;
 
-/// How many characters of a panic's text are passed on: it must fit one message.
+/// Maximum characters of a panic's text that are passed on: it must fit into one message.
 const TEXT_MAX: usize = 500;
 
-/// A child that lives.
-struct Ward {
+/// A child that has not been reaped.
+struct Served {
     pidfd: PrivateFd,
     status: PrivateFd,
 }
 
-/// A child that was just forked, and what the parent gets of it.
+/// A child that was just forked, and what the parent receives of it.
 struct Forked {
     pid: u32,
     control: Socket,
     status: PrivateFd,
-    ward: Ward,
+    served: Served,
 }
 
 /// The payload of the server's boot message.
 pub(crate) fn encode_preloads(preloads: &[ImageRef]) -> Vec<u8> {
-    postcard::to_allocvec(preloads).expect("names of places can always be encoded")
+    postcard::to_allocvec(preloads).expect("image references can always be encoded")
 }
 
 /// The entry of a fork server.
 pub(crate) fn serve(birth: Birth) -> u8 {
-    // What the user types at a terminal is for the parent, who ends us by closing the socket.
+    // Signals from a terminal are for the parent, which ends this process by closing the socket.
     calls::set_disposition(libc::SIGINT, Disposition::Ignore);
     calls::set_disposition(libc::SIGHUP, Disposition::Ignore);
     let requests = birth.control;
     let outcome = preload(&birth.payload);
-    // Half a line in the buffer would be written again by every child.
+    // Every child would write again what is in the buffer.
     let _result = io::stdout().flush();
     let code = if outcome.is_ok() { None } else { Some(EXIT_PRELOAD) };
     let ready = message::encode(&Ready { outcome });
@@ -96,10 +96,10 @@ pub(crate) fn serve(birth: Birth) -> u8 {
     code.unwrap_or_else(|| serve_until_end(&requests))
 }
 
-/// Runs what the parent wants loaded. A panic is an answer.
+/// Runs the preload functions. A panic is returned as an error.
 fn preload(payload: &[u8]) -> Result<(), String> {
-    let preloads: Vec<ImageRef> =
-        postcard::from_bytes(payload).map_err(|error| format!("the list of preload functions is garbled: {error}"))?;
+    let preloads: Vec<ImageRef> = postcard::from_bytes(payload)
+        .map_err(|error| format!("the list of preload functions is malformed: {error}"))?;
     for name in preloads {
         let address = name.resolve_code().map_err(|error| format!("a preload function was not found: {error}"))?;
         let f = preload_at(address);
@@ -108,7 +108,7 @@ fn preload(payload: &[u8]) -> Result<(), String> {
                 .downcast_ref::<&str>()
                 .map(ToString::to_string)
                 .or_else(|| payload.downcast_ref::<String>().cloned());
-            // The payload's destructor is somebody's code and may panic again.
+            // Not dropped: the payload's destructor is foreign code and may panic again.
             std::mem::forget(payload);
             let text = text.unwrap_or_else(|| "a panic without a text".to_owned());
             return Err(text.chars().take(TEXT_MAX).collect());
@@ -117,7 +117,7 @@ fn preload(payload: &[u8]) -> Result<(), String> {
     check_single_threaded()
 }
 
-/// A server with threads would refuse every request; better to say so at once.
+/// A server with threads would refuse every request; it is better to report that at once.
 fn check_single_threaded() -> Result<(), String> {
     threads::check_only(|| 1).map_err(|error| match error {
         StartError::ForeignThreads { count } => format!(
@@ -129,17 +129,17 @@ fn check_single_threaded() -> Result<(), String> {
 }
 
 fn serve_until_end(requests: &Socket) -> u8 {
-    let mut wards: Vec<Ward> = Vec::new();
+    let mut children: Vec<Served> = Vec::new();
     let mut answered = 0;
     loop {
-        let (request_ready, dead) = match wait_for_work(requests, &wards) {
+        let (request_ready, dead) = match wait_for_work(requests, &children) {
             Ok(work) => work,
             Err(_) => return EXIT_CONFUSED,
         };
-        // From the back, so that the places of those in front stay what they were.
+        // From the back, so that `swap_remove` does not move those that are still to be checked.
         for index in dead.into_iter().rev() {
-            if report_if_dead(&wards[index]) {
-                wards.swap_remove(index);
+            if report_if_dead(&children[index]) {
+                children.swap_remove(index);
             }
         }
         if request_ready {
@@ -150,7 +150,7 @@ fn serve_until_end(requests: &Socket) -> u8 {
                 Ok(Received::Empty) => continue,
                 Ok(Received::Closed) => return 0,
                 Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                    // The request is lost with its descriptor, but its number is known.
+                    // The request was lost together with its descriptor, but its number is known.
                     answered += 1;
                     if reply_failure(requests, answered, Stage::Request, &error).is_err() {
                         return 0;
@@ -161,46 +161,46 @@ fn serve_until_end(requests: &Socket) -> u8 {
             };
             match (message::decode::<Request>(&buffer[..len]), fds.pop()) {
                 (Ok(request), Some(lifeline)) if fds.is_empty() => match answer(requests, request.id, lifeline) {
-                    Ok(ward) => {
+                    Ok(served) => {
                         answered = request.id;
-                        wards.extend(ward);
+                        children.extend(served);
                     }
                     Err(_) => return 0,
                 },
-                // Nobody but our own parent can ask: one of us is broken, and it can start another.
+                // Only the parent can send requests, so one of the two is broken. The parent can start another server.
                 _ => return EXIT_CONFUSED,
             }
         }
     }
 }
 
-/// Whether there is a request, and the places of the children that have died.
-fn wait_for_work(requests: &Socket, wards: &[Ward]) -> io::Result<(bool, Vec<usize>)> {
-    let mut fds = Vec::with_capacity(wards.len() + 1);
+/// Waits for a request or a death. Returns whether there is a request, and the indices of the children that have died.
+fn wait_for_work(requests: &Socket, children: &[Served]) -> io::Result<(bool, Vec<usize>)> {
+    let mut fds = Vec::with_capacity(children.len() + 1);
     fds.push(PollFd::new(requests.as_fd(), PollFlags::POLLIN));
-    fds.extend(wards.iter().map(|ward| PollFd::new(ward.pidfd.as_fd(), PollFlags::POLLIN)));
+    fds.extend(children.iter().map(|served| PollFd::new(served.pidfd.as_fd(), PollFlags::POLLIN)));
     wait::poll_until(&mut fds, None)?;
     let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
-    let dead = (0..wards.len()).filter(|index| ready(&fds[index + 1])).collect();
+    let dead = (0..children.len()).filter(|index| ready(&fds[index + 1])).collect();
     Ok((ready(&fds[0]), dead))
 }
 
-/// Reaps, and tells the parent how it ended; `false` if it still runs.
-fn report_if_dead(ward: &Ward) -> bool {
-    match calls::reap_pidfd(ward.pidfd.as_fd()) {
+/// Reaps the child and reports its status to the parent; `false` if it still runs.
+fn report_if_dead(served: &Served) -> bool {
+    match calls::reap_pidfd(served.pidfd.as_fd()) {
         Ok(None) => false,
         Ok(Some(status)) => {
-            // Nobody reads it: the parent has dropped the child.
-            let _result = write(&ward.status, &status.to_ne_bytes());
+            // Fails if the parent has dropped the child, and closed the pipe.
+            let _result = write(&served.status, &status.to_ne_bytes());
             true
         }
-        // A preload's code has reaped it. The pipe is closed without a word.
+        // Code of a preload has reaped it. The pipe is closed without a status.
         Err(_) => true,
     }
 }
 
-/// Forks one child and replies. An error means that nobody listens any more.
-fn answer(requests: &Socket, id: u64, lifeline: PrivateFd) -> io::Result<Option<Ward>> {
+/// Forks one child and replies. An error means that the parent does not receive any more.
+fn answer(requests: &Socket, id: u64, lifeline: PrivateFd) -> io::Result<Option<Served>> {
     failpoint!("before_fork");
     let forked = match fork_one(lifeline) {
         Ok(forked) => forked,
@@ -210,18 +210,18 @@ fn answer(requests: &Socket, id: u64, lifeline: PrivateFd) -> io::Result<Option<
         }
     };
     failpoint!("after_fork");
-    let Forked { pid, control, status, ward } = forked;
+    let Forked { pid, control, status, served } = forked;
     let reply = message::encode(&Reply { id, outcome: Ok(pid) });
-    let sent = requests.send(&[IoSlice::new(&reply)], &[control.as_fd(), ward.pidfd.as_fd(), status.as_fd()]);
+    let sent = requests.send(&[IoSlice::new(&reply)], &[control.as_fd(), served.pidfd.as_fd(), status.as_fd()]);
     if let Err(error) = sent {
-        // The child ends when our copy of its socket closes; it must not be a zombie until then.
-        let _result = calls::pidfd_send_signal(ward.pidfd.as_fd(), libc::SIGKILL, 0);
+        // The child would end when our copy of its socket closes, but must not stay a zombie.
+        let _result = calls::pidfd_send_signal(served.pidfd.as_fd(), libc::SIGKILL, 0);
         let _status = calls::reap_pid(pid);
         reply_failure(requests, id, Stage::Reply, &error)?;
         return Ok(None);
     }
     failpoint!("after_reply");
-    Ok(Some(ward))
+    Ok(Some(served))
 }
 
 fn reply_failure(requests: &Socket, id: u64, stage: Stage, error: &io::Error) -> io::Result<()> {
@@ -235,11 +235,11 @@ fn fork_one(lifeline: PrivateFd) -> Result<Forked, (Stage, io::Error)> {
     let hold = Hold::acquire(ForeignThreads::Refuse).map_err(|error| {
         let errno = match error {
             StartError::System { errno, .. } => errno,
-            // Code that a preload has left behind, a signal handler perhaps, started a thread.
+            // Code that a preload has left behind, perhaps a signal handler, has started a thread.
             _ => libc::EBUSY,
         };
         (Stage::Threads, io::Error::from_raw_os_error(errno))
     })?;
     let (pid, pidfd) = fork_waiting(&hold, theirs, lifeline, None)?;
-    Ok(Forked { pid, control: ours, status, ward: Ward { pidfd, status: report } })
+    Ok(Forked { pid, control: ours, status, served: Served { pidfd, status: report } })
 }

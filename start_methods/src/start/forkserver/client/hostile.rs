@@ -1,7 +1,7 @@
-//! The parent's end of a fork server against every server there can be: whatever it answers, it is given up or
-//! believed, and nothing is signalled that is not its child.
+//! The parent's end of a fork server against a malicious server: any reply is accepted or ends the server, and only its
+//! children are signalled.
 //!
-//! The server of these tests is a shell with one child, whose socket the test holds: it answers before it is asked.
+//! The server of these tests is a shell with one child. The test holds its socket, and replies before it is asked.
 
 use std::io::BufRead;
 use std::io::BufReader;
@@ -47,19 +47,19 @@ impl Rig {
         Self { server: Server { process, is_ready: true, requests: 0 }, there, lifeline, child, child_pidfd }
     }
 
-    /// What comes of it when the server says this.
-    fn hear(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Result<Child, StartError>, Broken> {
+    /// The result of a request to which the server replies with this.
+    fn reply_with(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Result<Child, StartError>, Broken> {
         self.there.send(&[IoSlice::new(bytes)], fds).unwrap();
         self.server.fork(&self.lifeline)
     }
 
-    /// The child, as an honest server gives it, and the end of the pipe by which its status would come.
+    /// The child as an honest server would send it, and the write end of its status pipe.
     fn honest(&mut self) -> (Child, OwnedFd) {
         let (read, write) = status_pipe();
         let (ours, _theirs) = Socket::pair().unwrap();
         let pidfd = self.child_pidfd.try_clone().unwrap();
         let bytes = reply(1, self.child);
-        let child = self.hear(&bytes, &[ours.as_fd(), pidfd.as_fd(), read.as_fd()]).unwrap().unwrap();
+        let child = self.reply_with(&bytes, &[ours.as_fd(), pidfd.as_fd(), read.as_fd()]).unwrap().unwrap();
         (child, write)
     }
 }
@@ -96,17 +96,17 @@ fn what_is_no_answer_ends_the_server() {
         bytes
     };
     let noise: [(&[u8], &str); 8] = [
-        (b"?", "none of ours"),
-        (&[0xff; 4096], "none of ours"),
-        (&[0; 5000], "cut"),
+        (b"?", "not a message of this protocol"),
+        (&[0xff; 4096], "not a message of this protocol"),
+        (&[0; 5000], "truncated"),
         (&of_another_version, "version"),
         (&message::encode(&Hello { build_id: Vec::new() }), "unexpected kind"),
-        (&reply(1, 1)[..9], "garbled"),
-        (&[&reply(1, 1)[..], &[0]].concat(), "garbled"),
-        (&message::encode(&Reply { id: 2, outcome: Err(failure) }), "nobody asked"),
+        (&reply(1, 1)[..9], "malformed"),
+        (&[&reply(1, 1)[..], &[0]].concat(), "malformed"),
+        (&message::encode(&Reply { id: 2, outcome: Err(failure) }), "was not sent"),
     ];
     for (bytes, why) in noise {
-        is_broken(Rig::new().hear(bytes, &[]), why);
+        is_broken(Rig::new().reply_with(bytes, &[]), why);
     }
 }
 
@@ -116,11 +116,11 @@ fn an_answer_with_other_descriptors_than_promised_ends_the_server() {
         let mut rig = Rig::new();
         let (read, _write) = pipe().unwrap();
         let bytes = reply(1, rig.child);
-        is_broken(rig.hear(&bytes, &vec![read.as_fd(); count]), "wrong number of descriptors");
+        is_broken(rig.reply_with(&bytes, &vec![read.as_fd(); count]), "wrong number of descriptors");
     }
 }
 
-/// What has come to us and is not wanted is closed.
+/// Descriptors that arrive unexpectedly are closed.
 #[test]
 fn descriptors_that_nobody_asked_for_are_closed() {
     let mut rig = Rig::new();
@@ -128,7 +128,7 @@ fn descriptors_that_nobody_asked_for_are_closed() {
     let failure =
         message::encode(&Reply { id: 1, outcome: Err(ForkFailure { stage: Stage::Fork, errno: libc::EAGAIN }) });
 
-    let answer = rig.hear(&failure, &[write.as_fd()]).unwrap();
+    let answer = rig.reply_with(&failure, &[write.as_fd()]).unwrap();
 
     assert!(matches!(answer, Err(StartError::System { errno: libc::EAGAIN, .. })));
     drop(write);
@@ -141,7 +141,7 @@ fn processes_that_are_no_children_of_the_server_are_left_alone() {
     let (of_init, of_own) = (calls::pidfd_open(1).unwrap(), calls::pidfd_open(own).unwrap());
     let (no_pidfd, _write) = pipe().unwrap();
     let (socket, _other) = Socket::pair().unwrap();
-    // By whom the server says it is, whose pidfd it sends, and what it sends as its socket.
+    // The process id, the pidfd and the socket that the server sends; `None` for the true one.
     type Lie<'a> = (Option<u32>, Option<BorrowedFd<'a>>, BorrowedFd<'a>);
     let lies: [Lie<'_>; 8] = [
         (Some(1), Some(of_init.as_fd()), socket.as_fd()),
@@ -159,7 +159,7 @@ fn processes_that_are_no_children_of_the_server_are_left_alone() {
         let (read, _write) = status_pipe();
         let bytes = reply(1, pid.unwrap_or(rig.child));
         let fds = [control, pidfd.unwrap_or(child_pidfd.as_fd()), read.as_fd()];
-        is_broken(rig.hear(&bytes, &fds), "what it sent is no child");
+        is_broken(rig.reply_with(&bytes, &fds), "is not its child");
     }
 }
 
@@ -180,7 +180,7 @@ fn a_server_that_closes_its_socket_is_gone() {
     let mut rig = Rig::new();
     let (_kept, other) = Socket::pair().unwrap();
     rig.there = other;
-    is_broken(rig.server.fork(&rig.lifeline), "cannot be asked");
+    is_broken(rig.server.fork(&rig.lifeline), "cannot be sent a request");
 }
 
 #[test]
@@ -203,10 +203,10 @@ fn a_status_counts_once_and_after_the_end() {
 
     child.kill().unwrap();
     let exit = child.wait().unwrap();
-    // A second word for the same child; the first was the answer.
+    // A second status of the same child, after the first was received.
     write(&status, &9_i32.to_ne_bytes()).unwrap();
 
-    // It is the server's word that counts.
+    // The server's report counts, although the process was killed.
     assert_eq!(exit, Exit::from_raw(3 << 8));
     assert_eq!(child.wait().unwrap(), exit);
     assert_eq!(child.try_wait().unwrap(), Some(exit));
@@ -214,7 +214,7 @@ fn a_status_counts_once_and_after_the_end() {
 
 #[test]
 fn a_status_that_is_none_is_not_believed() {
-    // Half a word, "stopped", "continued", and what no kernel says.
+    // Half a word, "stopped", "continued", and two words that no kernel reports.
     let words: [&[u8]; 5] = [
         &[0, 0],
         &0x137f_i32.to_ne_bytes(),
@@ -230,7 +230,7 @@ fn a_status_that_is_none_is_not_believed() {
 
         child.kill().unwrap();
 
-        // The kernel may know (Linux 6.15), since the shell reaps it; nobody guesses.
+        // The kernel may report the status (Linux 6.15), since the shell reaps the process. It is never guessed.
         let exit = child.wait().unwrap();
         assert!(exit == Exit::Unknown || exit == Exit::from_raw(9), "{word:?}: {exit}");
     }

@@ -1,11 +1,12 @@
-//! The parent's end of a fork server: one request, one reply, and nothing believed.
+//! The parent's end of a fork server: sends one request, receives one reply, and trusts neither.
 //!
 //! # Invariants
 //!
-//! - A reply is used only if it is whole, answers the question that was asked, and brings the
-//!   descriptors it promises; all others are closed.
-//! - A server about which there is any doubt is not asked a second time.
-//! - What is signalled as a child is one: its pidfd is of the process that the server names, and that is the server's.
+//! - A reply is used only if it is complete, matches the request, and carries the right descriptors; all other
+//!   descriptors are closed.
+//! - After any invalid or missing reply, the server gets no further request.
+//! - Only children of the server are signalled as such: the pidfd must be of the process that the reply names, and that
+//!   must be a child of the server.
 
 use std::fmt;
 use std::io;
@@ -42,45 +43,44 @@ use crate::sys::socket::Received;
 use crate::sys::threads::ForeignThreads;
 use crate::sys::wait;
 
-/// How long a new server may take to say hello.
+/// How long a new server may take to send its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a server may take to answer a request.
+/// How long a server may take to reply to a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest message of a server that is read: the text of a panic in a preload fits.
+/// Maximum length of a server's message: the text of a panic in a preload fits.
 const REPLY_MAX: usize = 4096;
 
-/// How long a silent server may be stopped before it is given up. One that is only slow has its time.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often to check whether a server that does not reply is stopped by a signal. A slow one gets its full time.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A fork server or a template that runs, as far as is known. Dropping it ends and reaps it.
+/// A fork server or a template that is running, as far as is known. Dropping it kills and reaps it.
 #[derive(Debug)]
 pub(crate) struct Server {
     process: Child,
-    /// It has said that it serves.
+    /// It has reported that it serves requests.
     is_ready: bool,
     requests: u64,
 }
 
-/// Why a server is not to be asked again.
+/// Why a server gets no further request.
 #[derive(Debug)]
 pub(crate) struct Broken {
     detail: String,
 }
 
-/// Why nothing was heard from a server.
+/// Why nothing was received from a server.
 #[derive(Debug)]
-enum Unheard {
+enum ReceiveError {
     Broken(Broken),
-    /// Its message came, without the descriptors: there is no room for them here.
+    /// Its message arrived without the descriptors: the descriptor table of this process is full.
     TableFull(io::Error),
 }
 
 impl Broken {
-    /// Sorts the failures of a launch: those that a second one need not meet again, and (as `Ok`)
-    /// those that are final.
-    pub(crate) fn by_accident(error: StartError) -> Result<StartError, Self> {
+    /// Sorts the errors of a launch: `Err` if a second attempt may succeed, `Ok` if the error is final.
+    pub(crate) fn unless_final(error: StartError) -> Result<StartError, Self> {
         match error {
             StartError::HelloTimeout { .. } | StartError::DiedBeforeHello { .. } | StartError::Protocol { .. } => {
                 Err(Self { detail: error.to_string() })
@@ -98,9 +98,9 @@ impl fmt::Display for Broken {
 }
 
 impl Server {
-    /// Starts a fork server by executing this program, or `executable`, and waits until it serves.
+    /// Starts a fork server by executing this program, or `executable`, and waits until it is ready.
     ///
-    /// The preloads are the user's and may take their time.
+    /// The preloads are user code, which may take any time.
     pub(crate) fn launch(executable: Option<&Path>, preloads: Vec<fn()>) -> Result<Self, StartError> {
         let preloads: Vec<_> = preloads
             .into_iter()
@@ -116,7 +116,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Forks a template off this process. Does not wait until it serves.
+    /// Forks a template from this process. Does not wait until it is ready.
     pub(crate) fn fork_template(foreign: ForeignThreads, births: &Births) -> Result<Self, StartError> {
         let payload = server::encode_preloads(&[]);
         let boot = Boot::new(server::serve).name("fork-template").payload(&payload);
@@ -127,18 +127,18 @@ impl Server {
         Self { process, is_ready: false, requests: 0 }
     }
 
-    /// Waits until it serves.
+    /// Waits until the server serves requests.
     pub(crate) fn wait_until_ready(&mut self) -> Result<(), StartError> {
         if self.is_ready {
             return Ok(());
         }
-        wait_for_a_word(&self.process, HELLO_TIMEOUT)?;
+        wait_hello_unless_stopped(&self.process, HELLO_TIMEOUT)?;
         let broken = |broken: Broken| StartError::Forkserver { detail: broken.to_string() };
         let (bytes, fds) = match self.receive(None) {
             Ok(message) => message,
-            Err(Unheard::Broken(error)) => return Err(broken(error)),
-            Err(Unheard::TableFull(error)) => {
-                return Err(StartError::system("hearing from a fork server")(error));
+            Err(ReceiveError::Broken(error)) => return Err(broken(error)),
+            Err(ReceiveError::TableFull(error)) => {
+                return Err(StartError::system("receiving from a fork server")(error));
             }
         };
         match message::decode::<Ready>(&bytes) {
@@ -147,7 +147,7 @@ impl Server {
                 Ok(())
             }
             Ok(Ready { outcome: Err(message) }) => Err(StartError::Preload { message }),
-            Ok(_) => Err(broken(self.broken("it sent descriptors nobody asked for"))),
+            Ok(_) => Err(broken(self.broken("it sent unexpected descriptors"))),
             Err(error) => Err(broken(self.broken(&error.to_string()))),
         }
     }
@@ -158,58 +158,58 @@ impl Server {
         (!ended).then(|| self.process.pid())
     }
 
-    /// Has it end. Whatever it has started is in groups of its own.
+    /// Kills it, without waiting. The processes that it has started are in groups of their own.
     pub(crate) fn dismiss(&self) {
         let _result = self.process.signal(Signal::SIGKILL);
     }
 
-    /// Ends and reaps it.
+    /// Kills and reaps it.
     pub(crate) fn kill(&self) {
         let _result = self.process.kill();
         let _exit = self.process.wait_timeout(Duration::from_secs(1));
     }
 
-    /// Has it fork a child, which waits for its boot message.
+    /// Forks a child, which waits for its boot message.
     ///
-    /// The outer error condemns the server; the inner one is its honest answer.
+    /// The outer error means that the server is broken; the inner one is a failure that it has reported properly.
     pub(crate) fn fork(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<Child, StartError>, Broken> {
-        match self.ask(lifeline)? {
-            Ok(()) => self.answer(lifeline),
+        match self.send_request(lifeline)? {
+            Ok(()) => self.receive_reply(lifeline),
             Err(error) => Ok(Err(error)),
         }
     }
 
-    /// The first half of [`fork`](Self::fork): it forks from here on, if this says so.
-    pub(crate) fn ask(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<(), StartError>, Broken> {
+    /// The first half of [`fork`](Self::fork): sends the request, after which the server forks.
+    pub(crate) fn send_request(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<(), StartError>, Broken> {
         self.wait_until_ready().map_err(|error| Broken { detail: error.to_string() })?;
         let own_end = match lifeline.open(LOWEST) {
             Ok(own_end) => own_end,
             Err(error) => return Ok(Err(StartError::system(OPENING)(error))),
         };
-        // Only what is sent is counted: the server counts along.
+        // Counted only if it is sent: the server counts the requests that it receives.
         self.requests += 1;
         let request = message::encode(&Request { id: self.requests });
         match self.process.control().try_send(&[IoSlice::new(&request)], &[own_end.as_fd()]) {
             Ok(true) => Ok(Ok(())),
             Ok(false) => Err(self.broken("it does not read its requests")),
-            Err(error) => Err(self.broken(&format!("it cannot be asked: {error}"))),
+            Err(error) => Err(self.broken(&format!("it cannot be sent a request: {error}"))),
         }
     }
 
-    /// The second half of [`fork`](Self::fork).
-    pub(crate) fn answer(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<Child, StartError>, Broken> {
+    /// The second half of [`fork`](Self::fork): receives the reply.
+    pub(crate) fn receive_reply(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<Child, StartError>, Broken> {
         let (bytes, fds) = match self.receive(Some(Instant::now() + REPLY_TIMEOUT)) {
             Ok(reply) => reply,
-            Err(Unheard::Broken(broken)) => return Err(broken),
-            // Descriptors that do not fit our table are lost on the way. That is our trouble and not
-            // the server's; the child sees the end of its socket and ends.
-            Err(Unheard::TableFull(error)) => {
+            Err(ReceiveError::Broken(broken)) => return Err(broken),
+            // Descriptors that do not fit into our table are lost. That is not the server's fault. The child sees its
+            // socket closed, and ends.
+            Err(ReceiveError::TableFull(error)) => {
                 return Ok(Err(StartError::system("receiving the descriptors of a child")(error)));
             }
         };
         let reply: Reply = message::decode(&bytes).map_err(|error| self.broken(&error.to_string()))?;
         if reply.id != self.requests {
-            return Err(self.broken("it answered a question nobody asked"));
+            return Err(self.broken("it replied to a request that was not sent"));
         }
         match reply.outcome {
             Ok(pid) => self.child(pid, fds, lifeline),
@@ -230,44 +230,44 @@ impl Server {
             return Err(self.broken("it sent the wrong number of descriptors"));
         };
         let pidfd = fds[1].as_fd();
-        // One that has been reaped meanwhile is nobody's child, and nothing can be done to it.
+        // A child that has been reaped meanwhile has no parent, and cannot be signalled.
         let is_child = match proc_info::is_child(pid, pidfd, self.process.pid()) {
             Ok(is_child) => is_child || !proc_info::is_unreaped(pidfd),
-            // Our trouble and not the server's, as above.
-            Err(error) => return Ok(Err(StartError::system("looking at a child in /proc")(error))),
+            // Not the server's fault, as above.
+            Err(error) => return Ok(Err(StartError::system("checking a child in /proc")(error))),
         };
         if i32::try_from(pid).is_err() || pid == 0 || !is_child || !calls::is_unix_seqpacket(fds[0].as_fd()) {
-            return Err(self.broken("what it sent is no child"));
+            return Err(self.broken("the process that it sent is not its child"));
         }
         Ok(Ok(Child::of_server(pid, fds, Arc::clone(lifeline))))
     }
 
-    /// The next message; `None` waits for ever (but not for a dead server).
-    fn receive(&self, deadline: Option<Instant>) -> Result<(Vec<u8>, Vec<PrivateFd>), Unheard> {
+    /// The next message. Without a deadline it waits as long as the server lives.
+    fn receive(&self, deadline: Option<Instant>) -> Result<(Vec<u8>, Vec<PrivateFd>), ReceiveError> {
         let (mut bytes, mut fds) = (Vec::new(), Vec::new());
         let control = self.process.control();
         loop {
-            // In this order: what it said before it died is in the socket when it is dead.
+            // Death first, then the socket: what the server sent before it died is in the socket by then.
             let dead = matches!(self.process.try_wait(), Ok(Some(_)));
             match control.try_recv_into(&mut bytes, REPLY_MAX, &mut fds) {
                 Ok(Received::Message(_)) => return Ok((bytes, fds)),
                 Ok(Received::Empty) if !dead => {}
                 Ok(Received::Empty | Received::Closed) => {
-                    return Err(Unheard::Broken(self.broken("it is gone")));
+                    return Err(ReceiveError::Broken(self.broken("it is gone")));
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                    return Err(Unheard::TableFull(error));
+                    return Err(ReceiveError::TableFull(error));
                 }
-                Err(error) => return Err(Unheard::Broken(self.broken(&error.to_string()))),
+                Err(error) => return Err(ReceiveError::Broken(self.broken(&error.to_string()))),
             }
-            let look = Instant::now() + LOOK_EVERY;
-            let until = deadline.map_or(look, |deadline| deadline.min(look));
+            let next_check = Instant::now() + STOP_CHECK_INTERVAL;
+            let until = deadline.map_or(next_check, |deadline| deadline.min(next_check));
             match wait::readable(&[control.as_fd(), self.process.pidfd()], Some(until)) {
                 Ok(true) => {}
-                Ok(false) if is_stopped(&self.process) => return Err(Unheard::Broken(self.broken(STOPPED))),
+                Ok(false) if is_stopped(&self.process) => return Err(ReceiveError::Broken(self.broken(STOPPED))),
                 Ok(false) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
-                Ok(false) => return Err(Unheard::Broken(self.broken("it does not answer"))),
-                Err(error) => return Err(Unheard::Broken(self.broken(&error.to_string()))),
+                Ok(false) => return Err(ReceiveError::Broken(self.broken("it does not reply"))),
+                Err(error) => return Err(ReceiveError::Broken(self.broken(&error.to_string()))),
             }
         }
     }
@@ -281,21 +281,22 @@ impl Server {
     }
 }
 
-const STOPPED: &str = "it was stopped by a signal, and would answer nobody";
+const STOPPED: &str = "it was stopped by a signal and cannot reply";
 
-/// Whether somebody has stopped it. One that is traced is somebody's who looks at it, and has its time.
+/// Whether a signal has stopped it. A process stopped by a tracer does not count: it is being debugged, and gets its
+/// full time.
 fn is_stopped(process: &Child) -> bool {
-    // It is ours and not reaped as long as it is dropped by nobody, so the number is its own.
+    // It is our child and not reaped while `process` exists, so its id cannot have been reused.
     Stat::of(process.pid()).is_ok_and(Stat::is_stopped)
 }
 
-/// [`Child::wait_hello`], which a process that is stopped need not be given all the time for.
-fn wait_for_a_word(process: &Child, timeout: Duration) -> Result<(), StartError> {
+/// [`Child::wait_hello`], which returns early for a process that is stopped by a signal.
+fn wait_hello_unless_stopped(process: &Child, timeout: Duration) -> Result<(), StartError> {
     let give_up = Instant::now() + timeout;
     loop {
-        let until = give_up.min(Instant::now() + LOOK_EVERY);
-        let heard = wait::readable(&[process.control().as_fd(), process.pidfd()], Some(until));
-        if heard.map_err(StartError::system("waiting for a fork server"))? || Instant::now() >= give_up {
+        let until = give_up.min(Instant::now() + STOP_CHECK_INTERVAL);
+        let readable = wait::readable(&[process.control().as_fd(), process.pidfd()], Some(until));
+        if readable.map_err(StartError::system("waiting for a fork server"))? || Instant::now() >= give_up {
             return process.wait_hello(give_up.saturating_duration_since(Instant::now()));
         }
         if is_stopped(process) {
