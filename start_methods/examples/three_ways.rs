@@ -1,5 +1,5 @@
-//! Starts a process by each of the three methods, exchanges a message with it, and waits for it.
-#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+//! Starts a process by each of the three methods, exchanges a message with it, and waits for its end.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::error::Error;
 use std::io::IoSlice;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use start_methods::{Birth, Boot, Received, StartMethod};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    start_methods::init(); // Children of spawn and forkserver leave main here.
+    start_methods::init(); // Children of spawn and forkserver never return from here.
     for method in StartMethod::ALL {
         let boot = Boot::new(double).name("doubler");
         let child = start_methods::start(method, &boot)?;
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         child.control().recv(&mut answer, &mut Vec::new())?;
 
         let (pid, exit) = (child.pid(), child.wait()?);
-        println!("{method:>10}: process {pid} says {}, {exit}", u64::from_le_bytes(answer));
+        println!("{method:>10}: process {pid} replied {}, {exit}", u64::from_le_bytes(answer));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a process has open and running, compared before and after a case.
+//! The descriptors, threads and children of a process, compared before and after a case.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use start_methods::forkserver;
 
-/// Taken at the beginning of a case.
+/// A snapshot taken at the beginning of a case.
 pub(crate) struct Audit {
     fds: BTreeMap<i32, String>,
 }
@@ -17,28 +17,28 @@ impl Audit {
         Self { fds: fds() }
     }
 
-    /// No child, no zombie, no thread, no descriptor is left.
+    /// Asserts that no child, zombie, thread or descriptor is left.
     pub(crate) fn end(self) {
         forkserver::stop();
-        // A thread that was joined may be listed for a moment.
+        // The kernel may still list a thread for a moment after it was joined.
         let deadline = Instant::now() + Duration::from_secs(1);
         while threads() > 1 && Instant::now() < deadline {
             std::thread::yield_now();
         }
         assert_eq!(threads(), 1, "threads are left");
         assert_eq!(children(), "", "children are left");
-        assert_eq!(fds(), self.fds, "descriptors are left, or gone");
+        assert_eq!(fds(), self.fds, "descriptors were leaked or closed");
     }
 }
 
-/// The open descriptors, and what they are.
+/// The open descriptors, and the files they refer to.
 pub(crate) fn fds() -> BTreeMap<i32, String> {
     let directory = fs::read_dir("/proc/self/fd").unwrap();
     let numbers: Vec<i32> =
         directory.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
     numbers
         .into_iter()
-        // The directory itself is closed by now.
+        // The directory itself is closed by now: its link cannot be read.
         .filter_map(|number| {
             let target = fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
             Some((number, target.to_string_lossy().into_owned()))

@@ -1,6 +1,6 @@
-//! Programs whose `main` does not begin with `init()`, and what is done about them.
+//! Programs whose `main` does not begin with `init()`.
 //!
-//! These cases run without the harness having called it, in the first process and in the children.
+//! The harness does not call it for these cases, neither in the first process nor in the children.
 
 use std::env;
 use std::io::IoSlice;
@@ -19,7 +19,7 @@ use crate::each;
 use crate::helper::SOON;
 use crate::helper::code;
 use crate::helper::exit_with;
-use crate::helper::up;
+use crate::helper::start_ready;
 use crate::once;
 
 pub(crate) const CASES: &[Case] = &[
@@ -30,7 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     once("a_main_that_talks_nonsense_is_typed", a_main_that_talks_nonsense_is_typed),
 ];
 
-/// Whether this is the first process, which alone calls `init()` here.
+/// Whether this is the first process. Only that one calls `init()` here.
 fn first_process() -> bool {
     let first = env::var_os("START_METHODS_CHILD").is_none();
     if first {
@@ -43,7 +43,7 @@ fn forgotten_init_is_typed(method: StartMethod) {
     assert!(!start_methods::initialized());
     let starter = Starter::new(method);
     match method {
-        // It does without.
+        // Fork does not need it.
         StartMethod::Fork => {
             let child = starter.unwrap().start(&Boot::new(exit_with).payload(&[4])).unwrap();
             child.wait_hello(SOON).unwrap();
@@ -59,7 +59,7 @@ fn forgotten_init_is_typed(method: StartMethod) {
 
 fn a_child_without_init_is_no_bomb(method: StartMethod) {
     first_process();
-    // In the child, this is where it ends.
+    // A child ends here.
     let starter = Starter::new(method).unwrap();
     let refused = |error: StartError| match error {
         StartError::Refused { reason } => {
@@ -112,7 +112,7 @@ fn a_main_that_talks_nonsense_is_typed() {
     use nix::sys::socket::sendmsg;
 
     if !first_process() {
-        let words = [IoSlice::new(b"hello, I am somebody else")];
+        let words = [IoSlice::new(b"hello from another program")];
         sendmsg::<()>(3, &words, &[], MsgFlags::empty(), None).unwrap();
         thread::sleep(Duration::from_secs(1000));
     }
@@ -121,6 +121,6 @@ fn a_main_that_talks_nonsense_is_typed() {
     assert!(matches!(error, StartError::Protocol { .. }), "{error}");
     assert!(child.wait_timeout(SOON).unwrap().is_some(), "it was killed");
 
-    // Fork is not concerned.
-    drop(up(StartMethod::Fork, &Boot::new(exit_with).payload(&[0])));
+    // Fork does not need it.
+    drop(start_ready(StartMethod::Fork, &Boot::new(exit_with).payload(&[0])));
 }

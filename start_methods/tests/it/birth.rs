@@ -1,4 +1,4 @@
-//! What a child finds when it comes into the world.
+//! The state in which a child starts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,14 +27,14 @@ use start_methods::forkserver;
 use crate::Case;
 use crate::audit::fds;
 use crate::each;
-use crate::helper::answer;
+use crate::helper::answer_of;
 use crate::helper::code;
 use crate::helper::exit_with;
-use crate::helper::hear;
-use crate::helper::say;
+use crate::helper::receive_text;
+use crate::helper::send_text;
+use crate::helper::start_ready;
 use crate::helper::status_line;
-use crate::helper::until_told;
-use crate::helper::up;
+use crate::helper::until_message;
 use crate::host::handle_usr2;
 use crate::host::ignore;
 use crate::host::of_the_c_library;
@@ -65,7 +65,7 @@ fn the_payload_arrives(method: StartMethod) {
     }
     let payload: Vec<u8> = (0..PAYLOAD_MAX).map(|index| (index % 251).to_le_bytes()[0]).collect();
 
-    let child = up(method, &Boot::new(check).payload(&payload));
+    let child = start_ready(method, &Boot::new(check).payload(&payload));
 
     assert_eq!(code(child.wait().unwrap()), Some(0));
 }
@@ -81,7 +81,7 @@ fn descriptors_arrive_in_order(method: StartMethod) {
     let pipes: Vec<_> = (0..8).map(|_| pipe().unwrap()).collect();
     let ends: Vec<_> = pipes.iter().map(|(_, write)| write.as_fd()).collect();
 
-    let child = up(method, &Boot::new(write_each).fds(&ends));
+    let child = start_ready(method, &Boot::new(write_each).fds(&ends));
 
     assert_eq!(code(child.wait().unwrap()), Some(8));
     for (number, (read, write)) in pipes.into_iter().enumerate() {
@@ -106,41 +106,41 @@ fn what_is_too_large_is_refused(method: StartMethod) {
 }
 
 fn the_parent_is_who_it_should_be(method: StartMethod) {
-    fn tell(birth: Birth) -> u8 {
-        say(&birth.control, &format!("{} {}", getppid(), birth.method));
+    fn report(birth: Birth) -> u8 {
+        send_text(&birth.control, &format!("{} {}", getppid(), birth.method));
         0
     }
-    let told = answer(method, tell);
+    let text = answer_of(method, report);
 
     let parent = match method {
         StartMethod::Fork | StartMethod::Spawn => std::process::id(),
         StartMethod::Forkserver => forkserver::pid().unwrap(),
     };
-    assert_eq!(told, format!("{parent} {method}"));
+    assert_eq!(text, format!("{parent} {method}"));
 }
 
 fn standard_input_is_dev_null(method: StartMethod) {
-    fn tell(birth: Birth) -> u8 {
-        say(&birth.control, fs::read_link("/proc/self/fd/0").unwrap().to_str().unwrap());
+    fn report(birth: Birth) -> u8 {
+        send_text(&birth.control, fs::read_link("/proc/self/fd/0").unwrap().to_str().unwrap());
         0
     }
-    assert_eq!(answer(method, tell), "/dev/null");
+    assert_eq!(answer_of(method, report), "/dev/null");
 }
 
 fn it_leads_a_group_of_its_own(method: StartMethod) {
-    fn tell(birth: Birth) -> u8 {
-        say(&birth.control, &format!("{}", getpgrp() == getpid()));
+    fn report(birth: Birth) -> u8 {
+        send_text(&birth.control, &format!("{}", getpgrp() == getpid()));
         0
     }
-    assert_eq!(answer(method, tell), "true");
+    assert_eq!(answer_of(method, report), "true");
 }
 
 /// Bit masks as in /proc/PID/status.
 fn signals_are_as_after_a_fresh_start(method: StartMethod) {
-    fn tell(birth: Birth) -> u8 {
+    fn report(birth: Birth) -> u8 {
         let line = |key| status_line(std::process::id(), key);
         let text = ["SigBlk", "SigIgn", "SigCgt"].map(line).join(" ");
-        say(&birth.control, &text);
+        send_text(&birth.control, &text);
         0
     }
     ignore(libc::SIGTERM);
@@ -148,63 +148,63 @@ fn signals_are_as_after_a_fresh_start(method: StartMethod) {
     handle_usr2();
     SigSet::all().thread_block().unwrap();
 
-    let told = answer(method, tell);
+    let text = answer_of(method, report);
 
     SigSet::all().thread_unblock().unwrap();
-    let masks: Vec<u64> = told.split(' ').map(|mask| u64::from_str_radix(mask, 16).unwrap()).collect();
+    let masks: Vec<u64> = text.split(' ').map(|mask| u64::from_str_radix(mask, 16).unwrap()).collect();
     let bit = |signal: i32| 1_u64 << (signal - 1);
-    assert_eq!(masks[0], 0, "blocked: {told}");
-    assert_eq!(masks[1] & !of_the_c_library(), bit(libc::SIGPIPE) | bit(libc::SIGTTOU), "ignored: {told}");
-    // In a program that was executed, std catches these two to report a stack overflow.
+    assert_eq!(masks[0], 0, "blocked: {text}");
+    assert_eq!(masks[1] & !of_the_c_library(), bit(libc::SIGPIPE) | bit(libc::SIGTTOU), "ignored: {text}");
+    // In an executed program, std catches these two to report a stack overflow.
     let of_std = bit(libc::SIGSEGV) | bit(libc::SIGBUS);
     let allowed = if method == StartMethod::Spawn { of_std } else { 0 };
-    assert_eq!(masks[2] & !allowed, 0, "caught: {told}");
+    assert_eq!(masks[2] & !allowed, 0, "caught: {text}");
 }
 
 fn it_has_no_descriptor_but_its_own(method: StartMethod) {
-    fn tell(birth: Birth) -> u8 {
+    fn report(birth: Birth) -> u8 {
         let text: Vec<_> = fds().into_iter().map(|(number, target)| format!("{number}={target}")).collect();
-        say(&birth.control, &format!("{} {}", birth.control.as_fd().as_raw_fd(), text.join(" ")));
-        until_told(birth)
+        send_text(&birth.control, &format!("{} {}", birth.control.as_fd().as_raw_fd(), text.join(" ")));
+        until_message(birth)
     }
     let mut own: Vec<_> = fds().into_keys().filter(|number| *number > 2).collect();
     own.push(100);
     own.sort_unstable();
-    // Neither private nor closed on exec: what a careless library leaves open.
+    // Neither private nor closed on exec: a descriptor leaked by a library.
     let leaked = fcntl(std::io::stderr(), FcntlArg::F_DUPFD(100)).unwrap();
     let settled = Starter::new(method).unwrap();
-    let siblings: Vec<_> = (0..3).map(|_| up(method, &Boot::new(until_told))).collect();
+    let siblings: Vec<_> = (0..3).map(|_| start_ready(method, &Boot::new(until_message))).collect();
 
-    let child = up(method, &Boot::new(tell));
-    let told = hear(child.control());
+    let child = start_ready(method, &Boot::new(report));
+    let text = receive_text(child.control());
     settled.settle().unwrap();
-    let of_template = settled.start(&Boot::new(tell)).unwrap();
+    let of_template = settled.start(&Boot::new(report)).unwrap();
     of_template.wait_hello(crate::helper::SOON).unwrap();
-    let told_by_template = hear(of_template.control());
+    let text_of_template = receive_text(of_template.control());
 
     nix::unistd::close(leaked).unwrap();
     drop(siblings);
-    for told in [told, told_by_template] {
-        let (control, rest) = told.split_once(' ').unwrap();
+    for text in [text, text_of_template] {
+        let (control, rest) = text.split_once(' ').unwrap();
         let open: Vec<_> = rest.split(' ').map(|fd| fd.split_once('=').unwrap()).collect();
         let open: BTreeMap<i32, &str> =
             open.into_iter().map(|(number, target)| (number.parse().unwrap(), target)).collect();
         let control: i32 = control.parse().unwrap();
         let others: Vec<_> = open.keys().filter(|number| **number > 2 && **number != control).collect();
-        // Only a fork inherits; in the others the same numbers are free.
+        // Only a forked child inherits it; with the other methods the same numbers are free.
         let own: &[i32] = if method == StartMethod::Fork { &own } else { &[] };
         let (inherited, ours): (Vec<i32>, Vec<i32>) = others.into_iter().partition(|number| own.contains(number));
-        assert!(matches!(ours[..], [lifeline] if open[&lifeline].starts_with("pipe:")), "{told}");
+        assert!(matches!(ours[..], [lifeline] if open[&lifeline].starts_with("pipe:")), "{text}");
         match method {
-            StartMethod::Fork => assert_eq!(inherited, own, "{told}"),
-            _ => assert!(inherited.is_empty(), "{told}"),
+            StartMethod::Fork => assert_eq!(inherited, own, "{text}"),
+            _ => assert!(inherited.is_empty(), "{text}"),
         }
-        assert_eq!(open.len(), 5 + inherited.len(), "{told}");
+        assert_eq!(open.len(), 5 + inherited.len(), "{text}");
     }
 }
 
 fn its_name_is_visible(method: StartMethod) {
-    let child = up(method, &Boot::new(until_told).name("a-name-that-is-rather-long"));
+    let child = start_ready(method, &Boot::new(until_message).name("a-name-that-is-rather-long"));
 
     let name = fs::read_to_string(format!("/proc/{}/comm", child.pid())).unwrap();
 
@@ -212,23 +212,23 @@ fn its_name_is_visible(method: StartMethod) {
 }
 
 fn it_dumps_no_core(method: StartMethod) {
-    fn tell(birth: Birth) -> u8 {
-        say(&birth.control, &getrlimit(Resource::RLIMIT_CORE).unwrap().0.to_string());
+    fn report(birth: Birth) -> u8 {
+        send_text(&birth.control, &getrlimit(Resource::RLIMIT_CORE).unwrap().0.to_string());
         0
     }
-    assert_eq!(answer(method, tell), "0");
+    assert_eq!(answer_of(method, report), "0");
 }
 
 fn a_panic_is_exit_code_101(method: StartMethod) {
     fn fail(_: Birth) -> u8 {
-        panic!("as it was asked to");
+        panic!("requested by the test");
     }
-    let child = up(method, &Boot::new(fail));
+    let child = start_ready(method, &Boot::new(fail));
 
     assert_eq!(code(child.wait().unwrap()), Some(101));
 }
 
-/// Standard output is a file here, which can be read through its descriptor.
+/// Standard output is a file here, so that the test can read it through its descriptor.
 fn output_is_neither_lost_nor_doubled(method: StartMethod) {
     fn speak(_: Birth) -> u8 {
         print!("<child>");
@@ -236,7 +236,7 @@ fn output_is_neither_lost_nor_doubled(method: StartMethod) {
     }
     print!("<parent>");
 
-    assert!(up(method, &Boot::new(speak)).wait().unwrap().success());
+    assert!(start_ready(method, &Boot::new(speak)).wait().unwrap().success());
 
     std::io::stdout().flush().unwrap();
     let printed = fs::read_to_string("/proc/self/fd/1").unwrap();
@@ -247,7 +247,7 @@ fn output_is_neither_lost_nor_doubled(method: StartMethod) {
 fn children_have_children(method: StartMethod) {
     fn have_a_child(birth: Birth) -> u8 {
         assert_eq!(start_methods::depth(), 1);
-        let child = up(birth.method, &Boot::new(grandchild).payload(&[17]));
+        let child = start_ready(birth.method, &Boot::new(grandchild).payload(&[17]));
         let exit = child.wait().unwrap();
         drop(child);
         forkserver::stop();
@@ -259,7 +259,7 @@ fn children_have_children(method: StartMethod) {
     }
     assert_eq!(start_methods::depth(), 0);
 
-    let child = up(method, &Boot::new(have_a_child));
+    let child = start_ready(method, &Boot::new(have_a_child));
 
     assert_eq!(code(child.wait().unwrap()), Some(17));
 }
@@ -272,7 +272,7 @@ fn the_tenth_generation_is_the_last(method: StartMethod) {
             Err(_) => 99,
         }
     }
-    let child = up(method, &Boot::new(go_deeper));
+    let child = start_ready(method, &Boot::new(go_deeper));
 
     assert_eq!(code(child.wait().unwrap()), Some(10));
 }
@@ -281,7 +281,7 @@ fn the_marker_is_gone(method: StartMethod) {
     fn look(_: Birth) -> u8 {
         u8::from(std::env::var_os("START_METHODS_CHILD").is_some())
     }
-    assert_eq!(code(up(method, &Boot::new(look)).wait().unwrap()), Some(0));
+    assert_eq!(code(start_ready(method, &Boot::new(look)).wait().unwrap()), Some(0));
 }
 
 fn many_at_once(method: StartMethod) {

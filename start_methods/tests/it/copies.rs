@@ -1,4 +1,4 @@
-//! Programs on disk: deleted, replaced, of another build, or none at all.
+//! Executables that are deleted, replaced, of another build, or not programs.
 
 use std::env;
 use std::fs;
@@ -22,8 +22,8 @@ use crate::each;
 use crate::helper::SOON;
 use crate::helper::code;
 use crate::helper::exit_with;
+use crate::helper::start_ready;
 use crate::helper::succeed;
-use crate::helper::up;
 use crate::once;
 
 pub(crate) const CASES: &[Case] = &[
@@ -62,14 +62,14 @@ fn a_replaced_program_still_starts(method: StartMethod) {
 
 fn delete_yourself(method: StartMethod) {
     fs::remove_file(env::current_exe().unwrap()).unwrap();
-    assert_eq!(code(up(method, &Boot::new(exit_with).payload(&[9])).wait().unwrap()), Some(9));
+    assert_eq!(code(start_ready(method, &Boot::new(exit_with).payload(&[9])).wait().unwrap()), Some(9));
 }
 
 fn replace_yourself(method: StartMethod) {
     let path = env::current_exe().unwrap();
     fs::remove_file(&path).unwrap();
     fs::copy("/bin/false", &path).unwrap();
-    assert_eq!(code(up(method, &Boot::new(exit_with).payload(&[9])).wait().unwrap()), Some(9));
+    assert_eq!(code(start_ready(method, &Boot::new(exit_with).payload(&[9])).wait().unwrap()), Some(9));
 }
 
 fn a_copy_of_the_program_will_do() {
@@ -83,7 +83,7 @@ fn a_copy_of_the_program_will_do() {
     assert_eq!(forkserver::pid(), None, "the starter had a server of its own");
 }
 
-/// The same program but for its build id.
+/// The same program with another build id.
 fn write_other_build(copy: &Path) {
     let mut bytes = fs::read(copy).unwrap();
     let id = image::build_id();
@@ -143,5 +143,5 @@ fn an_oversized_environment_is_typed() {
             other => panic!("{other}"),
         }
     }
-    drop(up(StartMethod::Fork, &Boot::new(exit_with).payload(&[0])));
+    drop(start_ready(StartMethod::Fork, &Boot::new(exit_with).payload(&[0])));
 }

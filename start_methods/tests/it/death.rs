@@ -1,4 +1,4 @@
-//! How the end of a child is seen, waited for and brought about.
+//! The end of a child: how it is detected, awaited and caused.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -23,11 +23,11 @@ use crate::each;
 use crate::helper::busy;
 use crate::helper::code;
 use crate::helper::exit_with;
-use crate::helper::hear;
-use crate::helper::say;
+use crate::helper::receive_text;
+use crate::helper::send_text;
+use crate::helper::start_ready;
 use crate::helper::status_line;
-use crate::helper::until_told;
-use crate::helper::up;
+use crate::helper::until_message;
 
 pub(crate) const CASES: &[Case] = &[
     each("an_exit_code_arrives", an_exit_code_arrives),
@@ -46,7 +46,7 @@ pub(crate) const CASES: &[Case] = &[
 
 fn an_exit_code_arrives(method: StartMethod) {
     for expected in [0, 1, 127, 255] {
-        let child = up(method, &Boot::new(exit_with).payload(&[expected]));
+        let child = start_ready(method, &Boot::new(exit_with).payload(&[expected]));
         let exit = child.wait().unwrap();
         assert_eq!(code(exit), Some(expected.into()));
         assert_eq!(exit.success(), expected == 0);
@@ -60,14 +60,14 @@ fn a_deadly_signal_arrives(method: StartMethod) {
     }
     for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGUSR1] {
         let number = [signal as u8];
-        let child = up(method, &Boot::new(end_by_signal).payload(&number));
+        let child = start_ready(method, &Boot::new(end_by_signal).payload(&number));
         let exit = child.wait().unwrap();
         assert_eq!(exit.status().unwrap().signal(), Some(signal as i32), "{exit}");
     }
 }
 
 fn wait_timeout_gives_up_in_time(method: StartMethod) {
-    let child = up(method, &Boot::new(until_told));
+    let child = start_ready(method, &Boot::new(until_message));
     let before = Instant::now();
 
     assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
@@ -75,14 +75,14 @@ fn wait_timeout_gives_up_in_time(method: StartMethod) {
     assert!(before.elapsed() < Duration::from_secs(5));
     assert_eq!(child.wait_timeout(Duration::ZERO).unwrap(), None);
 
-    say(child.control(), "enough");
+    send_text(child.control(), "enough");
     assert_eq!(code(child.wait_timeout(Duration::MAX).unwrap().unwrap()), Some(5));
 }
 
 fn try_wait_is_repeatable(method: StartMethod) {
-    let child = up(method, &Boot::new(until_told));
+    let child = start_ready(method, &Boot::new(until_message));
     assert_eq!(child.try_wait().unwrap(), None);
-    say(child.control(), "enough");
+    send_text(child.control(), "enough");
 
     let exit = child.wait().unwrap();
 
@@ -97,9 +97,9 @@ fn the_pidfd_tells_the_end(method: StartMethod) {
     use nix::poll::PollTimeout;
     use nix::poll::poll;
 
-    let child = up(method, &Boot::new(until_told));
+    let child = start_ready(method, &Boot::new(until_message));
     let alive = poll(&mut [PollFd::new(child.pidfd(), PollFlags::POLLIN)], PollTimeout::ZERO);
-    say(child.control(), "enough");
+    send_text(child.control(), "enough");
     let dead = poll(&mut [PollFd::new(child.pidfd(), PollFlags::POLLIN)], PollTimeout::from(10_000_u16));
 
     assert_eq!((alive, dead), (Ok(0), Ok(1)));
@@ -112,7 +112,7 @@ fn the_pidfd_tells_the_end(method: StartMethod) {
 }
 
 fn a_stopped_child_can_be_killed(method: StartMethod) {
-    let child = up(method, &Boot::new(until_told));
+    let child = start_ready(method, &Boot::new(until_message));
     child.signal(Signal::SIGSTOP).unwrap();
     while !status_line(child.pid(), "State").starts_with('T') {
         std::thread::yield_now();
@@ -125,20 +125,20 @@ fn a_stopped_child_can_be_killed(method: StartMethod) {
 
 fn the_whole_group_can_be_killed(method: StartMethod) {
     fn have_a_child(birth: Birth) -> u8 {
-        #[expect(clippy::zombie_processes, reason = "that it is left behind is the point")]
+        #[expect(clippy::zombie_processes, reason = "the test needs an orphan")]
         let sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
-        say(&birth.control, &sleeper.id().to_string());
+        send_text(&birth.control, &sleeper.id().to_string());
         busy(birth)
     }
-    // So that the orphan is ours, and its end can be seen.
+    // Makes the orphan our child, so that its end can be seen.
     set_child_subreaper(true).unwrap();
-    let child = up(method, &Boot::new(have_a_child));
-    let grandchild: i32 = hear(child.control()).parse().unwrap();
+    let child = start_ready(method, &Boot::new(have_a_child));
+    let grandchild: i32 = receive_text(child.control()).parse().unwrap();
 
     child.signal_group(Signal::SIGKILL).unwrap();
 
     assert_eq!(child.wait().unwrap().status().unwrap().signal(), Some(libc::SIGKILL));
-    // With the server's child it is the server's grandchild; a dead parent makes it ours.
+    // With forkserver it is a grandchild of the server, and becomes our child when its parent dies.
     let end = loop {
         match waitpid(Pid::from_raw(grandchild), None) {
             Err(nix::Error::ECHILD) => std::thread::yield_now(),
@@ -149,7 +149,7 @@ fn the_whole_group_can_be_killed(method: StartMethod) {
 }
 
 fn signals_to_the_dead_are_no_errors(method: StartMethod) {
-    let child = up(method, &Boot::new(exit_with).payload(&[0]));
+    let child = start_ready(method, &Boot::new(exit_with).payload(&[0]));
     child.wait().unwrap();
 
     child.signal(Signal::SIGTERM).unwrap();
@@ -159,7 +159,7 @@ fn signals_to_the_dead_are_no_errors(method: StartMethod) {
 
 fn dropping_reaps(method: StartMethod) {
     let own_children = || children().split_whitespace().count();
-    let child = up(method, &Boot::new(busy));
+    let child = start_ready(method, &Boot::new(busy));
     let before = Instant::now();
 
     drop(child);
@@ -175,7 +175,7 @@ fn dropping_before_hello_reaps(method: StartMethod) {
     }
 }
 
-/// A child that is killed while it is being born; whether it managed to say hello is chance.
+/// A child that is killed while it starts. Whether it sends its hello first is a race.
 fn death_before_hello_is_typed(method: StartMethod) {
     for _ in 0..20 {
         let child = start_methods::start(method, &Boot::new(busy)).unwrap();
@@ -185,7 +185,7 @@ fn death_before_hello_is_typed(method: StartMethod) {
             Ok(()) => {}
             Err(StartError::DiedBeforeHello { pid, exit }) => {
                 assert_eq!((pid, exit), (child.pid(), killed));
-                // The answer stays.
+                // The error stays the same.
                 assert!(matches!(child.try_hello(), Err(StartError::DiedBeforeHello { .. })));
             }
             Err(other) => panic!("{other}"),
@@ -194,7 +194,7 @@ fn death_before_hello_is_typed(method: StartMethod) {
     }
 }
 
-/// A child that is stopped while it is being born; those that were faster are tried again.
+/// A child that is stopped while it starts. Children that were faster are retried.
 fn a_silent_child_times_out(method: StartMethod) {
     let timeout = Duration::from_millis(50);
     for _ in 0..1000 {

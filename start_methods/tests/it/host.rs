@@ -1,5 +1,5 @@
-//! Hosts with habits: ignored SIGCHLD, thieves of children, closed standard streams, stale
-//! environments, forks of their own.
+//! Unusual host programs: SIGCHLD ignored, children reaped by other code, standard streams closed, stale environments,
+//! forks by other code.
 
 #![expect(unsafe_code, reason = "dispositions, raw forks and closed streams are the subject")]
 
@@ -29,12 +29,12 @@ use crate::each;
 use crate::helper::SOON;
 use crate::helper::code;
 use crate::helper::exit_with;
-use crate::helper::hear;
 use crate::helper::inner;
-use crate::helper::say;
+use crate::helper::receive_text;
+use crate::helper::send_text;
+use crate::helper::start_ready;
 use crate::helper::succeed;
-use crate::helper::until_told;
-use crate::helper::up;
+use crate::helper::until_message;
 use crate::once;
 
 pub(crate) const CASES: &[Case] = &[
@@ -49,15 +49,15 @@ pub(crate) const CASES: &[Case] = &[
 pub(crate) const INNER: &[Case] =
     &[each("without_standard_streams", without_standard_streams), once("after_a_stale_marker", after_a_stale_marker)];
 
-/// Sets a signal to be ignored in this process.
+/// Ignores a signal in this process.
 pub(crate) fn ignore(signal: c_int) {
     // SAFETY: no handler is installed.
     let before = unsafe { libc::signal(signal, libc::SIG_IGN) };
     assert_ne!(before, libc::SIG_ERR);
 }
 
-/// The mask of the two signals that the C library keeps to itself: sigaction(3) refuses them, and
-/// posix_spawn(3) ignores them in the child of a program with threads.
+/// The mask of the two signals that the C library reserves: sigaction(3) refuses them, and posix_spawn(3) ignores them
+/// in the child of a program with threads.
 pub(crate) fn of_the_c_library() -> u64 {
     (32..libc::SIGRTMIN()).map(|signal| 1_u64 << (signal - 1)).sum()
 }
@@ -80,16 +80,16 @@ fn known_or_unknown(exit: Exit, expected: i32) {
 fn sigchld_ignored(method: StartMethod) {
     ignore(libc::SIGCHLD);
     for expected in 0..20 {
-        let child = up(method, &Boot::new(exit_with).payload(&[expected]));
+        let child = start_ready(method, &Boot::new(exit_with).payload(&[expected]));
         let exit = child.wait_timeout(SOON).unwrap().unwrap();
         known_or_unknown(exit, expected.into());
         assert_eq!(child.try_wait().unwrap(), Some(exit));
     }
-    // The children of children: the disposition is not passed on.
+    // In the child the disposition is reset, so the status of a grandchild is known.
     fn run_true(_: Birth) -> u8 {
         u8::from(!Command::new("true").status().unwrap().success())
     }
-    known_or_unknown(up(method, &Boot::new(run_true)).wait().unwrap(), 0);
+    known_or_unknown(start_ready(method, &Boot::new(run_true)).wait().unwrap(), 0);
 }
 
 fn a_thief_of_children(method: StartMethod) {
@@ -124,7 +124,7 @@ fn without_standard_streams(method: StartMethod) {
         let open = fds();
         assert_eq!(open[&0], "/dev/null");
         assert!(open.contains_key(&1) && open.contains_key(&2));
-        say(&birth.control, "ok");
+        send_text(&birth.control, "ok");
         0
     }
     let streams: Vec<c_int> = (0..3).map(|fd| nix::unistd::dup(borrowed(fd)).unwrap()).map(raw).collect();
@@ -134,19 +134,19 @@ fn without_standard_streams(method: StartMethod) {
     let child = start_methods::start(method, &Boot::new(look));
     let said = child.as_ref().ok().map(|child| {
         let hello = child.wait_hello(SOON);
-        (hello.is_ok(), hear(child.control()), code(child.wait().unwrap()))
+        (hello.is_ok(), receive_text(child.control()), code(child.wait().unwrap()))
     });
     forkserver::stop();
     drop(child);
     let left: Vec<_> = fds().into_keys().filter(|fd| *fd < 3).collect();
-    // The streams come back before anything can fail: a panic needs somewhere to go.
+    // The streams are restored before anything can fail: a panic message needs them.
     for (fd, saved) in streams.into_iter().enumerate() {
         // SAFETY: both numbers are ours in this process with one thread.
         unsafe { libc::dup2(saved, c_int::try_from(fd).unwrap()) };
         nix::unistd::close(saved).unwrap();
     }
     assert_eq!(said, Some((true, "ok".to_owned(), Some(0))));
-    assert_eq!(left, [], "nothing of ours took the place of a stream");
+    assert_eq!(left, [], "no descriptor of this crate took the number of a stream");
 }
 
 fn borrowed(fd: c_int) -> std::os::fd::BorrowedFd<'static> {
@@ -158,11 +158,11 @@ fn raw(fd: std::os::fd::OwnedFd) -> c_int {
     std::os::fd::IntoRawFd::into_raw_fd(fd)
 }
 
-/// A copy of the process made by somebody else's fork.
+/// A copy of the process made by a fork of other code.
 fn a_foreign_copy_starts_anew(method: StartMethod) {
     let starter = Starter::new(method).unwrap();
     starter.settle().unwrap();
-    let child = starter.start(&Boot::new(until_told)).unwrap();
+    let child = starter.start(&Boot::new(until_message)).unwrap();
     child.wait_hello(SOON).unwrap();
     let server = forkserver::pid();
 
@@ -173,7 +173,7 @@ fn a_foreign_copy_starts_anew(method: StartMethod) {
                 let own = starter.start(&Boot::new(exit_with).payload(&[8])).unwrap();
                 own.wait_hello(SOON).unwrap();
                 assert_eq!(code(own.wait().unwrap()), Some(8));
-                assert_ne!(forkserver::pid(), server.or(Some(0)), "it has its own");
+                assert_ne!(forkserver::pid(), server.or(Some(0)), "it has its own server");
                 forkserver::stop();
             });
             drop(child);
@@ -185,12 +185,12 @@ fn a_foreign_copy_starts_anew(method: StartMethod) {
         }
     }
 
-    assert_eq!(forkserver::pid(), server, "ours still runs");
-    say(child.control(), "enough");
-    assert_eq!(code(child.wait().unwrap()), Some(5), "our child was left alone");
+    assert_eq!(forkserver::pid(), server, "the parent's server still runs");
+    send_text(child.control(), "enough");
+    assert_eq!(code(child.wait().unwrap()), Some(5), "the parent's child was not affected");
 }
 
-/// In a child that we forked, the parent's objects are memory without meaning.
+/// In a child that this crate has forked, the parent's objects are invalid.
 fn what_a_fork_has_copied_is_dead(method: StartMethod) {
     static INHERITED: Mutex<Option<Child>> = Mutex::new(None);
     fn drop_it(_: Birth) -> u8 {
@@ -199,19 +199,19 @@ fn what_a_fork_has_copied_is_dead(method: StartMethod) {
         };
         let before = fds();
         let used = std::panic::catch_unwind(|| inherited.try_wait());
-        assert!(used.is_err(), "its descriptor means something else here");
+        assert!(used.is_err(), "its number means another file here");
         drop(inherited);
         assert_eq!(fds(), before, "dropping it closes nothing");
         1
     }
-    *INHERITED.lock().unwrap() = Some(up(method, &Boot::new(until_told)));
+    *INHERITED.lock().unwrap() = Some(start_ready(method, &Boot::new(until_message)));
 
-    let exit = up(method, &Boot::new(drop_it)).wait().unwrap();
+    let exit = start_ready(method, &Boot::new(drop_it)).wait().unwrap();
 
     assert_eq!(code(exit), Some(i32::from(method == StartMethod::Fork)));
     let child = INHERITED.lock().unwrap().take().unwrap();
-    say(child.control(), "enough");
-    assert_eq!(code(child.wait().unwrap()), Some(5), "it was left alone");
+    send_text(child.control(), "enough");
+    assert_eq!(code(child.wait().unwrap()), Some(5), "it was not affected");
 }
 
 fn a_stale_marker_is_ignored() {
@@ -227,6 +227,6 @@ fn after_a_stale_marker() {
     assert!(start_methods::initialized());
     assert_eq!(env::var_os("START_METHODS_CHILD"), None);
     for method in StartMethod::ALL {
-        assert_eq!(code(up(method, &Boot::new(exit_with).payload(&[3])).wait().unwrap()), Some(3));
+        assert_eq!(code(start_ready(method, &Boot::new(exit_with).payload(&[3])).wait().unwrap()), Some(3));
     }
 }

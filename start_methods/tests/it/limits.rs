@@ -66,7 +66,7 @@ fn sweep(method: StartMethod, server: Server) {
         }
         assert_eq!(fds(), before, "{spare} spare");
     }
-    assert!(worked > 0, "twelve are enough");
+    assert!(worked > 0, "twelve are sufficient");
 }
 
 fn a_full_table_in_the_server_is_typed() {
@@ -87,7 +87,7 @@ fn a_full_table_in_the_server_is_typed() {
 }
 
 fn too_many_processes_in_the_server_is_typed() {
-    // Root is exempt from the limit, so the server becomes nobody; others cannot test this.
+    // Root is exempt from the limit, so the server changes its user to nobody. Without root this cannot be tested.
     static NOBODY: Mutex<u32> = Mutex::new(65534);
     fn allow_no_process() {
         setuid(Uid::from_raw(*NOBODY.lock().unwrap())).unwrap();

@@ -1,12 +1,11 @@
-//! One contract, asked of every start method, each case in a process of its own.
+//! The contract of the crate, checked for every start method, each case in a separate process.
 //!
-//! The harness runs this program once more for every case, under a deadline, and shows what it
-//! printed when it fails. So a hang is a failure and not a stuck run, fork sees no foreign threads,
-//! and the audit at the end of each case (no child, no zombie, no thread, no descriptor left) is
-//! exact.
+//! The harness runs this program once more for every case, with a deadline, and shows its output if it fails. So a hang
+//! is a failure and does not block the run, fork sees no foreign threads, and the audit at the end of each case (no
+//! child, zombie, thread or descriptor is left) is exact.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-#![expect(clippy::print_stdout, reason = "what a case prints is shown when it fails, or is read by another")]
+#![expect(clippy::print_stdout, reason = "the output of a case is shown when it fails, or is read by another process")]
 
 mod audit;
 mod bare;
@@ -43,12 +42,12 @@ use start_methods::StartMethod;
 
 use crate::audit::Audit;
 
-/// Names the case that this process is to run.
+/// The environment variable that names the case of this process.
 pub(crate) const CASE: &str = "START_METHODS_CASE";
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A question to the crate.
+/// A test case.
 pub(crate) struct Case {
     name: &'static str,
     run: Run,
@@ -65,7 +64,7 @@ pub(crate) const fn each(name: &'static str, run: fn(StartMethod)) -> Case {
     Case { name, run: Run::Each(run) }
 }
 
-/// A case that chooses its start methods itself.
+/// A case that runs once, and chooses its start methods itself.
 pub(crate) const fn once(name: &'static str, run: fn()) -> Case {
     Case { name, run: Run::Once(run) }
 }
@@ -86,7 +85,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("tree", tree::CASES),
 ];
 
-/// Programs that cases run; not cases of their own.
+/// Programs that cases run; they are not cases themselves.
 const INNER: &[(&str, &[Case])] = &[("inner", host::INNER), ("inner", parent::INNER), ("inner", copies::INNER)];
 
 fn main() {
@@ -121,9 +120,9 @@ fn names(modules: &[(&str, &'static [Case])]) -> Vec<(String, Box<dyn Fn()>)> {
     all
 }
 
-/// Runs one case in this process, and looks at what it leaves behind.
+/// Runs one case in this process, and checks what it leaves behind.
 fn run_here(name: &str) {
-    // The bare cases are about programs that do not begin with it.
+    // The bare cases are about programs that do not begin with `init()`.
     if !name.starts_with("bare::") {
         start_methods::init();
     }
@@ -134,7 +133,7 @@ fn run_here(name: &str) {
     audit.end();
 }
 
-/// Runs this program once more for one case.
+/// Runs this program once more, for one case.
 fn run_in_a_process(name: &str) -> Result<(), Failed> {
     let output = tempfile::NamedTempFile::new()?;
     let mut process = Command::new("/proc/self/exe")
@@ -146,19 +145,19 @@ fn run_in_a_process(name: &str) -> Result<(), Failed> {
         .process_group(0)
         .spawn()?;
     let deadline = Instant::now() + DEADLINE;
-    let status = loop {
+    let failure = loop {
         if let Some(status) = process.try_wait()? {
-            break status.to_string();
+            break (!status.success()).then(|| status.to_string());
         }
         if Instant::now() > deadline {
             killpg(Pid::from_raw(process.id().try_into()?), Signal::SIGKILL)?;
             process.wait()?;
-            break format!("not done after {DEADLINE:?}");
+            break Some(format!("not done after {DEADLINE:?}"));
         }
         thread::sleep(Duration::from_millis(2));
     };
-    if status == "exit status: 0" {
-        return Ok(());
+    match failure {
+        None => Ok(()),
+        Some(failure) => Err(format!("{failure}\n{}", fs::read_to_string(output.path())?).into()),
     }
-    Err(format!("{status}\n{}", fs::read_to_string(output.path())?).into())
 }

@@ -1,4 +1,4 @@
-//! The parent dies, and takes everything it has started with it.
+//! When the parent dies, everything that it has started dies too.
 
 use std::io::BufRead;
 use std::io::BufReader;
@@ -25,11 +25,11 @@ use crate::audit::children;
 use crate::each;
 use crate::helper::SOON;
 use crate::helper::busy;
-use crate::helper::hear;
 use crate::helper::inner;
-use crate::helper::say;
+use crate::helper::receive_text;
+use crate::helper::send_text;
 use crate::helper::status_line;
-use crate::helper::until_told;
+use crate::helper::until_message;
 
 pub(crate) const CASES: &[Case] = &[
     each("a_killed_parent_takes_all_along", |method| kill_parent(method, "victim")),
@@ -69,13 +69,13 @@ fn settled_victim(method: StartMethod) {
     be_a_victim(&starter);
 }
 
-/// Starts a child that is busy, one that is stopped, one that waits, and one with a grandchild of
-/// its own; names them all, and waits for its end.
+/// Starts a child that is busy, one that is stopped, one that waits, and one that has a child of its own. Prints their
+/// process ids, and waits to be killed.
 fn be_a_victim(starter: &Starter) {
     fn have_a_child(birth: Birth) -> u8 {
         let grandchild = start_methods::start(birth.method, &Boot::new(busy)).unwrap();
         grandchild.wait_hello(SOON).unwrap();
-        say(&birth.control, &grandchild.pid().to_string());
+        send_text(&birth.control, &grandchild.pid().to_string());
         busy(birth)
     }
     let start = |entry| {
@@ -83,9 +83,9 @@ fn be_a_victim(starter: &Starter) {
         child.wait_hello(SOON).unwrap();
         child
     };
-    let [running, stopped, waiting] = [busy, busy, until_told].map(start);
+    let [running, stopped, waiting] = [busy, busy, until_message].map(start);
     let family = start(have_a_child);
-    let grandchild = hear(family.control());
+    let grandchild = receive_text(family.control());
     stopped.signal(Signal::SIGSTOP).unwrap();
     while !status_line(stopped.pid(), "State").starts_with('T') {
         std::thread::yield_now();
@@ -105,7 +105,7 @@ fn settled_victim_of_newborns(method: StartMethod) {
     be_a_victim_of_newborns(&starter);
 }
 
-/// Stops its children before they can have done anything.
+/// Stops its children before they can run.
 fn be_a_victim_of_newborns(starter: &Starter) {
     let children: Vec<_> = (0..20)
         .map(|_| {
@@ -117,7 +117,7 @@ fn be_a_victim_of_newborns(starter: &Starter) {
     wait_to_be_killed(&children);
 }
 
-/// Stops its children, which have come up side by side, as soon as all are there.
+/// Stops its children, which start at the same time, as soon as all exist.
 fn victim_of_several(method: StartMethod) {
     let starter = Starter::new(method).unwrap();
     let mut starts = starter.several();
@@ -129,7 +129,7 @@ fn victim_of_several(method: StartMethod) {
     wait_to_be_killed(&children);
 }
 
-/// Names its children when all have been stopped.
+/// Prints the process ids of its children when all have stopped.
 fn wait_to_be_killed(children: &[Child]) {
     for child in children {
         while !status_line(child.pid(), "State").starts_with('T') {
@@ -144,7 +144,7 @@ fn wait_to_be_killed(children: &[Child]) {
 }
 
 fn kill_parent(method: StartMethod, inner_case: &str) {
-    // So that the orphans are ours, and their end can be seen.
+    // Makes the orphans our children, so that their end can be seen.
     set_child_subreaper(true).unwrap();
     let mut victim = inner(&format!("{inner_case}::{method}")).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -158,11 +158,11 @@ fn kill_parent(method: StartMethod, inner_case: &str) {
     all_orphans_end();
     for pid in pids {
         let gone = nix::sys::signal::kill(Pid::from_raw(pid), None);
-        assert_eq!(gone, Err(nix::Error::ESRCH), "process {pid} is still there");
+        assert_eq!(gone, Err(nix::Error::ESRCH), "process {pid} still exists");
     }
 }
 
-/// Reaps every orphan that comes to us, one after the other, in bounded time.
+/// Reaps every orphan that becomes our child, until the deadline.
 fn all_orphans_end() {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
@@ -172,7 +172,7 @@ fn all_orphans_end() {
         };
         let pid = Pid::from_raw(first.parse().unwrap());
         if waitpid(pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) {
-            assert!(Instant::now() < deadline, "these live on: {orphans}");
+            assert!(Instant::now() < deadline, "still alive: {orphans}");
             std::thread::yield_now();
         }
     }
@@ -188,7 +188,7 @@ fn restless_victim(method: StartMethod) {
     }
 }
 
-/// The same, and they come up side by side.
+/// The same, with children that start at the same time.
 fn restless_victim_of_several(method: StartMethod) {
     let starter = Starter::new(method).unwrap();
     println!("{}", getpid());
@@ -206,7 +206,7 @@ fn a_parent_that_dies_at_any_moment(method: StartMethod, inner_case: &str) {
         let mut victim = inner(&format!("{inner_case}::{method}")).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(victim.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        // The moment is the point: it moves through a birth in steps of a fraction of one.
+        // The moment of the kill moves through a start in steps of a fraction of its duration.
         std::thread::sleep(Duration::from_micros(delay * 211));
 
         victim.kill().unwrap();
@@ -216,7 +216,7 @@ fn a_parent_that_dies_at_any_moment(method: StartMethod, inner_case: &str) {
     }
 }
 
-/// Ends without a destructor being run.
+/// Exits without running destructors.
 fn exiting_victim(method: StartMethod) {
     let starter = Starter::new(method).unwrap();
     let child = starter.start(&Boot::new(busy)).unwrap();

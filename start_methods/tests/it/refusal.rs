@@ -1,6 +1,6 @@
-//! When fork is refused, when it is not, and what a settled starter keeps.
+//! When fork is refused and when it is not, and what a settled starter preserves.
 
-#![expect(unsafe_code, reason = "forking despite threads is an unsafe door")]
+#![expect(unsafe_code, reason = "forking despite threads is unsafe")]
 
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
@@ -24,10 +24,10 @@ use crate::Case;
 use crate::helper::SOON;
 use crate::helper::code;
 use crate::helper::exit_with;
-use crate::helper::hear;
-use crate::helper::say;
-use crate::helper::until_told;
-use crate::helper::up;
+use crate::helper::receive_text;
+use crate::helper::send_text;
+use crate::helper::start_ready;
+use crate::helper::until_message;
 use crate::once;
 
 pub(crate) const CASES: &[Case] = &[
@@ -45,7 +45,7 @@ pub(crate) const CASES: &[Case] = &[
     once("other_methods_do_not_settle", other_methods_do_not_settle),
 ];
 
-/// A thread of which the crate knows nothing, while `f` runs.
+/// Runs `f` while a thread exists of which the crate knows nothing.
 fn beside_a_foreign_thread(f: impl FnOnce()) {
     let (end, ended) = mpsc::channel::<()>();
     let thread = thread::spawn(move || ended.recv());
@@ -77,15 +77,15 @@ fn a_foreign_thread_forbids_fork() {
     beside_a_foreign_thread(|| {
         is_refused(1);
         beside_a_foreign_thread(|| is_refused(2));
-        // The other two do not mind.
-        drop(up(StartMethod::Spawn, &boot()));
-        drop(up(StartMethod::Forkserver, &boot()));
+        // Threads do not matter for the other two.
+        drop(start_ready(StartMethod::Spawn, &boot()));
+        drop(start_ready(StartMethod::Forkserver, &boot()));
     });
     fork_one().unwrap();
 }
 
 fn a_foreign_thread_may_be_tolerated() {
-    // SAFETY: the other thread waits for a channel, and holds no lock the child needs.
+    // SAFETY: the other thread waits for a channel, and holds no lock that the child needs.
     let starter = unsafe { Starter::fork_despite_threads() }.unwrap();
     beside_a_foreign_thread(|| {
         let child = starter.start(&boot()).unwrap();
@@ -96,13 +96,13 @@ fn a_foreign_thread_may_be_tolerated() {
 
 fn a_parked_resident_is_no_obstacle() {
     let (end, ended) = mpsc::channel::<()>();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || {
         let resident = Resident::enter();
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
         resident.park(|| ended.recv())
     });
-    told.recv().unwrap();
+    receiver.recv().unwrap();
     for _ in 0..20 {
         fork_one().unwrap();
     }
@@ -122,40 +122,40 @@ fn a_resident_may_fork() {
 
 fn a_resident_that_does_not_park_is_foreign() {
     let (end, ended) = mpsc::channel::<()>();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || {
         let resident = Resident::enter();
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
         let _error = ended.recv();
         resident.park(|| ());
     });
-    told.recv().unwrap();
+    receiver.recv().unwrap();
     let before = Instant::now();
     is_refused(1);
-    assert!(before.elapsed() > Duration::from_millis(900), "it was waited for");
-    assert!(before.elapsed() < Duration::from_secs(5), "but not for ever");
+    assert!(before.elapsed() > Duration::from_millis(900), "the fork waited for the resident");
+    assert!(before.elapsed() < Duration::from_secs(5), "but not without limit");
     drop(end);
     thread.join().unwrap();
 }
 
 fn a_resident_in_foreign_code_is_foreign() {
     let (end, ended) = mpsc::channel::<()>();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || {
         let resident = Resident::enter();
         resident.foreign(|| {
-            tell.send(()).unwrap();
+            sender.send(()).unwrap();
             ended.recv()
         })
     });
-    told.recv().unwrap();
+    receiver.recv().unwrap();
     is_refused(1);
     drop(end);
     thread.join().unwrap().unwrap_err();
 }
 
-/// A resident that keeps parking and running while others fork: whenever a child is forked, it is
-/// parked, and so the lock it takes in between is free in the child.
+/// A resident that alternates between parking and running while others fork. It is parked at every fork, so the lock
+/// that it takes in between is free in the child.
 fn a_fork_keeps_residents_parked() {
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
     fn take_the_lock(_: Birth) -> u8 {
@@ -176,14 +176,14 @@ fn a_fork_keeps_residents_parked() {
         }
     });
     for _ in 0..200 {
-        let exit = up(StartMethod::Fork, &Boot::new(take_the_lock)).wait().unwrap();
+        let exit = start_ready(StartMethod::Fork, &Boot::new(take_the_lock)).wait().unwrap();
         assert_eq!(code(exit), Some(0));
     }
     drop(end);
     thread.join().unwrap();
 }
 
-/// Each waits for the other, and must not count it as an obstacle.
+/// Two residents fork at the same time: each waits for the other, and must not count it as a foreign thread.
 fn two_residents_may_fork_at_once() {
     let work = || {
         let resident = Resident::enter();
@@ -207,9 +207,9 @@ fn a_joined_thread_is_no_obstacle() {
 
 static STATE: AtomicU8 = AtomicU8::new(0);
 
-fn tell_state(birth: Birth) -> u8 {
-    say(&birth.control, &format!("{} {}", STATE.load(Ordering::Relaxed), getppid()));
-    until_told(birth)
+fn send_state(birth: Birth) -> u8 {
+    send_text(&birth.control, &format!("{} {}", STATE.load(Ordering::Relaxed), getppid()));
+    until_message(birth)
 }
 
 fn a_settled_starter_keeps_the_state() {
@@ -222,22 +222,22 @@ fn a_settled_starter_keeps_the_state() {
 
     beside_a_foreign_thread(|| {
         for _ in 0..3 {
-            let child = starter.start(&Boot::new(tell_state)).unwrap();
+            let child = starter.start(&Boot::new(send_state)).unwrap();
             child.wait_hello(SOON).unwrap();
-            assert_eq!(hear(child.control()), format!("1 {template}"));
-            say(child.control(), "enough");
+            assert_eq!(receive_text(child.control()), format!("1 {template}"));
+            send_text(child.control(), "enough");
             assert_eq!(code(child.wait().unwrap()), Some(5));
         }
     });
 
-    let unsettled = up(StartMethod::Fork, &Boot::new(tell_state));
-    assert_eq!(hear(unsettled.control()), format!("2 {}", std::process::id()));
+    let unsettled = start_ready(StartMethod::Fork, &Boot::new(send_state));
+    assert_eq!(receive_text(unsettled.control()), format!("2 {}", std::process::id()));
 }
 
 fn a_dead_template_is_typed() {
     let starter = Starter::new(StartMethod::Fork).unwrap();
     starter.settle().unwrap();
-    let child = starter.start(&Boot::new(until_told)).unwrap();
+    let child = starter.start(&Boot::new(until_message)).unwrap();
     child.wait_hello(SOON).unwrap();
     let children = crate::audit::children();
     let template = children.trim().parse().unwrap();

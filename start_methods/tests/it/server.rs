@@ -1,4 +1,4 @@
-//! The fork server: what it loads, how it dies, how it is replaced.
+//! The fork server: what it preloads, how it dies, how it is replaced.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::AtomicU32;
@@ -25,11 +25,11 @@ use crate::audit::children;
 use crate::helper::SOON;
 use crate::helper::code;
 use crate::helper::exit_with;
-use crate::helper::hear;
-use crate::helper::say;
+use crate::helper::receive_text;
+use crate::helper::send_text;
+use crate::helper::start_ready;
 use crate::helper::status_line;
-use crate::helper::until_told;
-use crate::helper::up;
+use crate::helper::until_message;
 use crate::once;
 
 pub(crate) const CASES: &[Case] = &[
@@ -51,7 +51,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 fn serve(boot: &Boot<'_>) -> Child {
-    up(StartMethod::Forkserver, boot)
+    start_ready(StartMethod::Forkserver, boot)
 }
 
 fn server() -> Pid {
@@ -61,7 +61,7 @@ fn server() -> Pid {
 fn one_server_serves_all_starters() {
     assert_eq!(forkserver::pid(), None);
     let starters = [(); 3].map(|()| Starter::new(StartMethod::Forkserver).unwrap());
-    assert_eq!(children(), "", "a starter starts nothing by itself");
+    assert_eq!(children(), "", "making a starter starts no process");
 
     for starter in &starters {
         starter.start(&Boot::new(exit_with).payload(&[0])).unwrap().wait().unwrap();
@@ -71,7 +71,7 @@ fn one_server_serves_all_starters() {
 }
 
 fn its_name_and_group_are_its_own() {
-    drop(serve(&Boot::new(until_told)));
+    drop(serve(&Boot::new(until_message)));
     let pid = server();
 
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
@@ -95,7 +95,7 @@ fn it_leaves_no_zombie() {
 
 fn every_status_is_exact() {
     fn end_by_signal(birth: Birth) -> u8 {
-        // A raw number: the real-time signals have no name.
+        // As numbers: the real-time signals have no names.
         let number = birth.payload[0].to_string();
         let pid = std::process::id().to_string();
         std::process::Command::new("kill").args(["-s", &number, &pid]).status().unwrap();
@@ -126,9 +126,9 @@ fn threads_may_ask_at_once() {
     assert_eq!(children().trim(), server().to_string(), "there was one server");
 }
 
-/// The end of a child whose server is dead may be told by nobody; but it is noticed.
+/// The status of a child whose server is dead may be lost, but its end is detected.
 fn ends_with_5_or_unknown(child: &Child) {
-    say(child.control(), "enough");
+    send_text(child.control(), "enough");
     let before = Instant::now();
     match child.wait().unwrap() {
         Exit::Unknown => {}
@@ -138,35 +138,35 @@ fn ends_with_5_or_unknown(child: &Child) {
 }
 
 fn a_killed_server_is_replaced() {
-    let old_child = serve(&Boot::new(until_told));
+    let old_child = serve(&Boot::new(until_message));
     let old = server();
     kill(old, Signal::SIGKILL).unwrap();
 
-    let new_child = serve(&Boot::new(until_told));
+    let new_child = serve(&Boot::new(until_message));
 
     assert_ne!(server(), old);
-    assert_eq!(old_child.try_wait().unwrap(), None, "it was left alone");
+    assert_eq!(old_child.try_wait().unwrap(), None, "it was not affected");
     ends_with_5_or_unknown(&old_child);
-    say(new_child.control(), "enough");
+    send_text(new_child.control(), "enough");
     assert_eq!(code(new_child.wait().unwrap()), Some(5));
 }
 
 fn a_silent_server_is_replaced() {
-    let old_child = serve(&Boot::new(until_told));
+    let old_child = serve(&Boot::new(until_message));
     let old = server();
     kill(old, Signal::SIGSTOP).unwrap();
 
-    let new_child = serve(&Boot::new(until_told));
+    let new_child = serve(&Boot::new(until_message));
 
     assert_ne!(server(), old);
     assert!(kill(old, None).is_err(), "the old one is dead and reaped");
-    assert_eq!(old_child.try_wait().unwrap(), None, "it was left alone");
+    assert_eq!(old_child.try_wait().unwrap(), None, "it was not affected");
     ends_with_5_or_unknown(&old_child);
     drop(new_child);
 }
 
 fn keys_at_the_terminal_do_not_end_it() {
-    drop(serve(&Boot::new(until_told)));
+    drop(serve(&Boot::new(until_message)));
     let before = server();
     kill(before, Signal::SIGINT).unwrap();
     kill(before, Signal::SIGHUP).unwrap();
@@ -178,7 +178,7 @@ fn keys_at_the_terminal_do_not_end_it() {
 
 fn it_can_be_stopped() {
     forkserver::stop();
-    let child = serve(&Boot::new(until_told));
+    let child = serve(&Boot::new(until_message));
     let before = server();
 
     forkserver::stop();
@@ -187,7 +187,7 @@ fn it_can_be_stopped() {
     assert!(kill(before, None).is_err(), "it is dead and reaped");
     assert_eq!(child.try_wait().unwrap(), None, "its child lives on");
     drop(child);
-    drop(serve(&Boot::new(until_told)));
+    drop(serve(&Boot::new(until_message)));
     assert_ne!(server(), before);
 }
 
@@ -200,13 +200,13 @@ fn load() {
 }
 
 fn load_more() {
-    // Only after the other one.
+    // Runs after the other preload.
     assert_eq!(RUNS.fetch_add(10, Ordering::Relaxed), 1);
 }
 
-fn tell_loaded(birth: Birth) -> u8 {
+fn send_loaded(birth: Birth) -> u8 {
     let (runs, by) = (RUNS.load(Ordering::Relaxed), LOADED_BY.load(Ordering::Relaxed));
-    say(&birth.control, &format!("{runs} {}", i64::from(by) == i64::from(getppid().as_raw())));
+    send_text(&birth.control, &format!("{runs} {}", i64::from(by) == i64::from(getppid().as_raw())));
     0
 }
 
@@ -215,26 +215,26 @@ fn preloads_run_once_and_are_shared() {
     forkserver::preload(load_more).unwrap();
 
     for _ in 0..3 {
-        let child = serve(&Boot::new(tell_loaded));
-        assert_eq!(hear(child.control()), "11 true");
+        let child = serve(&Boot::new(send_loaded));
+        assert_eq!(receive_text(child.control()), "11 true");
     }
 
     assert_eq!(RUNS.load(Ordering::Relaxed), 0, "not here");
-    let spawned = up(StartMethod::Spawn, &Boot::new(tell_loaded));
-    assert_eq!(hear(spawned.control()), "0 false");
+    let spawned = start_ready(StartMethod::Spawn, &Boot::new(send_loaded));
+    assert_eq!(receive_text(spawned.control()), "0 false");
 }
 
 fn preloads_run_again_in_the_next_server() {
     forkserver::preload(load).unwrap();
     for _ in 0..2 {
-        let child = serve(&Boot::new(tell_loaded));
-        assert_eq!(hear(child.control()), "1 true");
+        let child = serve(&Boot::new(send_loaded));
+        assert_eq!(receive_text(child.control()), "1 true");
         forkserver::stop();
     }
 }
 
 fn it_is_too_late_to_preload() {
-    drop(serve(&Boot::new(until_told)));
+    drop(serve(&Boot::new(until_message)));
     match forkserver::preload(load).unwrap_err() {
         StartError::AlreadyRunning { pid } => assert_eq!(Some(pid), forkserver::pid()),
         other => panic!("{other}"),

@@ -1,4 +1,4 @@
-//! What a child is asked to be: its environment, its directory and its limits.
+//! The settings of a child: its environment, its directory and its limits.
 
 use std::env;
 use std::ffi::OsStr;
@@ -33,9 +33,9 @@ use crate::helper::SOON;
 use crate::helper::busy;
 use crate::helper::code;
 use crate::helper::exit_with;
-use crate::helper::hear;
-use crate::helper::say;
-use crate::helper::up;
+use crate::helper::receive_text;
+use crate::helper::send_text;
+use crate::helper::start_ready;
 use crate::once;
 
 pub(crate) const CASES: &[Case] = &[
@@ -60,67 +60,67 @@ pub(crate) const CASES: &[Case] = &[
     once("spawn_executes_with_the_environment", spawn_executes_with_the_environment),
 ];
 
-/// What a child with these settings says.
-fn told(method: StartMethod, boot: &Boot<'_>) -> String {
-    hear_all(&up(method, boot))
+/// The message of a child with these settings.
+fn text_of(method: StartMethod, boot: &Boot<'_>) -> String {
+    receive_all(&start_ready(method, boot))
 }
 
-fn hear_all(child: &Child) -> String {
-    let text = hear(child.control());
+fn receive_all(child: &Child) -> String {
+    let text = receive_text(child.control());
     assert_eq!(code(child.wait().unwrap()), Some(0));
     text
 }
 
-/// Why a child with these settings does not run. It is gone by then.
+/// The error of a child that refuses these settings. It has ended when this returns.
 fn refused(method: StartMethod, boot: &Boot<'_>) -> StartError {
     let child = start_methods::start(method, boot).unwrap();
     let error = child.wait_hello(SOON).unwrap_err();
     assert!(child.wait_timeout(SOON).unwrap().is_some());
-    assert_eq!(child.try_hello().unwrap_err().to_string(), error.to_string(), "the answer stays the same");
+    assert_eq!(child.try_hello().unwrap_err().to_string(), error.to_string(), "the error stays the same");
     error
 }
 
-/// A boot without an environment, but for what a program that is executed needs to know that it runs a case.
+/// A boot with an empty environment, except for the variable by which an executed program knows its case.
 fn cleared(boot: Boot<'_>) -> Boot<'_> {
     boot.env_clear().env(crate::CASE, env::var_os(crate::CASE).unwrap())
 }
 
-/// Tells how many variables there are, and those of the tests.
-fn tell_environment(birth: Birth) -> u8 {
+/// Sends the number of variables, and those of the tests.
+fn send_environment(birth: Birth) -> u8 {
     let mut pairs: Vec<String> = env::vars_os()
         .filter(|(name, _)| name.as_bytes().starts_with(b"IT_"))
         .map(|(name, value)| format!("{}={}", name.to_str().unwrap(), value.to_str().unwrap()))
         .collect();
     pairs.sort_unstable();
-    say(&birth.control, &format!("{} {}", env::vars_os().count(), pairs.join(" ")));
+    send_text(&birth.control, &format!("{} {}", env::vars_os().count(), pairs.join(" ")));
     0
 }
 
-fn tell_directory(birth: Birth) -> u8 {
-    say(&birth.control, env::current_dir().unwrap().to_str().unwrap());
+fn send_directory(birth: Birth) -> u8 {
+    send_text(&birth.control, env::current_dir().unwrap().to_str().unwrap());
     0
 }
 
 fn variables_are_set_and_removed(method: StartMethod) {
     let before = env::vars_os().count();
-    let boot = Boot::new(tell_environment).env("IT_A", "lost").env("IT_A", "1").env("IT_B", "").env("IT_C", "3");
+    let boot = Boot::new(send_environment).env("IT_A", "lost").env("IT_A", "1").env("IT_B", "").env("IT_C", "3");
 
-    let with = told(method, &boot.clone().env_remove("IT_C"));
-    let without = told(method, &boot.env_remove("RUST_BACKTRACE").env_remove("IT_NEVER_SET").env_remove("IT_A"));
+    let with = text_of(method, &boot.clone().env_remove("IT_C"));
+    let without = text_of(method, &boot.env_remove("RUST_BACKTRACE").env_remove("IT_NEVER_SET").env_remove("IT_A"));
 
     assert_eq!(with, format!("{} IT_A=1 IT_B=", before + 2));
     assert_eq!(without, format!("{} IT_B= IT_C=3", before + 1));
-    assert_eq!(env::vars_os().count(), before, "this process keeps its own");
+    assert_eq!(env::vars_os().count(), before, "this process keeps its own environment");
     assert!(env::var_os("IT_A").is_none());
 }
 
 fn a_cleared_environment_has_what_is_set(method: StartMethod) {
-    let cleared = cleared(Boot::new(tell_environment).env("IT_BEFORE", "1"));
+    let cleared = cleared(Boot::new(send_environment).env("IT_BEFORE", "1"));
 
-    assert_eq!(told(method, &cleared), "1 ");
-    assert_eq!(told(method, &cleared.clone().env("IT_AFTER", "2 = 2")), "2 IT_AFTER=2 = 2");
+    assert_eq!(text_of(method, &cleared), "1 ");
+    assert_eq!(text_of(method, &cleared.clone().env("IT_AFTER", "2 = 2")), "2 IT_AFTER=2 = 2");
     if method != StartMethod::Spawn {
-        assert_eq!(told(method, &cleared.env_clear()), "0 ");
+        assert_eq!(text_of(method, &cleared.env_clear()), "0 ");
     }
 }
 
@@ -128,7 +128,7 @@ fn variables_need_not_be_text(method: StartMethod) {
     fn look(_: Birth) -> u8 {
         u8::from(env::var_os(OsStr::from_bytes(b"IT_\xff")) != Some(OsStr::from_bytes(b"\xfe\n").to_owned()))
     }
-    let child = up(method, &Boot::new(look).env(OsStr::from_bytes(b"IT_\xff"), OsStr::from_bytes(b"\xfe\n")));
+    let child = start_ready(method, &Boot::new(look).env(OsStr::from_bytes(b"IT_\xff"), OsStr::from_bytes(b"\xfe\n")));
 
     assert_eq!(code(child.wait().unwrap()), Some(0));
 }
@@ -150,35 +150,35 @@ fn an_impossible_variable_is_typed(method: StartMethod) {
 }
 
 fn settings_have_a_largest_size(method: StartMethod) {
-    fn tell_length(birth: Birth) -> u8 {
-        say(&birth.control, &format!("{} {}", env::var("IT_A").unwrap().len(), birth.payload.len()));
+    fn send_length(birth: Birth) -> u8 {
+        send_text(&birth.control, &format!("{} {}", env::var("IT_A").unwrap().len(), birth.payload.len()));
         0
     }
     let payload = vec![1; start_methods::PAYLOAD_MAX];
-    let boot = |len| Boot::new(tell_length).payload(&payload).env("IT_A", "x".repeat(len));
+    let boot = |len| Boot::new(send_length).payload(&payload).env("IT_A", "x".repeat(len));
     let len = start_methods::SETTINGS_MAX - 128 - 16 - "IT_A".len();
 
-    assert_eq!(told(method, &boot(len)), format!("{len} {}", payload.len()));
+    assert_eq!(text_of(method, &boot(len)), format!("{len} {}", payload.len()));
     let error = start_methods::start(method, &boot(len + 1)).unwrap_err();
     assert!(matches!(error, StartError::BootTooLarge { limit: start_methods::SETTINGS_MAX, .. }), "{error}");
 }
 
 fn grandchildren_inherit_settings(method: StartMethod) {
     fn have_a_child(birth: Birth) -> u8 {
-        let child = up(birth.method, &Boot::new(tell_environment));
-        say(&birth.control, &hear_all(&child));
+        let child = start_ready(birth.method, &Boot::new(send_environment));
+        send_text(&birth.control, &receive_all(&child));
         drop(child);
         start_methods::forkserver::stop();
         0
     }
     let boot = cleared(Boot::new(have_a_child)).env("IT_A", "1").current_dir("/");
 
-    assert_eq!(told(method, &boot), "2 IT_A=1");
+    assert_eq!(text_of(method, &boot), "2 IT_A=1");
 }
 
 fn the_directory_is_entered(method: StartMethod) {
     let folder = tempfile::tempdir().unwrap();
-    // No text, and with a symbolic link on the way.
+    // Not UTF-8, and with a symbolic link in the path.
     let inside = folder.path().canonicalize().unwrap().join(OsStr::from_bytes(b"not text \xff"));
     fs::create_dir(&inside).unwrap();
     let link = folder.path().join("link");
@@ -190,29 +190,29 @@ fn the_directory_is_entered(method: StartMethod) {
     let here = env::current_dir().unwrap();
 
     for path in [&inside, &link] {
-        let child = up(method, &Boot::new(look).payload(expected).current_dir(path));
+        let child = start_ready(method, &Boot::new(look).payload(expected).current_dir(path));
         assert_eq!(code(child.wait().unwrap()), Some(0), "{path:?}");
     }
     assert_eq!(env::current_dir().unwrap(), here);
 }
 
-/// A fork server began elsewhere, and a program that is executed may have been as well.
+/// A fork server started in another directory, and so may an executed program have.
 fn a_relative_directory_is_this_processes(method: StartMethod) {
     let folder = tempfile::tempdir().unwrap();
     let inside = folder.path().canonicalize().unwrap();
     fs::create_dir(inside.join("sub")).unwrap();
     let here = env::current_dir().unwrap();
-    drop(up(method, &Boot::new(exit_with).payload(&[0])));
+    drop(start_ready(method, &Boot::new(exit_with).payload(&[0])));
     env::set_current_dir(&inside).unwrap();
-    let boot = Boot::new(tell_directory).current_dir("sub");
-    // Resolved when it was said, and not when it is used.
+    let boot = Boot::new(send_directory).current_dir("sub");
+    // Resolved when it was given, and not at the start.
     env::set_current_dir(&here).unwrap();
 
-    assert_eq!(Path::new(&told(method, &boot)), inside.join("sub"));
+    assert_eq!(Path::new(&text_of(method, &boot)), inside.join("sub"));
 
     env::set_current_dir(&inside).unwrap();
     drop(folder);
-    let nowhere = start_methods::start(method, &Boot::new(tell_directory).current_dir("sub"));
+    let nowhere = start_methods::start(method, &Boot::new(send_directory).current_dir("sub"));
     env::set_current_dir(here).unwrap();
     assert!(matches!(nowhere.unwrap_err(), StartError::Directory { errno: libc::ENOENT, .. }));
 }
@@ -221,15 +221,15 @@ fn a_missing_directory_is_typed(method: StartMethod) {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
 
-    let error = refused(method, &Boot::new(tell_directory).current_dir(&missing));
+    let error = refused(method, &Boot::new(send_directory).current_dir(&missing));
 
     let StartError::Directory { path, errno: libc::ENOENT } = &error else { panic!("{error}") };
     assert_eq!(*path, missing);
     assert!(error.to_string().contains("create it"), "{error}");
-    // It may be there the next time.
+    // The next start may succeed.
     fs::create_dir(&missing).unwrap();
-    let boot = Boot::new(tell_directory).current_dir(&missing);
-    assert_eq!(Path::new(&told(method, &boot)), missing.canonicalize().unwrap());
+    let boot = Boot::new(send_directory).current_dir(&missing);
+    assert_eq!(Path::new(&text_of(method, &boot)), missing.canonicalize().unwrap());
 }
 
 fn what_is_no_directory_is_typed(method: StartMethod) {
@@ -246,7 +246,7 @@ fn what_is_no_directory_is_typed(method: StartMethod) {
     };
 
     assert_eq!(asked(file.path()), libc::ENOTDIR);
-    // The whole of it comes back, whatever its length.
+    // The path is reported whole, whatever its length.
     assert_eq!((longest.len(), asked(longest.as_ref())), (4095, libc::ENOENT));
     assert_eq!(asked(OsStr::from_bytes(b"/a\0b").as_ref()), libc::EINVAL);
     assert_eq!(at_once("".as_ref()), libc::ENOENT);
@@ -260,8 +260,8 @@ const LIMITS: [(Resource, resource::Resource); 4] = [
     (Resource::AddressSpace, resource::Resource::RLIMIT_AS),
 ];
 
-fn tell_limits(birth: Birth) -> u8 {
-    say(&birth.control, &format!("{:?}", LIMITS.map(|(_, number)| getrlimit(number).unwrap())));
+fn send_limits(birth: Birth) -> u8 {
+    send_text(&birth.control, &format!("{:?}", LIMITS.map(|(_, number)| getrlimit(number).unwrap())));
     0
 }
 
@@ -271,22 +271,22 @@ fn limits_are_in_force(method: StartMethod) {
     let hard = [200, 8192, 60, 1 << 41];
     let with = |hard: [Option<u64>; 4]| {
         let limits = LIMITS.into_iter().zip(soft).zip(hard);
-        limits.fold(Boot::new(tell_limits), |boot, (((resource, _), soft), hard)| boot.rlimit(resource, soft, hard))
+        limits.fold(Boot::new(send_limits), |boot, (((resource, _), soft), hard)| boot.rlimit(resource, soft, hard))
     };
     let pairs = |hard: [u64; 4]| format!("{:?}", std::array::from_fn::<_, 4, _>(|index| (soft[index], hard[index])));
 
-    assert_eq!(told(method, &with([None; 4])), pairs(own.map(|(_, hard)| hard)));
-    assert_eq!(told(method, &with(hard.map(Some))), pairs(hard));
-    // No core dumps, unless somebody asks; and the last word counts.
-    let boot = Boot::new(tell_limits).rlimit(Resource::CpuTime, 1, Some(1));
-    let told = told(method, &boot.rlimit(Resource::CpuTime, Resource::UNLIMITED, None));
+    assert_eq!(text_of(method, &with([None; 4])), pairs(own.map(|(_, hard)| hard)));
+    assert_eq!(text_of(method, &with(hard.map(Some))), pairs(hard));
+    // Core dumps are off unless requested, and the last value counts.
+    let boot = Boot::new(send_limits).rlimit(Resource::CpuTime, 1, Some(1));
+    let text = text_of(method, &boot.rlimit(Resource::CpuTime, Resource::UNLIMITED, None));
     let untouched = [own[0], (0, own[1].1), (Resource::UNLIMITED, own[2].1), own[3]];
-    assert_eq!(told, format!("{untouched:?}"));
-    assert_eq!(LIMITS.map(|(_, number)| getrlimit(number).unwrap()), own, "this process keeps its own");
+    assert_eq!(text, format!("{untouched:?}"));
+    assert_eq!(LIMITS.map(|(_, number)| getrlimit(number).unwrap()), own, "this process keeps its own limits");
 }
 
 fn a_limit_that_is_refused_is_typed(method: StartMethod) {
-    // Nobody, not even root, may have more open files than fs.nr_open.
+    // Not even root may have more open files than fs.nr_open.
     let raised = refused(method, &Boot::new(exit_with).rlimit(Resource::OpenFiles, 10, Some(Resource::UNLIMITED)));
     let StartError::Limit { resource: Resource::OpenFiles, soft: 10, hard, errno: libc::EPERM } = raised else {
         panic!("{raised}");
@@ -304,21 +304,21 @@ fn a_limit_that_is_refused_is_typed(method: StartMethod) {
             other => panic!("{other}"),
         }
     }
-    let before = start_methods::start(method, &Boot::new(tell_limits)).unwrap();
+    let before = start_methods::start(method, &Boot::new(send_limits)).unwrap();
     before.wait_hello(SOON).unwrap();
 }
 
-/// The numbers of its descriptors are above every limit: whatever was open when a forked child was born is.
+/// All its descriptors have numbers above the limit: a forked child keeps what was open when it started.
 fn no_open_files_leave_what_is_open(method: StartMethod) {
     fn work(birth: Birth) -> u8 {
-        // What arrives is lost, since it has no number below the limit.
+        // A descriptor that arrives is lost, since no number below the limit is free.
         let lost = birth.control.recv(&mut [0; 8], &mut Vec::new()).unwrap_err();
         assert_eq!(lost.raw_os_error(), Some(libc::EMFILE));
-        let heard = hear(&birth.control);
+        let heard = receive_text(&birth.control);
         assert_eq!(fs::File::open("/dev/null").unwrap_err().raw_os_error(), Some(libc::EMFILE));
         nix::unistd::write(&birth.fds[0], heard.as_bytes()).unwrap();
-        say(&birth.control, &format!("{} {}", heard, birth.control.as_fd().as_raw_fd()));
-        // The end is seen too.
+        send_text(&birth.control, &format!("{} {}", heard, birth.control.as_fd().as_raw_fd()));
+        // The end of the connection is detected too.
         u8::from(birth.control.recv(&mut [0; 8], &mut Vec::new()).unwrap() != start_methods::Received::Closed)
     }
     let crowd: Vec<PrivateFd> = (0..100).map(|_| PrivateFd::adopt(pipe().unwrap().0).unwrap()).collect();
@@ -328,16 +328,16 @@ fn no_open_files_leave_what_is_open(method: StartMethod) {
         let fds = [write.as_fd()];
         let boot = Boot::new(work).fds(&fds).rlimit(Resource::OpenFiles, limit, Some(limit));
 
-        let child = up(method, &boot);
+        let child = start_ready(method, &boot);
         let null = fs::File::open("/dev/null").unwrap();
         child.control().send(&[std::io::IoSlice::new(b"lost")], &[null.as_fd()]).unwrap();
-        say(child.control(), "heard");
-        let told = hear(child.control());
+        send_text(child.control(), "heard");
+        let text = receive_text(child.control());
 
         drop(write);
-        assert!(told.starts_with("heard "), "{limit}: {told}");
+        assert!(text.starts_with("heard "), "{limit}: {text}");
         if method == StartMethod::Fork {
-            assert!(told.split(' ').next_back().unwrap().parse::<i32>().unwrap() > 100, "{told}");
+            assert!(text.split(' ').next_back().unwrap().parse::<i32>().unwrap() > 100, "{text}");
         }
         let mut heard = [0; 8];
         assert_eq!(nix::unistd::read(&read, &mut heard), Ok(5));
@@ -353,19 +353,19 @@ fn memory_is_limited(method: StartMethod) {
     fn eat(birth: Birth) -> u8 {
         let much = Vec::<u8>::new().try_reserve_exact(8 << 30);
         let little = Vec::<u8>::new().try_reserve_exact(1 << 20);
-        say(&birth.control, &format!("{} {}", much.is_err(), little.is_ok()));
+        send_text(&birth.control, &format!("{} {}", much.is_err(), little.is_ok()));
         std::io::stderr().flush().unwrap();
         let all: Vec<u8> = Vec::with_capacity(8 << 30);
         u8::from(all.capacity() > 0)
     }
-    let child = up(method, &Boot::new(eat).rlimit(Resource::AddressSpace, 2 << 30, None));
+    let child = start_ready(method, &Boot::new(eat).rlimit(Resource::AddressSpace, 2 << 30, None));
 
-    assert_eq!(hear(child.control()), "true true");
+    assert_eq!(receive_text(child.control()), "true true");
     let status = child.wait().unwrap().status().unwrap();
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status}");
 }
 
-/// Less than the process has already: nothing more can be had, not even for its hello.
+/// A limit below what the process has already: it can open nothing more, not even for its hello.
 fn too_little_memory_hangs_nobody(method: StartMethod) {
     for bytes in [0, 1 << 12, 1 << 20] {
         let boot = Boot::new(exit_with).payload(&[9]).rlimit(Resource::AddressSpace, bytes, Some(bytes));
@@ -377,31 +377,31 @@ fn too_little_memory_hangs_nobody(method: StartMethod) {
 }
 
 fn processor_time_is_limited(method: StartMethod) {
-    let child = up(method, &Boot::new(busy).rlimit(Resource::CpuTime, 1, None));
-    // A start is no use of it.
-    let idle = up(method, &Boot::new(crate::helper::until_told).rlimit(Resource::CpuTime, 1, Some(1)));
+    let child = start_ready(method, &Boot::new(busy).rlimit(Resource::CpuTime, 1, None));
+    // Starting a process does not use up the limit.
+    let idle = start_ready(method, &Boot::new(crate::helper::until_message).rlimit(Resource::CpuTime, 1, Some(1)));
 
     let status = child.wait_timeout(Duration::from_secs(50)).unwrap().unwrap().status().unwrap();
 
     assert_eq!(status.signal(), Some(Signal::SIGXCPU as i32), "{status}");
     assert!(!status.core_dumped());
-    say(idle.control(), "enough");
+    send_text(idle.control(), "enough");
     assert_eq!(code(idle.wait().unwrap()), Some(5));
 }
 
-/// In particular, they are not left in a fork server.
+/// In particular, they do not stay in a fork server.
 fn one_child_s_settings_are_no_other_s(method: StartMethod) {
     let starter = Starter::new(method).unwrap();
-    let plain = Boot::new(tell_limits);
-    let first = told(method, &plain);
+    let plain = Boot::new(send_limits);
+    let first = text_of(method, &plain);
     let settled = cleared(plain.clone()).env("IT_A", "1").rlimit(Resource::OpenFiles, 30, Some(30));
     let settled = settled.current_dir("/proc");
-    assert_ne!(told(method, &settled), first);
+    assert_ne!(text_of(method, &settled), first);
 
-    assert_eq!(told(method, &plain), first);
-    let environment = told(method, &plain.clone().entry(tell_environment));
+    assert_eq!(text_of(method, &plain), first);
+    let environment = text_of(method, &plain.clone().entry(send_environment));
     assert_eq!(environment, format!("{} ", env::vars_os().count()));
-    let directory = told(method, &plain.entry(tell_directory));
+    let directory = text_of(method, &plain.entry(send_directory));
     assert_eq!(Path::new(&directory), env::current_dir().unwrap());
     drop(starter);
 }
@@ -411,26 +411,26 @@ fn a_template_s_children_have_settings() {
     starter.settle().unwrap();
     let start = |boot: &Boot<'_>| {
         let child = starter.start(boot).unwrap();
-        child.wait_hello(SOON).map(|()| hear_all(&child))
+        child.wait_hello(SOON).map(|()| receive_all(&child))
     };
-    let boot = Boot::new(tell_environment).env_clear().env("IT_A", "1");
+    let boot = Boot::new(send_environment).env_clear().env("IT_A", "1");
 
     assert_eq!(start(&boot).unwrap(), "1 IT_A=1");
     let missing = Boot::new(exit_with).current_dir("/nowhere at all");
     assert!(matches!(start(&missing), Err(StartError::Directory { errno: libc::ENOENT, .. })));
-    assert_eq!(start(&boot.entry(tell_directory).current_dir("/")).unwrap(), "/");
+    assert_eq!(start(&boot.entry(send_directory).current_dir("/")).unwrap(), "/");
 }
 
-/// The kernel keeps the environment of the exec: what began before `main` has seen it.
+/// The kernel keeps the environment of the exec: code that runs before `main` has seen it.
 fn spawn_executes_with_the_environment() {
-    fn tell_first(birth: Birth) -> u8 {
+    fn send_first(birth: Birth) -> u8 {
         let first = fs::read("/proc/self/environ").unwrap();
         let pairs: Vec<_> = first.split(|byte| *byte == 0).filter(|pair| pair.starts_with(b"IT_")).collect();
-        say(&birth.control, &format!("seen: {}", String::from_utf8(pairs.concat()).unwrap()));
+        send_text(&birth.control, &format!("seen: {}", String::from_utf8(pairs.concat()).unwrap()));
         0
     }
-    let boot = Boot::new(tell_first).env("IT_A", "1");
+    let boot = Boot::new(send_first).env("IT_A", "1");
 
-    assert_eq!(told(StartMethod::Spawn, &boot), "seen: IT_A=1");
-    assert_eq!(told(StartMethod::Forkserver, &boot), "seen: ");
+    assert_eq!(text_of(StartMethod::Spawn, &boot), "seen: IT_A=1");
+    assert_eq!(text_of(StartMethod::Forkserver, &boot), "seen: ");
 }

@@ -1,4 +1,4 @@
-//! Several starts that do not wait for each other, and processes that are ordered before it is known what they are.
+//! Several starts that do not wait for each other, and processes ordered before it is known what they run.
 
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
@@ -16,9 +16,9 @@ use crate::each;
 use crate::helper::SOON;
 use crate::helper::code;
 use crate::helper::exit_with;
-use crate::helper::hear;
-use crate::helper::say;
-use crate::helper::until_told;
+use crate::helper::receive_text;
+use crate::helper::send_text;
+use crate::helper::until_message;
 
 pub(crate) const CASES: &[Case] = &[
     each("they_hold_nothing_of_each_other", they_hold_nothing_of_each_other),
@@ -30,7 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     each("what_a_dismissed_starter_has_started_lives_on", what_a_dismissed_starter_has_started_lives_on),
 ];
 
-/// A fork server or a template, if the method has one, and one that has answered before.
+/// A starter whose fork server or template, if the method has one, has already served a request.
 fn with_server(method: StartMethod) -> Starter {
     let starter = Starter::new(method).unwrap();
     starter.settle().unwrap();
@@ -44,27 +44,27 @@ fn assert_works(starter: &Starter) {
     assert_eq!(code(child.wait().unwrap()), Some(7));
 }
 
-/// Says which descriptor is its control socket, and which others it has beyond the standard streams.
-fn tell(birth: Birth) -> u8 {
+/// Sends the number of its control socket, and those of its other descriptors beyond the standard streams.
+fn send_descriptors(birth: Birth) -> u8 {
     let control = birth.control.as_fd().as_raw_fd();
     let others = fds().into_iter().filter(|(number, _)| *number > 2 && *number != control);
     let text: Vec<_> = others.map(|(number, target)| format!("{number}={target}")).collect();
-    say(&birth.control, &text.join(" "));
-    until_told(birth)
+    send_text(&birth.control, &text.join(" "));
+    until_message(birth)
 }
 
 fn they_hold_nothing_of_each_other(method: StartMethod) {
     let own: Vec<_> = fds().into_iter().map(|(number, target)| format!("{number}={target}")).collect();
     let starter = Starter::new(method).unwrap();
     let mut starts = starter.several();
-    let children: Vec<_> = (0..4).map(|_| starts.start(&Boot::new(tell)).unwrap()).collect();
+    let children: Vec<_> = (0..4).map(|_| starts.start(&Boot::new(send_descriptors)).unwrap()).collect();
     starts.finish().unwrap();
 
     for child in children {
         child.wait_hello(SOON).unwrap();
-        let told = hear(child.control());
-        let ours: Vec<_> = told.split(' ').filter(|fd| !own.iter().any(|own| own == fd)).collect();
-        assert!(matches!(ours[..], [lifeline] if lifeline.contains("=pipe:")), "{told}");
+        let text = receive_text(child.control());
+        let ours: Vec<_> = text.split(' ').filter(|fd| !own.iter().any(|own| own == fd)).collect();
+        assert!(matches!(ours[..], [lifeline] if lifeline.contains("=pipe:")), "{text}");
     }
 }
 
@@ -82,7 +82,7 @@ fn the_template_is_settled_among_them(method: StartMethod) {
     let mut starts = starter.several();
     let before = starts.start(&Boot::new(exit_with).payload(&[1])).unwrap();
     starts.settle().unwrap();
-    // Of the template, if there is one, though nobody has waited until it serves.
+    // Forked from the template, if there is one, though no call has waited until it is ready.
     let after = starts.start(&Boot::new(exit_with).payload(&[2])).unwrap();
     starts.finish().unwrap();
 
@@ -117,7 +117,7 @@ fn an_order_for_too_much_harms_no_other(method: StartMethod) {
 
 fn what_a_dismissed_starter_has_started_lives_on(method: StartMethod) {
     let starter = with_server(method);
-    let child = starter.start(&Boot::new(until_told)).unwrap();
+    let child = starter.start(&Boot::new(until_message)).unwrap();
     child.wait_hello(SOON).unwrap();
 
     starter.dismiss();
@@ -128,8 +128,8 @@ fn what_a_dismissed_starter_has_started_lives_on(method: StartMethod) {
     drop(starter);
 
     assert!(child.try_wait().unwrap().is_none());
-    say(child.control(), "leave");
-    // Whoever would tell how it ended may be gone.
+    send_text(child.control(), "leave");
+    // The server that would report how it ended may be gone.
     let exit = child.wait().unwrap();
     assert!(exit.status().is_none_or(|status| status.code() == Some(5)), "{exit}");
 }

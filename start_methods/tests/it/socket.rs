@@ -1,4 +1,4 @@
-//! The control socket, with a partner that may do anything.
+//! The control socket, with a peer that may send anything.
 
 use std::io;
 use std::io::ErrorKind;
@@ -76,7 +76,7 @@ fn the_end_comes_after_the_data() {
     assert!(ends(&there), "and stays");
 }
 
-/// The kernel reports that the peer died with unread input before what it had sent itself.
+/// The kernel reports that the peer died with unread input before the messages that the peer had sent.
 fn a_reset_ends_nothing() {
     let (here, there) = Socket::pair().unwrap();
     send(&there, "a task that is never read");
@@ -94,7 +94,7 @@ fn an_empty_message_is_refused() {
     let empty = [IoSlice::new(b"")];
     assert_eq!(here.try_send(&empty, &[]).unwrap_err().kind(), ErrorKind::InvalidInput);
 
-    // From somebody who does not use this crate.
+    // From a peer that does not use this crate.
     sendmsg::<()>(here.as_fd().as_raw_fd(), &empty, &[], MsgFlags::empty(), None).unwrap();
     assert_eq!(receive(&there).unwrap_err().kind(), ErrorKind::InvalidData);
     send(&here, "something");
@@ -150,13 +150,13 @@ fn sixteen_descriptors_are_the_most() {
     let more = vec![stderr.as_fd(); 17];
     assert_eq!(here.send(&word, &more).unwrap_err().kind(), ErrorKind::InvalidInput);
 
-    // From somebody who does not use this crate.
+    // From a peer that does not use this crate.
     let before = fds();
     let raw = [2; 17];
     let control = [ControlMessage::ScmRights(&raw)];
     sendmsg::<()>(here.as_fd().as_raw_fd(), &word, &control, MsgFlags::empty(), None).unwrap();
     assert_eq!(receive(&there).unwrap_err().kind(), ErrorKind::InvalidData);
-    assert_eq!(fds(), before, "those that fitted are closed");
+    assert_eq!(fds(), before, "those that did arrive are closed");
 }
 
 fn a_full_table_loses_no_descriptor() {

@@ -1,6 +1,6 @@
-//! Whole families: what descends from a child goes with it, in whatever groups and sessions it is.
+//! Process trees: all descendants of a child are killed with it, whatever groups and sessions they are in.
 
-#![expect(unsafe_code, reason = "a command starts a session of its own between fork and exec")]
+#![expect(unsafe_code, reason = "a command creates a session between fork and exec")]
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -26,10 +26,10 @@ use crate::each;
 use crate::helper::SOON;
 use crate::helper::busy;
 use crate::helper::exit_with;
-use crate::helper::hear;
-use crate::helper::say;
-use crate::helper::until_told;
-use crate::helper::up;
+use crate::helper::receive_text;
+use crate::helper::send_text;
+use crate::helper::start_ready;
+use crate::helper::until_message;
 
 pub(crate) const CASES: &[Case] = &[
     each("sessions_of_their_own_save_nobody", sessions_of_their_own_save_nobody),
@@ -51,24 +51,24 @@ fn in_a_new_session(program: &str) -> Command {
     command
 }
 
-/// Nobody waits for it.
+/// Starts a program that the child never waits for.
 fn leave_behind(mut command: Command) -> u32 {
     command.spawn().unwrap().id()
 }
 
-/// Starts a child with a family, of which it says when it is there; kills them all, and waits until nobody is left.
+/// Starts a child with descendants, which reports when they exist. Kills them all, and waits until none is left.
 fn kill_family(method: StartMethod, entry: Entry) -> usize {
-    // So that whoever is orphaned is ours, and an end can be seen.
+    // Makes orphans our children, so that their end can be seen.
     set_child_subreaper(true).unwrap();
-    let child = up(method, &Boot::new(entry));
-    let pids: Vec<i32> = hear(child.control()).split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    let child = start_ready(method, &Boot::new(entry));
+    let pids: Vec<i32> = receive_text(child.control()).split_whitespace().map(|pid| pid.parse().unwrap()).collect();
 
     child.kill_tree().unwrap();
 
     assert_killed(&child);
-    nobody_is_left(method);
+    reap_strays(method);
     for pid in &pids {
-        assert_eq!(nix::sys::signal::kill(Pid::from_raw(*pid), None), Err(nix::Error::ESRCH), "{pid} is there");
+        assert_eq!(nix::sys::signal::kill(Pid::from_raw(*pid), None), Err(nix::Error::ESRCH), "{pid} still exists");
     }
     pids.len()
 }
@@ -79,8 +79,8 @@ fn assert_killed(child: &Child) {
     assert_eq!(exit.status().unwrap().signal(), Some(libc::SIGKILL));
 }
 
-/// Reaps all who come to us but the fork server; they are dying, and none of them needs to be told.
-fn nobody_is_left(method: StartMethod) {
+/// Reaps all orphans except the fork server. They are about to end, without another signal.
+fn reap_strays(method: StartMethod) {
     let deadline = Instant::now() + Duration::from_secs(10);
     let server = start_methods::forkserver::pid().map(|pid| pid.to_string());
     assert_eq!(server.is_some(), method == StartMethod::Forkserver);
@@ -93,7 +93,7 @@ fn nobody_is_left(method: StartMethod) {
         for stray in strays {
             let pid = Pid::from_raw(stray.parse().unwrap());
             match waitpid(pid, Some(WaitPidFlag::WNOHANG)).unwrap() {
-                WaitStatus::StillAlive => assert!(Instant::now() < deadline, "{stray} lives on"),
+                WaitStatus::StillAlive => assert!(Instant::now() < deadline, "{stray} is still alive"),
                 status => assert_eq!(status, WaitStatus::Signaled(pid, Signal::SIGKILL, false)),
             }
         }
@@ -109,13 +109,13 @@ fn sessions_of_their_own_save_nobody(method: StartMethod) {
         for _ in 0..3 {
             let mut shell = in_a_new_session("/bin/sh");
             shell.args(["-c", script]).stdout(std::process::Stdio::piped());
-            #[expect(clippy::zombie_processes, reason = "that it is left behind is the point")]
+            #[expect(clippy::zombie_processes, reason = "the test needs an orphan")]
             let mut shell = shell.spawn().unwrap();
             let mut line = String::new();
             std::io::BufRead::read_line(&mut std::io::BufReader::new(shell.stdout.take().unwrap()), &mut line).unwrap();
             pids += &line;
         }
-        say(&birth.control, &pids);
+        send_text(&birth.control, &pids);
         busy(birth)
     }
     assert_eq!(kill_family(method, found_three_sessions), 9);
@@ -134,7 +134,7 @@ fn children_of_all_threads_go(method: StartMethod) {
             })
             .chain([leave_behind(in_a_new_session_that_sleeps())])
             .collect();
-        say(&birth.control, &threads.iter().map(|pid| format!("{pid} ")).collect::<String>());
+        send_text(&birth.control, &threads.iter().map(|pid| format!("{pid} ")).collect::<String>());
         busy(birth)
     }
     assert_eq!(kill_family(method, have_children_in_threads), 5);
@@ -155,7 +155,7 @@ fn a_family_that_grows_meanwhile_goes_whole(method: StartMethod) {
                 }
             });
         }
-        say(&birth.control, " ");
+        send_text(&birth.control, " ");
         busy(birth)
     }
     for _ in 0..5 {
@@ -170,7 +170,7 @@ fn a_stopped_family_goes_too(method: StartMethod) {
         let pid = leave_behind(shell);
         let pid = Pid::from_raw(pid.try_into().unwrap());
         while waitpid(pid, Some(WaitPidFlag::WUNTRACED)) != Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP)) {}
-        say(&birth.control, &pid.to_string());
+        send_text(&birth.control, &pid.to_string());
         nix::sys::signal::raise(Signal::SIGSTOP).unwrap();
         0
     }
@@ -180,30 +180,30 @@ fn a_stopped_family_goes_too(method: StartMethod) {
 fn a_large_family_goes_whole(method: StartMethod) {
     fn have_many(birth: Birth) -> u8 {
         let pids: Vec<_> = (0..200).map(|_| leave_behind(in_a_new_session_that_sleeps()).to_string()).collect();
-        say(&birth.control, &pids.join(" "));
+        send_text(&birth.control, &pids.join(" "));
         busy(birth)
     }
     assert_eq!(kill_family(method, have_many), 200);
 }
 
 fn a_child_without_family_just_dies(method: StartMethod) {
-    let child = up(method, &Boot::new(busy));
+    let child = start_ready(method, &Boot::new(busy));
     child.kill_tree().unwrap();
     assert_killed(&child);
 }
 
 fn siblings_are_spared(method: StartMethod) {
-    let [first, second] = [busy, until_told].map(|entry| up(method, &Boot::new(entry)));
+    let [first, second] = [busy, until_message].map(|entry| start_ready(method, &Boot::new(entry)));
 
     first.kill_tree().unwrap();
 
     assert_killed(&first);
-    say(second.control(), "go on");
+    send_text(second.control(), "go on");
     assert_eq!(second.wait().unwrap().status().unwrap().code(), Some(5));
 }
 
 fn the_dead_have_no_family(method: StartMethod) {
-    let child = up(method, &Boot::new(exit_with).payload(&[3]));
+    let child = start_ready(method, &Boot::new(exit_with).payload(&[3]));
     let exit = child.wait().unwrap();
     child.kill_tree().unwrap();
     assert_eq!(child.try_wait().unwrap(), Some(exit));
