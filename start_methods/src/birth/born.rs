@@ -193,6 +193,7 @@ fn hex(bytes: &[u8]) -> String {
 /// `registry` is the parent's, locked by the forking thread. All signals are blocked. Until the signals are reset,
 /// nothing here allocates or waits for a lock. Closing `born` shows the parent that nothing of it is left here.
 pub(crate) fn after_fork(registry: &Registry, control: RawFd, lifeline: RawFd, born: Option<RawFd>) -> u8 {
+    // First: until then this process holds the ends by whose closing others detect the parent's death.
     registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control)]);
     signals::reset_in_child();
     // The numbers are still open; their owners, copied from the parent, became invalid with the parent's epoch.

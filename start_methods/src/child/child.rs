@@ -236,6 +236,7 @@ impl Child {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_wait(&self) -> io::Result<Option<Exit>> {
+        // Held across the reap: reaping frees the id, which `signal_group_id` uses under the same lock.
         let mut state = process::lock(&self.state);
         if state.exit.is_none() {
             state.exit = match &self.status {

@@ -75,6 +75,7 @@ pub(crate) struct Lifeline {
 impl Lifeline {
     /// This process's lifeline; created if there is none.
     pub(crate) fn get() -> io::Result<Arc<Self>> {
+        // Held until the pipe is stored: concurrent starts share one pipe.
         let mut slot = process::lock(&STATE.get().current);
         if let Some(lifeline) = slot.upgrade() {
             return Ok(lifeline);

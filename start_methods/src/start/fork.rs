@@ -62,6 +62,7 @@ impl Births {
 
 impl Drop for Births {
     fn drop(&mut self) {
+        // Our own copy first: while it is open the pipe cannot hang up.
         drop(self.write.take());
         let _in_time = wait::hung_up(self.read.as_fd(), BIRTH_TIMEOUT);
     }
@@ -102,7 +103,10 @@ pub(crate) fn fork_waiting(
 ) -> Result<(u32, PrivateFd), (Stage, io::Error)> {
     let control = control.into_fd();
     let pid = {
+        // Held across the fork: a descriptor opened or closed in between would be missing from, or stale in, the copy by
+        // which the child closes them.
         let registry = Registry::lock();
+        // Until the child has reset its handlers: a handler of the parent's must not run in it.
         let _blocked = Blocked::all();
         let kept = born.map(AsRawFd::as_raw_fd);
         let child_main = || born::after_fork(&registry, control.as_raw_fd(), lifeline.as_raw_fd(), kept);

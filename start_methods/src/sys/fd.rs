@@ -42,6 +42,7 @@ pub(crate) const LOWEST: RawFd = 3;
 static REGISTRY: PerProcess<Mutex<Registry>> = PerProcess::new();
 
 /// The number of forks of this crate between the first process and this one, counted in the child.
+// Relaxed everywhere: it changes only in a child that has just been forked and has one thread.
 static EPOCH: AtomicU32 = AtomicU32::new(0);
 
 /// A descriptor that no child forked by this crate keeps.

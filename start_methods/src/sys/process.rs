@@ -44,6 +44,7 @@ impl<T: Default> PerProcess<T> {
         while let Some(next) = link.next.get() {
             link = next;
         }
+        // Threads that race here append one link: `get_or_init` runs a single closure.
         if link.pid != pid {
             link = link.next.get_or_init(|| Box::new(Link::new(pid)));
         }

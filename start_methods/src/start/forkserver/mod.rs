@@ -110,6 +110,7 @@ impl Slot {
     ) -> Result<Child, StartError> {
         let prepared = boot.prepare(StartMethod::Forkserver)?;
         let Some(mut request) = request.or_else(|| self.request()) else {
+            // Held until the server is ready: concurrent starts wait for it and do not launch a second one.
             let mut slot = process::lock(&self.server);
             return match fork_from(&mut slot, executable, &prepared) {
                 Ok(child) => deliver(child, &prepared),
