@@ -353,7 +353,7 @@ fn lock_when_open() -> MutexGuard<'static, State> {
     gate.until_open(process::lock(&gate.state))
 }
 
-/// The right to fork: while it exists, no resident changes its mode.
+/// The right to fork: while it exists, no resident leaves its parking place.
 #[derive(Debug)]
 pub(crate) struct Hold {
     before: Mode,
@@ -379,11 +379,13 @@ impl Hold {
             state.leave(before);
             gate.changed.notify_all();
             state = gate.until_open(state);
+            // Under the lock under which the gate was seen open: two forks never hold it at once.
             state.held = true;
         }
         let hold = Self { before, pid: std::process::id() };
         let deadline = Instant::now() + PARKING_TIMEOUT;
         let mut state = process::lock(&gate.state);
+        // A resident that does not park in time is counted as foreign below.
         while state.active > 0 {
             let rest = deadline.saturating_duration_since(Instant::now());
             if rest.is_zero() {
@@ -424,8 +426,10 @@ impl Drop for Hold {
 pub(crate) fn check_only(known: impl Fn() -> usize) -> Result<(), StartError> {
     let deadline = Instant::now() + LEAVING_TIMEOUT;
     loop {
-        let count = count().map_err(StartError::system("counting the threads of this process"))?;
+        // Known threads first. Their number only grows while a fork holds the gate, so a thread that registers between
+        // the two steps makes the check retry; in the other order it would hide a foreign thread.
         let known = known();
+        let count = count().map_err(StartError::system("counting the threads of this process"))?;
         if count <= known {
             return Ok(());
         }
