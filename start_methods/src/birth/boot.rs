@@ -88,7 +88,7 @@ pub const SETTINGS_MAX: usize = 32 * 1024;
 pub const DEPTH_MAX: u32 = 10;
 
 /// The generation of this process. A child learns it from its boot message.
-// Relaxed everywhere: it is set before the entry runs, while the process has one thread.
+// Relaxed everywhere: it is set while the process has one thread.
 static DEPTH: AtomicU32 = AtomicU32::new(0);
 
 /// The function that a new process runs. Its result is the exit code of the process.

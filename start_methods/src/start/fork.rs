@@ -103,8 +103,8 @@ pub(crate) fn fork_waiting(
 ) -> Result<(u32, PrivateFd), (Stage, io::Error)> {
     let control = control.into_fd();
     let pid = {
-        // Held across the fork: a descriptor opened or closed in between would be missing from, or stale in, the copy by
-        // which the child closes them.
+        // Held across the fork: a descriptor opened or closed in between would be missing from, or stale in, the copy
+        // by which the child closes them.
         let registry = Registry::lock();
         // Until the child has reset its handlers: a handler of the parent's must not run in it.
         let _blocked = Blocked::all();
