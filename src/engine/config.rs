@@ -1,4 +1,4 @@
-//! What a pool was asked to be: plain, validated, and all that is needed to start one more worker.
+//! The settings of a pool, validated, and how one more worker is started from them.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;

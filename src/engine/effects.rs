@@ -27,11 +27,11 @@ pub(crate) struct Effects {
     pub(crate) starts: usize,
     /// For the callback thread: users' callbacks and wakers, and lines for the user's logger.
     pub(crate) calls: Vec<Due>,
-    /// Processes that nobody wants: dropping one waits for its end.
+    /// Processes that are not needed: dropping one waits for its end.
     pub(crate) unwanted: Vec<Child>,
     /// A worker cannot use its link: later workers get one of another kind.
     pub(crate) link_refused: bool,
-    /// Large values that nobody needs any more: the kernel takes its time for taking back their memory.
+    /// Large values that are not needed any more: giving their memory back takes the kernel a while.
     pub(crate) spent: Vec<Blob>,
 }
 

@@ -1,7 +1,7 @@
-//! The one place where a driver parks: an epoll set with every descriptor that can bring news.
+//! The epoll set in which a driver sleeps, with every descriptor that can report an event.
 //!
-//! For each worker: its road (answers, room), its control socket (hello, ready), its pidfd and its status descriptor
-//! (the end). Besides them the doorbell, by which one thread of the parent wakes the one that sleeps here.
+//! For each worker: its link (answers, room), its control socket (hello, reports), its pidfd and its status descriptor
+//! (the end). Also the doorbell, through which one thread of the parent wakes the thread that sleeps here.
 
 #![expect(unsafe_code, reason = "nix's Epoll wants to own a descriptor that already has an owner; see the note")]
 
@@ -29,7 +29,7 @@ use start_methods::PrivateFd;
 use crate::schedule::WorkerId;
 use crate::sys::bell::Bell;
 
-/// Events taken at one go.
+/// How many events one wait returns at most.
 pub(crate) const EVENTS_MAX: usize = 64;
 
 /// What a descriptor is for.
@@ -76,7 +76,7 @@ pub(crate) struct Watch {
     epoll: ManuallyDrop<Epoll>,
     epoll_fd: PrivateFd,
     doorbell: Bell,
-    /// Wakes the background thread out of its seat. Not in the set: it concerns nobody else.
+    /// Wakes the background thread out of its seat. Not in the set: it concerns no other thread.
     pub(crate) nudge: Bell,
 }
 
@@ -97,7 +97,7 @@ impl Watch {
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.token()))?)
     }
 
-    /// Reports `source` each time that `fd` becomes readable anew, so that nobody has to read it.
+    /// Reports `source` each time that `fd` becomes readable anew (edge-triggered), so that it need not be read.
     pub(crate) fn add_edge(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<()> {
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, source.token()))?)
     }
@@ -111,7 +111,7 @@ impl Watch {
         Ok(self.epoll.modify(fd, &mut EpollEvent::new(flags, source.token()))?)
     }
 
-    /// Reports nothing more of `fd`. Before it is closed: a copy that a forked process may hold keeps it in the set.
+    /// Stops reporting `fd`. To be called before it is closed: a copy in a forked process would keep it in the set.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         match self.epoll.delete(fd) {
             // It had been removed before.
@@ -120,7 +120,7 @@ impl Watch {
         }
     }
 
-    /// Waits until something happens or `until` has come; `None` waits without a limit.
+    /// Waits for events until `until`; `None` waits without a limit.
     pub(crate) fn wait(&self, sources: &mut Vec<Source>, until: Option<Instant>) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         let count = match self.epoll.wait(&mut events, millis(until).map_or(EpollTimeout::NONE, EpollTimeout::from)) {

@@ -1,4 +1,4 @@
-//! The few messages on a worker's control socket: how it is set up, and that it is ready.
+//! The messages on a worker's control socket: its setup, and its reports.
 //!
 //! These are rare, so they are plain postcard. The parent's bytes are trusted (same build, checked at the hello); the
 //! worker's are not: [`parse_report`] takes arbitrary bytes.
@@ -30,7 +30,7 @@ pub(crate) struct Setup {
     pub(crate) initializer: Option<Initializer>,
 }
 
-/// What a worker runs before its first task.
+/// What a worker runs before its first item.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Initializer {
     pub(crate) definition: Definition,
@@ -38,7 +38,7 @@ pub(crate) struct Initializer {
     pub(crate) args: Option<Vec<u8>>,
 }
 
-/// What a worker says of itself: first how its start went, and then, beside the rings, what does not fit them.
+/// A report of a worker: first how its start went, then what does not fit its link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// It waits for work.
@@ -47,7 +47,7 @@ pub(crate) enum Report {
     InitializerFailed { message: String },
     /// It cannot use its link; it is about to leave.
     LinkRefused { message: String },
-    /// Beside this message lie the bytes of an answer, by this number.
+    /// This message carries the descriptor of the answer with this number.
     Attachment { number: u32 },
     /// It is about to abort because of this panic.
     LastWords(PanicRecord),
@@ -57,7 +57,7 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     codec::to_vec(message).expect("our own messages serialize")
 }
 
-/// What a worker said.
+/// Parses a report.
 pub(crate) fn parse_report(bytes: &[u8]) -> Result<Report, String> {
     codec::parse_serialized(bytes)
 }

@@ -1,4 +1,4 @@
-//! The frames on the road to a worker and back, as bytes. Pure: no descriptor, no process.
+//! The frames on a link, both ways, as bytes. Pure: no descriptor, no process.
 //!
 //! ```text
 //! down   Define   kind  function u32   postcard(Definition)
@@ -10,12 +10,14 @@
 //! up     Answer   kind  sequence u32   bytes, or attached
 //! ```
 //!
-//! A *target* is what items are given to, and the time each may take in nanoseconds, 0 for any: `function u32`,
-//! `context u64`, `timeout u64`. Numbers are little-endian. A frame's end is known from outside (a datagram, a length in a ring). *Attached* is a
-//! bit of the kind: the bytes did not fit, and travel as a [`Blob`](crate::values::blob::Blob) beside the frame. `sequence`
-//! counts the answers of one worker, so that a worker that answers twice, or out of turn, is found out; `number` is how the parent
-//! knows a `Run` again that it has taken back. Every
-//! decoder takes arbitrary bytes, and returns an error for what it cannot have been sent.
+//! A *target* is the function that items are passed to, and the time limit of each in nanoseconds, 0 for none: `function u32`,
+//! `context u64`, `timeout u64`. Numbers are little-endian. The end of a frame is known from outside (a datagram, a length
+//! in a ring). *Attached* is a bit of the kind: the bytes did not fit, and travel as a [`Blob`](crate::values::blob::Blob)
+//! beside the frame. `sequence` counts the answers of one worker, so that an answer that is repeated or out of turn is
+//! detected; by `number` the parent recognizes a `Run` that it has taken back. Every decoder takes arbitrary bytes, and
+//! returns an error for bytes that are no frame.
+//!
+//! Also called: wire format.
 
 use std::num::NonZero;
 use std::time::Duration;
@@ -27,7 +29,7 @@ use crate::work::batch::Target;
 use crate::work::function::Completion;
 use crate::work::function::FunctionId;
 
-/// No frame is longer.
+/// The maximum length of a frame.
 pub(crate) const FRAME_MAX: usize = 64 * 1024;
 
 const DEFINE: u8 = 1;
@@ -47,11 +49,11 @@ const FUNCTION_NOT_FOUND: u8 = 22;
 
 const ATTACHED: u8 = 0x80;
 
-/// Why bytes are not a frame.
+/// Why some bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotAFrame(pub(crate) &'static str);
 
-/// What the parent tells a worker.
+/// A message from the parent to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order<'a> {
     /// From now on this number means this function.
@@ -64,18 +66,18 @@ pub(crate) enum Order<'a> {
     Run { target: Target, number: u32, body: Body<'a> },
     /// Leave.
     Stop,
-    /// From now on items that come by themselves are for this function. Only on roads where they do.
+    /// From now on single items are for this function. Only on links that carry single items.
     Select { target: Target },
 }
 
-/// Bytes that stand in the frame, or beside it.
+/// Bytes in the frame, or beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Body<'a> {
     Inline(&'a [u8]),
     Attached,
 }
 
-/// How an item ended, as its worker tells it.
+/// How an item ended, as its worker reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerKind {
     /// The task ran to its end, or its values would not travel.
@@ -121,7 +123,7 @@ impl AnswerKind {
     }
 }
 
-/// The head of a frame; what follows it is sent from where it lies.
+/// The head of a frame. The bytes that follow it are sent from where they are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
     bytes: [u8; 32],
@@ -183,7 +185,7 @@ impl Head {
     }
 }
 
-/// Centuries are as good as any time.
+/// A time limit of centuries is none.
 fn nanos(timeout: Option<Duration>) -> u64 {
     timeout.map_or(0, |timeout| u64::try_from(timeout.as_nanos()).unwrap_or(0))
 }
@@ -192,7 +194,7 @@ fn flag(attached: bool) -> u8 {
     if attached { ATTACHED } else { 0 }
 }
 
-/// Reads numbers off the front of a frame.
+/// Reads numbers from the front of a frame.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -229,7 +231,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What the parent said.
+/// Parses an order.
 pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
     let mut reader = Reader(frame);
     let [kind] = reader.take::<1>()?;
@@ -257,7 +259,7 @@ pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
     }
 }
 
-/// What a worker said.
+/// Parses an answer.
 pub(crate) fn parse_answer(frame: &[u8]) -> Result<Answer<'_>, NotAFrame> {
     let mut reader = Reader(frame);
     let [code] = reader.take::<1>()?;
@@ -267,7 +269,7 @@ pub(crate) fn parse_answer(frame: &[u8]) -> Result<Answer<'_>, NotAFrame> {
     Ok(Answer { kind, sequence, body: reader.body(attached)? })
 }
 
-/// Appends one item, behind its length.
+/// Completes an item that was appended behind room for its length.
 #[inline]
 pub(crate) fn close_item(bytes: &mut [u8], start: usize) -> u32 {
     let len = u32::try_from(bytes.len() - start - ITEM_HEAD).expect("an item is made a blob before 4 GiB");
@@ -286,7 +288,7 @@ pub(crate) fn number_item(number: &number::NumberBytes) -> ([u8; ITEM_HEAD + num
     (item, end)
 }
 
-/// What stands before each item of a `Run` frame.
+/// The length of what precedes each item of a `Run` frame.
 pub(crate) const ITEM_HEAD: usize = 4;
 
 /// The items of a `Run` frame, one after the other.

@@ -1,4 +1,6 @@
-//! What a worker has been told of, and one item of it run.
+//! The functions and contexts that a worker has been sent, and one item run by one of them.
+//!
+//! A *callee* is what items are passed to: a function with its context and time limit, or the reason why there is none.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -35,24 +37,24 @@ use crate::work::function::ResolvedFunction;
 use crate::worker::deadline;
 use crate::worker::panics;
 
-/// A context that is shared by the items of one call.
+/// The context that the items of one call share.
 pub(super) enum Context {
     Open(Box<dyn Any>),
-    /// It could not be decoded; each item that needs it is told why.
+    /// It could not be decoded. Every item that needs it fails with this message.
     Failed(String),
 }
 
-/// What items are given to.
+/// What items are passed to.
 pub(super) enum Callee {
     Ready(Ready),
-    /// They are all answered with this.
+    /// Every item is answered with this.
     Failed {
         kind: AnswerKind,
         message: String,
     },
 }
 
-/// A function and what it needs.
+/// A function with its context and time limit.
 pub(super) struct Ready {
     pub(super) function: ResolvedFunction,
     context: Rc<Context>,
@@ -62,13 +64,13 @@ pub(super) struct Ready {
 impl Ready {
     pub(super) fn context(&self) -> &dyn Any {
         let Context::Open(context) = self.context.as_ref() else {
-            unreachable!("a task is ready when its context is open");
+            unreachable!("a callee is ready only if its context is open");
         };
         context.as_ref()
     }
 }
 
-/// What the worker has been told of.
+/// The functions and contexts that the worker has been sent, by their numbers.
 pub(super) struct Functions {
     owner: OwnerProcess,
     pub(super) cache: Arc<BlobCache>,
@@ -83,8 +85,8 @@ impl Functions {
         Self { owner: OwnerProcess::here(), cache: BlobCache::of_worker(), functions: HashMap::new(), contexts }
     }
 
-    /// Ends this process if it is a copy of the worker, made by a task, that has come back from the task: only one of
-    /// the two may answer. At once and silently, because all that would be said or flushed is the worker's to say.
+    /// Ends this process if it is a copy of the worker that a task has forked and that has returned from the task: only
+    /// one of the two may answer. At once and silently: everything that would be printed or flushed belongs to the worker.
     pub(super) fn stay_alone(&self) {
         if !self.owner.is_here() {
             let raised = nix::sys::signal::raise(Signal::SIGKILL);
@@ -104,13 +106,13 @@ impl Functions {
                 Body::Inline(bytes) => function.open(bytes),
                 Body::Attached => read_attached(attached, &self.cache).and_then(|bytes| function.open(&bytes)),
             },
-            // The items will be told that the function is missing, which is the cause.
+            // Its items fail because the function is missing, which is the cause.
             _ => Err("its function was not found".to_owned()),
         };
         self.contexts.insert(context, Rc::new(opened.map_or_else(Context::Failed, Context::Open)));
     }
 
-    /// Drops a context. Its `Drop` is the user's: a panic there is nobody's answer, and is swallowed.
+    /// Drops a context. Its `Drop` is user code: a panic there belongs to no item, and is logged.
     pub(super) fn forget(&mut self, context: u64) {
         let context = self.contexts.remove(&context);
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(context))) {
@@ -125,7 +127,7 @@ impl Functions {
             Some(Err(error)) => {
                 return Ok(Callee::Failed { kind: AnswerKind::FunctionNotFound, message: error.clone() });
             }
-            None => return Err(broken("a task names a function that was never defined")),
+            None => return Err(broken("an item names a function that was never defined")),
         };
         let failed = |message: &str| {
             let kind = AnswerKind::Completion(Completion::NotDecoded(Side::Context));
@@ -146,7 +148,7 @@ impl Callee {
         matches!(self, Callee::Ready(Ready { timeout: Some(_), .. }))
     }
 
-    /// Runs one item; what to answer, with the bytes in `out`.
+    /// Runs one item. Returns the kind of the answer, and leaves its bytes in `out`.
     pub(super) fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> AnswerKind {
         out.clear();
         let (ready, item) = match (self, item) {
@@ -163,7 +165,7 @@ impl Callee {
         let _limit = deadline::begin(ready.timeout);
         failpoint!("before_run");
         let ended = panics::recorded(|| {
-            // What a panic leaves behind in the context or in statics is the user's to judge, as it is with the
+            // Unwind safety: what a panic leaves behind in the context or in statics is for the user to judge, as it is with
             // threads of a pool.
             catch_unwind(AssertUnwindSafe(|| ready.function.call(ready.context(), item, out)))
         });
@@ -175,7 +177,7 @@ impl Callee {
     }
 }
 
-/// The answer to an item that has panicked.
+/// The answer to an item whose function has panicked.
 pub(super) fn say_panic(panic: &PanicRecord, out: &mut Output) -> AnswerKind {
     out.clear();
     out.append_encoded(&control::encode(panic));
@@ -187,7 +189,7 @@ pub(super) fn read_attached(attached: Option<PrivateFd>, cache: &Arc<BlobCache>)
     Blob::receive(fd, cache).and_then(|blob| blob.read()).map_err(|error| error.to_string())
 }
 
-/// An answer whose bytes do not fit the road: the file that has them, or the answer to give instead.
+/// Moves an answer that does not fit the link into a file; if that fails, the answer to send instead.
 pub(super) fn blob_of(out: &mut Output) -> Result<Blob, (AnswerKind, String)> {
     out.take_blob().map_err(|error| (AnswerKind::Completion(Completion::NotEncoded), no_room(&error)))
 }

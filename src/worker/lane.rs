@@ -1,7 +1,7 @@
-//! Plain items of the rings, one after the other: received, run and answered without leaving the task's own code.
+//! A lane: a run of plain items, processed inside the loop that is compiled for their function.
 //!
-//! That code asks for items and gives answers by [`exchange`](function::ItemStream::exchange), so that what must be done once for a
-//! task (look up what it is, expect a panic) is not done again for each item, which may take less time than that.
+//! The loop passes an answer and gets the next item by [`exchange`](function::ItemStream::exchange). So what a call needs once
+//! (looking up the function, catching panics) is not repeated for each item, which may take less time than that.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -23,32 +23,32 @@ use crate::worker::deadline;
 use crate::worker::deadline::Limit;
 use crate::worker::panics;
 
-/// What comes after the last item of a lane.
+/// How a lane ends.
 pub(super) enum End {
-    /// Something that is no plain item, and has begun.
+    /// A record that is no plain item has begun.
     Begun(Record),
-    /// The last item has been answered and is done.
+    /// The last item is answered and done.
     Done(Next),
-    /// It is still to be answered, with what is in the buffer, which does not fit the ring.
+    /// The last item is not answered yet: its bytes are in the buffer and do not fit the link.
     Large(AnswerKind),
 }
 
-/// The items from one that has begun to the next record that is no plain item.
+/// Plain items, from one that has begun up to the next record that is none.
 pub(super) struct Lane<'a> {
     link: &'a mut WorkerLink,
     functions: &'a Functions,
     out: &'a mut Output,
     ready: &'a Ready,
-    /// The record that comes next has begun already.
+    /// The next record, if it has begun already.
     begun: Option<&'a Record>,
-    /// The item that runs is the task's, and so is a panic.
+    /// The function runs, so a panic is the item's.
     is_running: bool,
     limit: Option<Limit>,
     end: Option<io::Result<End>>,
 }
 
 impl<'a> Lane<'a> {
-    /// From this item on, which has begun.
+    /// A lane that starts with this item, which has begun.
     pub(super) fn new(
         link: &'a mut WorkerLink,
         functions: &'a Functions,
@@ -63,12 +63,11 @@ impl<'a> Lane<'a> {
     ///
     /// # Errors
     ///
-    /// The parent sent what is no record: a bug of ours.
+    /// The parent sent what is no record: a bug in procpool.
     pub(super) fn run(&mut self) -> io::Result<End> {
         let ready = self.ready;
         let ended = panics::recorded(|| {
-            // What a panic leaves behind in the context or in statics is the user's to judge, as it is with the
-            // threads of a pool.
+            // Unwind safety: as for one item, see `Callee::run`.
             let ended = catch_unwind(AssertUnwindSafe(|| ready.function.run(ready.context(), self)));
             match ended {
                 Err(payload) if !self.is_running => {
@@ -86,7 +85,7 @@ impl<'a> Lane<'a> {
         self.end.take().expect("it ends because there is nothing to run")
     }
 
-    /// The task has come back from an item.
+    /// The function has returned from an item.
     #[inline]
     fn end_task(&mut self) {
         failpoint!("after_run");
@@ -108,7 +107,7 @@ impl<'a> Lane<'a> {
         Ok(End::Done(next))
     }
 
-    /// Where the next item stands that has begun.
+    /// The next item, which has begun, or how the lane ends.
     #[inline]
     fn next(&mut self, answer: Option<Completion>) -> io::Result<Result<Record, End>> {
         if let Some(completion) = answer {

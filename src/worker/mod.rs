@@ -1,9 +1,8 @@
-//! The worker process: receive, run, answer.
+//! The worker process: read a record, run the function, answer.
 //!
-//! One thread, the main one. An order is received, its items are run one after the other, and each answer is sent
-//! before the next item begins: so the parent, which counts answers, knows at any moment which item this worker can
-//! be running. A panic in a task is an answer like any other; whatever else a task does to its process is seen by the
-//! parent as the end of the process.
+//! One thread, the main one. Each answer is shown to the parent before the next item begins, so the parent, which counts
+//! answers, knows at any moment which item this worker can be running. A panic is an answer like any other; anything else
+//! that a task does to its process reaches the parent as the end of the process.
 
 pub(crate) mod deadline;
 mod functions;
@@ -49,12 +48,12 @@ use crate::worker::panics::LastWords;
 
 /// The exit code of a worker whose initializer failed.
 const EXIT_INITIALIZER_FAILED: u8 = 113;
-/// The exit code of a worker that cannot use the memory it was given.
+/// The exit code of a worker that cannot use the link it was given.
 const EXIT_LINK_REFUSED: u8 = 115;
-/// The exit code of a worker whose parent broke the protocol: a bug of ours.
+/// The exit code of a worker whose parent broke the protocol: a bug in procpool.
 const EXIT_PROTOCOL: u8 = 114;
 
-/// The life of a worker, from its birth to its exit code.
+/// Runs a worker from its birth to its exit code.
 pub(crate) fn main(birth: Birth) -> u8 {
     match run(birth) {
         Ok(code) => code,
@@ -95,7 +94,7 @@ fn run(birth: Birth) -> io::Result<u8> {
 /// Sends the report of a panic that this process will not survive, from inside the panic hook.
 fn last_words(control: Rc<Socket>) -> LastWords {
     Box::new(move |record| {
-        // The process is about to abort: if the report does not get through, there is nobody else to tell.
+        // The process is about to abort: a report that cannot be sent is lost.
         drop(report(&control, &Report::LastWords(record.clone()), None));
     })
 }

@@ -1,8 +1,10 @@
-//! What a worker sees of a panic: message, place, thread, backtrace.
+//! Panics of functions: message, location, thread and backtrace.
 //!
-//! Only the panic hook sees the place and the backtrace, so the worker installs one that chains to the one before.
-//! While a task runs on the worker's thread the hook records the panic, and keeps quiet: the report travels to the
-//! caller. Everywhere else, threads that a task has started included, it lets the previous hook speak.
+//! Only the panic hook sees the location and the backtrace, so the worker installs a hook that chains to the previous one.
+//! While an item runs on the worker's thread, the hook records the panic and prints nothing: the report travels to the
+//! caller. Everywhere else, in threads that a task has started too, it calls the previous hook.
+//!
+//! Also called: panic hook, unwinding.
 
 use std::any::Any;
 use std::backtrace::Backtrace;
@@ -24,12 +26,12 @@ const MESSAGE_MAX: usize = 16 * 1024;
 /// A backtrace is cut at this length, so that the report fits one frame.
 const BACKTRACE_MAX: usize = 32 * 1024;
 
-/// Panics of one task that are remembered.
+/// How many panics of one item are kept.
 const RECORDS_MAX: usize = 8;
-/// What core says when a panic cannot unwind, and the process is about to abort. There is no stable way to ask.
+/// The messages of panics that cannot unwind, after which the process aborts. There is no stable way to ask.
 const NO_UNWINDING: [&str; 2] = ["panic in a function that cannot unwind", "panic in a destructor during cleanup"];
 
-/// What the hook sees of a panic.
+/// The record of a panic, as the hook sees it.
 fn record_of(info: &PanicHookInfo<'_>) -> PanicRecord {
     let backtrace = Backtrace::capture();
     let captured = backtrace.status() == BacktraceStatus::Captured;
@@ -41,26 +43,26 @@ fn record_of(info: &PanicHookInfo<'_>) -> PanicRecord {
     }
 }
 
-/// Tells the parent of a panic that the process will not survive.
+/// Reports a panic that the process will not survive to the parent.
 pub(crate) type LastWords = Box<dyn Fn(&PanicRecord)>;
 
-/// Whether a task is running on this thread.
+/// Whether an item is running on this thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Recording {
     Off,
     On,
-    /// And there are records.
+    /// On, and there are records.
     Used,
 }
 
 thread_local! {
     static RECORDING: Cell<Recording> = const { Cell::new(Recording::Off) };
-    /// The latest panics of the running task, those included that it has caught itself.
+    /// The latest panics of the running item, those included that the function has caught itself.
     static RECORDS: RefCell<VecDeque<PanicRecord>> = const { RefCell::new(VecDeque::new()) };
     static LAST_WORDS: RefCell<Option<LastWords>> = const { RefCell::new(None) };
 }
 
-/// Installs the hook, in front of the one that is there.
+/// Installs the hook in front of the current one.
 pub(crate) fn install_hook() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| match RECORDING.get() {
@@ -69,7 +71,7 @@ pub(crate) fn install_hook() {
     }));
 }
 
-/// Says how to report a panic of this thread's tasks when the process is about to abort.
+/// Sets how a panic of this thread's items is reported when the process is about to abort.
 pub(crate) fn set_last_words(last_words: LastWords) {
     LAST_WORDS.set(Some(last_words));
 }
@@ -79,8 +81,8 @@ fn record(info: &PanicHookInfo<'_>) {
     let fatal = cfg!(panic = "abort") || NO_UNWINDING.contains(&record.message.as_str());
     RECORDS.with_borrow_mut(|records| {
         if fatal {
-            // When a panic cannot unwind, the one before it is the cause: it met a function that must not unwind, or a
-            // `drop` that panicked. The process aborts when this hook returns.
+            // If this panic cannot unwind, the one before it is the cause: it reached a function that must not unwind, or a
+            // `drop` panicked. The process aborts when this hook returns.
             let cause = records.back().unwrap_or(&record);
             LAST_WORDS.with_borrow(|last_words| last_words.iter().for_each(|last_words| last_words(cause)));
         }
@@ -92,7 +94,7 @@ fn record(info: &PanicHookInfo<'_>) {
     RECORDING.set(Recording::Used);
 }
 
-/// Runs `f`, which catches its own panics, and completes what it caught with what the hook has seen.
+/// Runs `f`, which catches its own panics, and adds to a caught panic what the hook has recorded of it.
 pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) -> Result<R, PanicRecord> {
     RECORDING.set(Recording::On);
     let result = f();
@@ -102,26 +104,24 @@ pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) ->
     };
     result.map_err(|payload| {
         let message = cut_text(payload::into_text(payload), MESSAGE_MAX);
-        // The task may have caught other panics before, and in a `drop` even after the one that ended it. No record at
-        // all: it has installed a hook of its own, or called `resume_unwind`, which runs no hook.
+        // The function may have caught other panics before, and in a `drop` even after the one that ended it. There is no
+        // record if it has installed its own hook, or called `resume_unwind`, which runs no hook.
         let record = records.into_iter().rev().find(|record| record.message == message);
         record.unwrap_or(PanicRecord { message, location: None, thread: None, backtrace: None })
     })
 }
 
-/// Says aloud what the hook has kept quiet about because a task was on the stack: a panic that was not the task's.
+/// Prints the last panic, which the hook recorded because a function was on the stack although the panic is not the
+/// function's.
 pub(crate) fn tell_last() {
     if let Some(record) = RECORDS.take().pop_back() {
         let (message, place) = (&record.message, record.place());
-        // There is nobody left to tell if that fails.
-        drop(writeln!(
-            io::stderr(),
-            "a worker panicked in code that is no task's, a bug in procpool: {message}{place}"
-        ));
+        // If that fails, there is no other way to report it.
+        drop(writeln!(io::stderr(), "a worker panicked outside of any task, a bug in procpool: {message}{place}"));
     }
 }
 
-/// The next of several tasks begins that run under one [`recorded`]: what the last one has caught itself is not its.
+/// The next of several items begins under one [`recorded`]: panics that the previous item has caught are not its own.
 #[inline]
 pub(crate) fn begin_again() {
     if RECORDING.get() == Recording::Used {

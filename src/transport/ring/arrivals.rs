@@ -1,4 +1,4 @@
-//! Answers on this side: a private copy of what the worker wrote, taken apart and checked.
+//! Answers in a private copy of what the worker wrote, split and validated.
 
 use std::ops::Range;
 
@@ -8,20 +8,20 @@ use super::record::UpHead;
 use crate::transport::arrival::Arrival;
 use crate::transport::frame::AnswerKind;
 
-/// Where the next run lies: values one behind the other, or one answer of another kind.
+/// Where the next run is: consecutive values, or one answer of another kind.
 pub(super) enum RunAt {
     Values { items: u32, range: Range<usize> },
     Answer { kind: AnswerKind, range: Range<usize> },
     Attached { kind: AnswerKind, number: u32 },
 }
 
-/// Answers that were copied out of the ring and not looked at yet.
+/// Answers that were copied out of the ring and not processed yet.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
     pub(super) bytes: Vec<u8>,
-    /// So many of the bytes have been looked at.
+    /// How many of the bytes have been processed.
     pub(super) read: usize,
-    /// Records that are done and not looked at.
+    /// How many records are done and not processed.
     pub(super) records: u32,
 }
 
@@ -34,7 +34,7 @@ impl Arrivals {
         }
     }
 
-    /// Reads over the next run of at most `items_max` answers; says of how many.
+    /// Splits off the next run of at most `items_max` answers; returns how many it has.
     pub(super) fn split(&mut self, items_max: u32) -> Result<(RunAt, u32), Broken> {
         let items_max = items_max.min(self.records);
         let start = self.read;

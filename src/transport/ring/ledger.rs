@@ -1,24 +1,26 @@
-//! The one word on which a parent and its worker agree: what was sent, what is done, what has begun, who sleeps.
+//! The ledger: one atomic word on which parent and worker agree: what was sent, is done, has begun, and which side sleeps.
 //!
 //! ```text
 //!   63          36 35           8 7 6 5 4      3     2        1        0
 //!   sent (28 bits)  done (28 bits)       WAITS  HOLD  P_SLEEPS W_SLEEPS BEGUN
 //! ```
 //!
-//! `sent` counts the records that the parent has put into the down ring, `done` those that the worker has finished;
-//! both wrap. `sent` is changed by the parent alone, `done` and `BEGUN` by the worker alone. Because they stand in one
-//! word, each question that the two could see differently has one answer, the order of the changes of this word:
+//! `sent` counts the records that the parent has put into the down ring, `done` those that the worker has finished; both
+//! wrap. Only the parent changes `sent`; only the worker changes `done` and `BEGUN`. Because all of them are in one word, the
+//! modification order of this word decides every question on which the two sides could disagree:
 //!
 //! - *Has the worker begun this record, or may it be taken back?* The worker begins with a compare-and-exchange that
 //!   fails under `HOLD`; the parent sets `HOLD` first. So what the word showed when `HOLD` was set stays true until the
 //!   parent lifts it: records behind the begun one are the parent's to take back.
-//! - *Does anybody sleep who must be woken?* A side sets its flag in the word only while the word shows nothing for it
-//!   to do, and the change that gives it something to do sees the flag. No fence, no second look, no lost wake-up.
+//! - *Does a side sleep that must be woken?* A side sets its flag only while the word shows nothing for it to do, and the
+//!   change that gives it something to do sees the flag. No fence, no second check, no lost wake-up.
 //! - *What was running when it died?* The last value of the word says so: record `done`, if `BEGUN`.
 //!
-//! Every operation of the parent is a single instruction that cannot fail, whatever the worker does to the word
-//! meanwhile; only the worker loops, on the words of a parent that it trusts. Each change is AcqRel and each look is
-//! Acquire: the bytes of a record are written before the change that shows it, and read after the look that saw it.
+//! Every operation of the parent is a single instruction that cannot fail, whatever the worker does to the word meanwhile.
+//! Only the worker loops, and it trusts its parent. Every change is AcqRel and every load is Acquire: the bytes of a record
+//! are written before the change that shows it, and read after the load that saw it.
+//!
+//! Also called: eventcount, packed atomic state.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -35,7 +37,7 @@ const COUNT_BITS: u32 = 28;
 /// Counts are taken modulo this.
 const COUNT_MASK: u32 = (1 << COUNT_BITS) - 1;
 
-/// More records than this must never be in flight to one worker, or the difference of two counts would be in doubt.
+/// More records than this must never be in flight to one worker, or the difference of two counts would be ambiguous.
 pub(crate) const IN_FLIGHT_LIMIT: usize = 1 << (COUNT_BITS - 1);
 
 /// A number of records, modulo 2^28.
@@ -57,7 +59,7 @@ impl Count {
     }
 }
 
-/// What the word showed at one moment.
+/// The word at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct View(u64);
 
@@ -84,7 +86,7 @@ impl View {
         self.has(BEGUN)
     }
 
-    /// The parent lets nothing begin.
+    /// The parent keeps the worker from beginning anything.
     pub(crate) fn is_held(self) -> bool {
         self.has(HOLD)
     }
@@ -109,7 +111,7 @@ pub(crate) trait Word {
     fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64>;
 }
 
-/// The one way in which the word is changed, whoever made the atomic.
+/// The orderings of every access, the same for the shipping atomic and for the models.
 macro_rules! word {
     ($atomic:ty) => {
         impl Word for $atomic {
@@ -142,13 +144,13 @@ macro_rules! word {
 
 word!(AtomicU64);
 
-/// The parent's hand on the word. Whatever the word shows is the worker's to falsify: callers check it.
+/// The parent's access to the word. The worker can falsify what the word shows, so callers validate it.
 #[derive(Debug)]
 pub(crate) struct ParentLedger<'a, W>(pub(crate) &'a W);
 
-/// Whether the other side sleeps and must now be woken, by whoever is told so and nobody else.
+/// Whether the other side sleeps and the caller, and no other thread, must wake it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "somebody who is not woken sleeps for ever"]
+#[must_use = "a side that is not woken sleeps for ever"]
 pub(crate) enum Wake {
     Needed,
     NotNeeded,
@@ -159,14 +161,14 @@ impl<W: Word> ParentLedger<'_, W> {
         View(self.0.load())
     }
 
-    /// Shows `records` more to the worker. The view is of the moment before.
+    /// Shows `records` more to the worker. The view is of the word before the change.
     pub(crate) fn send(&self, records: u32) -> (View, Wake) {
         let before = View(self.0.fetch_add(u64::from(records) << SENT_SHIFT));
         (before, self.wake_if(before, WORKER_SLEEPS))
     }
 
-    /// Lets the worker begin nothing more. What the view shows of it holds until [`release`](Self::release), but that
-    /// it may finish what it has begun.
+    /// Keeps the worker from beginning anything. What the view shows stays true until [`release`](Self::release), except that
+    /// the worker may finish what it has begun.
     pub(crate) fn hold(&self) -> View {
         View(self.0.fetch_or(HOLD))
     }
@@ -182,8 +184,8 @@ impl<W: Word> ParentLedger<'_, W> {
         }
     }
 
-    /// Asks the worker to ring after the next record that it finishes. The view is of the moment before: if it shows
-    /// something that the caller has not seen, nobody may ring.
+    /// Asks the worker to ring after the next record that it finishes. The view is of the word before the change: if it shows
+    /// something that the caller has not seen, the worker may never ring for that.
     pub(crate) fn sleep(&self) -> View {
         View(self.0.fetch_or(PARENT_SLEEPS))
     }
@@ -197,7 +199,7 @@ impl<W: Word> ParentLedger<'_, W> {
     }
 
     fn wake_if(&self, before: View, flag: u64) -> Wake {
-        // Whoever takes the flag down rings; it may be down already if the worker has looked again by itself.
+        // The side that clears the flag rings. It may be clear already: the worker has checked again by itself.
         match before.has(flag) && View(self.0.fetch_and(!flag)).has(flag) {
             true => Wake::Needed,
             false => Wake::NotNeeded,
@@ -205,7 +207,7 @@ impl<W: Word> ParentLedger<'_, W> {
     }
 }
 
-/// The worker's hand on the word.
+/// The worker's access to the word.
 #[derive(Debug)]
 pub(crate) struct WorkerLedger<'a, W>(pub(crate) &'a W);
 
@@ -253,7 +255,8 @@ impl<W: Word> WorkerLedger<'_, W> {
         }
     }
 
-    /// Says that this worker sleeps, unless there is something to begin. If it says so, the parent will ring once.
+    /// Shows that this worker sleeps, unless there is something to begin. Returns whether it does; then the parent will ring
+    /// once.
     pub(crate) fn sleep(&self) -> bool {
         let mut seen = self.0.load();
         while !View(seen).may_begin() {
@@ -265,12 +268,12 @@ impl<W: Word> WorkerLedger<'_, W> {
         false
     }
 
-    /// Says that this worker waits for room. It must look again before it sleeps.
+    /// Shows that this worker waits for room. It must check for room again before it sleeps.
     pub(crate) fn wait_for_room(&self) {
         self.0.fetch_or(WAITS_FOR_ROOM);
     }
 
-    /// It has looked again, and there is room. Whether the parent has not noticed: if it has, it will ring once.
+    /// There is room after all. Returns whether the parent has not seen the flag; if it has, it will ring once.
     pub(crate) fn room_found(&self) -> bool {
         View(self.0.fetch_and(!WAITS_FOR_ROOM)).has(WAITS_FOR_ROOM)
     }

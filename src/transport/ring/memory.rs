@@ -9,9 +9,11 @@
 //!  69632  up ring, 64 KiB: its answers
 //! ```
 //!
-//! The other side may write anywhere in it at any time. So there is no reference to its bytes, only to its atomics:
-//! bytes are copied in and copied out, and looked at in the copy. Positions in a ring count on for ever; the place of
-//! a byte is its position modulo the ring's length.
+//! The other side may write anywhere in it at any time. So there is no reference to its bytes, only to its atomics: bytes
+//! are copied in and out, and read in the copy. Positions in a ring grow without end; the place of a byte is its position
+//! modulo the ring's length.
+//!
+//! Also called: memory-mapped shared memory, SPSC ring buffer, futex.
 
 #![expect(unsafe_code, reason = "shared memory is a raw pointer; each SAFETY note says why it is in bounds")]
 
@@ -43,7 +45,7 @@ use start_methods::PrivateFd;
 use super::record::HEAD;
 use crate::sys::failpoint::fault;
 
-/// What the memory is called in /proc/PID/maps.
+/// The name of the memory in /proc/PID/maps.
 pub(crate) const NAME: &str = "procpool-rings";
 /// The length of each ring, a power of two.
 pub(super) const RING_LEN: usize = 64 * 1024;
@@ -73,50 +75,50 @@ pub(super) enum Cell {
     Ledger = 0,
     /// Where the worker's last finished answer ends in the up ring.
     Answered = 8,
-    /// How long the worker has been busy, by its own clock: a hint.
+    /// How long the worker has been busy in nanoseconds, by its own clock: a hint.
     BusyNs = 16,
     /// How many records it has finished in that time: a hint.
     BusyRecords = 24,
-    /// When the worker began its last item whose time is limited, by the clock that both sides have: a hint.
+    /// When the worker began its last item that has a time limit, by CLOCK_MONOTONIC: a hint.
     BeganNs = 32,
-    /// On which processor the worker was seen last: a hint.
+    /// The processor that the worker ran on last: a hint.
     WorkerOn = 40,
     /// Where the last record ends in the down ring.
     Sent = 256,
-    /// Up to where the parent has taken answers out of the up ring.
+    /// The position up to which the parent has taken answers out of the up ring.
     Taken = 264,
-    /// How often records were taken back.
+    /// How many times records were taken back.
     Recalls = 272,
-    /// How long the worker may look for work before it sleeps.
+    /// How long the worker may spin for work before it sleeps, in nanoseconds.
     SpinNs = 280,
-    /// On which processor the parent was when it sent one item and no more: a hint.
+    /// The processor that the parent ran on when it sent a single item: a hint.
     ParentOn = 296,
 }
 
-/// Where the worker's bell is: the futex it sleeps on.
+/// The offset of the worker's bell, the futex that it sleeps on.
 const BELL: usize = 288;
 
-/// The mapping. Neither side's end outlives it, and no forked child has it.
+/// The mapping. No forked child inherits it.
 #[derive(Debug)]
 pub(super) struct Memory {
     base: NonNull<u8>,
 }
 
 // SAFETY: the pointer is to a mapping that lives as long as `self` and belongs to no thread; all access through it is
-// by atomics or by copies of bytes that somebody else may be writing anyway.
+// by atomics or by copies of bytes that the other process may be writing anyway.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// New memory, all zero, with the descriptor by which the worker finds it.
+    /// New memory, all zero, and the descriptor through which the worker maps it.
     ///
     /// # Errors
     ///
     /// The kernel refuses memfds, seals, or the memory.
     pub(super) fn new() -> io::Result<(Self, PrivateFd)> {
         let fd = anonymous()?;
-        // Now, and not when somebody writes: then it would be SIGBUS.
+        // Now: at the first write it would be SIGBUS.
         fallocate(&fd, FallocateFlags::empty(), 0, LEN as libc::off_t)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
@@ -137,7 +139,7 @@ impl Memory {
         // sealed at this very length, so that no access within it can fail.
         let base = unsafe { mmap(None, len, prot, MapFlags::MAP_SHARED, fd, 0) }?;
         let memory = Self { base: base.cast() };
-        // A forked worker must not find the rings of the others in its memory, nor a copy of a worker its rings.
+        // A forked worker must not inherit the rings of other workers, nor a copy of a worker its rings.
         // SAFETY: the range is the mapping that was made above; its contents in this process do not change.
         unsafe { madvise(base, LEN, MmapAdvise::MADV_DONTFORK) }?;
         Ok(memory)
@@ -158,17 +160,18 @@ impl Memory {
         unsafe { AtomicU32::from_ptr(place.cast().as_ptr()) }
     }
 
-    /// How often the bell has been rung.
+    /// How many times the bell has been rung. Acquire: pairs with the Release of [`ring`](Self::ring).
     pub(super) fn rings(&self) -> u32 {
         self.bell().load(Ordering::Acquire)
     }
 
-    /// Wakes the worker that sleeps in [`sleep`](Self::sleep), or keeps it from falling asleep.
+    /// Wakes the worker that sleeps in [`sleep`](Self::sleep), or keeps it from falling asleep: the count changes before the
+    /// wake, and a sleeper whose count is old does not sleep.
     pub(super) fn ring(&self) {
         self.bell().fetch_add(1, Ordering::Release);
-        // SAFETY: the word is mapped and aligned; FUTEX_WAKE looks at its address only. Not private: the sleeper is
-        // another process. It is refused if a task waits on the word in another way (FUTEX_LOCK_PI); then its worker
-        // sleeps, and nobody else is the worse for it.
+        // SAFETY: the word is mapped and aligned; FUTEX_WAKE uses its address only. Not private: the sleeper is
+        // another process. It is refused if a task waits on the word in another way (FUTEX_LOCK_PI); then that worker
+        // sleeps, and other workers are unaffected.
         unsafe { libc::syscall(libc::SYS_futex, self.bell().as_ptr(), libc::FUTEX_WAKE, 1) };
     }
 
@@ -176,13 +179,13 @@ impl Memory {
     pub(super) fn sleep(&self, rings: u32) {
         while self.rings() == rings {
             let forever = std::ptr::null::<libc::timespec>();
-            // SAFETY: the word is mapped and aligned. Whatever the call answers (rung meanwhile, woken, interrupted,
-            // refused), the word is looked at again.
+            // SAFETY: the word is mapped and aligned. Whatever the call returns (rung meanwhile, woken, interrupted,
+            // refused), the word is read again.
             unsafe { libc::syscall(libc::SYS_futex, self.bell().as_ptr(), libc::FUTEX_WAIT, rings, forever) };
         }
     }
 
-    /// As [`put`](Self::put), for the head of a record: without the call of a function that copies any length.
+    /// As [`put`](Self::put), for the head of a record: without a call of memcpy.
     #[inline]
     pub(super) fn put_head(&self, ring: Ring, position: u64, head: [u8; HEAD]) {
         let place = place_of(position);
@@ -206,7 +209,7 @@ impl Memory {
             // SAFETY: `split` gives places within one ring.
             let to = unsafe { self.base.add(ring.offset() + start) };
             // SAFETY: the destination is mapped for the whole length of the part, and is no Rust object, so the
-            // two cannot overlap. Whoever reads it meanwhile reads by copying, and looks at the ledger first.
+            // two cannot overlap. The other process reads it by copying, and reads the ledger first.
             unsafe { to.copy_from_nonoverlapping(NonNull::from(part).cast(), part.len()) };
         }
     }

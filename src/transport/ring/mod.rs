@@ -1,5 +1,5 @@
-//! The road through shared memory: two rings of bytes, and one word that both sides agree on. See `README.md` beside
-//! this file for the protocol and why it holds.
+//! The ring link: two rings of bytes in shared memory, and one word on which both sides agree. `README.md` beside this file
+//! has the protocol and why it holds.
 
 pub(crate) mod arrivals;
 pub(crate) mod ledger;

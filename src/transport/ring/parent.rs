@@ -1,8 +1,8 @@
 //! The parent's end of the rings.
 //!
-//! Everything the parent needs to know it keeps for itself: how far it has written and read, what it has sent, how long
-//! each record is. What the worker writes is looked at once, in a private copy, and compared with that; what cannot be
-//! is [`Broken`], and the worker is done for.
+//! The parent keeps everything that it must know in private memory: how far it has written and read, what it has sent, how
+//! long each record is. What the worker writes is read once, into a private copy, and compared with that. What cannot be is
+//! [`Broken`], and ends the worker.
 
 mod progress;
 
@@ -35,19 +35,19 @@ use crate::transport::note::Note;
 use crate::work::batch::Span;
 use crate::work::batch::Target;
 
-/// A worker rings at most once for each record that it finishes; so much more is forgiven.
+/// A worker rings at most once per finished record. This many rings more are tolerated.
 const RINGS_MORE_MAX: u64 = 16;
 
 const _: () = assert!(RING_LEN / record::HEAD < IN_FLIGHT_LIMIT, "what fits a ring can be counted");
 
-/// Something on its way to the worker.
+/// What was sent and is not known to be done.
 #[derive(Debug)]
 enum Contents {
-    /// Items that are not done, one record each.
+    /// Items, one record each.
     Items(Span),
     /// One item whose bytes are attached.
     AttachedItem,
-    /// What the following items are given to.
+    /// The order that chooses the function of the following items.
     Select,
     Note(Note),
 }
@@ -60,45 +60,45 @@ impl Contents {
 
 #[derive(Debug)]
 struct Entry {
-    flight: Contents,
+    contents: Contents,
     /// Where its last record ends in the down ring.
     end: u64,
 }
 
-/// The rings, as the parent holds them.
+/// The parent's state of one pair of rings.
 #[derive(Debug)]
 pub(crate) struct ParentEnd {
     memory: Arc<Memory>,
-    /// What has been sent, by our own count.
+    /// How many records were sent, by the parent's own count.
     sent: Count,
-    /// What is known to be done.
+    /// How many are known to be done.
     seen: Count,
-    /// What the worker has shown to be done, when it was last asked: `seen`, and what was received beyond that.
+    /// How many the worker showed as done at the last read: `seen`, and what was received beyond that.
     shown: Count,
     /// Where the next record goes, and where the first that is not done begins.
     down_write: u64,
     down_read: u64,
     up_read: u64,
-    flights: VecDeque<Entry>,
-    /// What the last items that were sent are given to.
+    in_flight: VecDeque<Entry>,
+    /// The function of the last items that were sent.
     selected: Option<Target>,
-    /// Records that were done, orders among them, and rings that were heard, ever.
+    /// How many records were done, how many of them were orders, and how many rings were received, in total.
     records: u64,
     obeyed: u64,
     rings: u64,
     busy: ServiceTime,
     spin_ns: u64,
-    /// Where this side is, as the worker was told.
+    /// The processor of this side, as the worker was shown.
     place: Cpu,
-    /// What was found when something was sent.
+    /// What was found wrong when something was sent.
     broken: Option<Broken>,
-    /// What is wrong has been told.
+    /// What is wrong has been reported.
     is_given_up: bool,
-    /// How much was done when the worker was last asked to ring, and had not begun what comes next.
+    /// How many records were done when the worker was last asked to ring and had not begun the next one.
     waited_for: cell::Cell<Option<Count>>,
 }
 
-/// Sees whether a worker has answered.
+/// Checks without a lock whether a worker has answered.
 #[derive(Debug)]
 pub(crate) struct AnswerProbe {
     memory: Arc<Memory>,
@@ -111,17 +111,17 @@ impl AnswerProbe {
     }
 }
 
-/// What the worker says of its own speed. A hint, and no more.
+/// How long the worker was busy, by its own measurement: a hint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ServiceTime {
     pub(crate) ns: u64,
     pub(crate) records: u64,
 }
 
-/// What the worker had not begun.
+/// What was taken back.
 #[derive(Debug, Default)]
 pub(crate) struct Recalled {
-    /// So many of the last items that were sent.
+    /// How many of the last items that were sent.
     pub(crate) items: u64,
     pub(crate) notes: Vec<Note>,
 }
@@ -131,7 +131,7 @@ impl ParentEnd {
     ///
     /// # Errors
     ///
-    /// The kernel refuses what it takes.
+    /// The kernel refuses memfds, seals, or the memory.
     pub(crate) fn new() -> io::Result<(Self, PrivateFd)> {
         let (memory, fd) = Memory::new()?;
         let end = Self {
@@ -142,7 +142,7 @@ impl ParentEnd {
             down_write: 0,
             down_read: 0,
             up_read: 0,
-            flights: VecDeque::new(),
+            in_flight: VecDeque::new(),
             selected: None,
             records: 0,
             obeyed: 0,
@@ -161,17 +161,15 @@ impl ParentEnd {
         ParentLedger(self.memory.cell(Cell::Ledger))
     }
 
-    /// Whether the worker has nothing of ours that is not known to be done, and nothing has happened to its ledger.
+    /// Whether everything that was sent is known to be done, and the ledger agrees.
     pub(crate) fn is_idle(&self) -> bool {
         self.sent == self.seen && self.is_right()
     }
 
-    /// Whether the ledger can be what a worker of ours left. If not, nothing is sent, and it is news.
+    /// Whether the ledger can be what a worker of this build left. If not, nothing is sent, and that is news.
     fn is_right(&self) -> bool {
         self.check(self.ledger().look()).is_ok()
     }
-
-    // ---- down ----------------------------------------------------------------------------------------------------
 
     fn room(&self) -> usize {
         let used = usize::try_from(self.down_write - self.down_read).expect("what is in a ring fits a ring");
@@ -179,13 +177,14 @@ impl ParentEnd {
     }
 
     fn show(&mut self, records: u32) {
-        // A worker that copies ahead may see this before it sees the ledger, and then it must see the bytes.
+        // Release: pairs with the Acquire of `Sent` in the worker's `copy`. A worker that copies ahead may see this before it
+        // sees the ledger, and then it must see the bytes.
         self.memory.cell(Cell::Sent).store(self.down_write, Ordering::Release);
         let (before, wake) = self.ledger().send(records);
         if wake == Wake::Needed {
             self.memory.ring();
         }
-        // Now, because with more in flight more would pass for right.
+        // Now: with more in flight, more values would pass as valid.
         self.broken = self.check(before).err();
         self.sent = self.sent.plus(records);
     }
@@ -195,11 +194,11 @@ impl ParentEnd {
         self.down_write += bytes.len() as u64;
     }
 
-    fn push(&mut self, flight: Contents) {
-        self.flights.push_back(Entry { flight, end: self.down_write });
+    fn push(&mut self, contents: Contents) {
+        self.in_flight.push_back(Entry { contents, end: self.down_write });
     }
 
-    /// Puts as many of the items into the ring as it takes; says how many.
+    /// Puts as many of the items into the ring as there is room for; returns how many.
     pub(crate) fn send_items(&mut self, span: &Span) -> u32 {
         let target = self.target(span);
         let room = self.room().saturating_sub(target.as_ref().map_or(0, |frame| record::HEAD + frame.len()));
@@ -207,7 +206,7 @@ impl ParentEnd {
         if taken.is_empty() {
             return 0;
         }
-        let takes_turns = self.flights.is_empty() && taken.len() == 1;
+        let takes_turns = self.in_flight.is_empty() && taken.len() == 1;
         let records = self.select(span, target);
         self.put(taken.bytes().expect("items that fit have bytes"));
         let items = taken.len();
@@ -217,7 +216,7 @@ impl ParentEnd {
         items
     }
 
-    /// Whether an item whose bytes are attached finds room.
+    /// Whether there is room for an item whose bytes are attached.
     pub(crate) fn has_room_beside(&self, span: &Span) -> bool {
         let target = self.target(span).map_or(0, |frame| record::HEAD + frame.len());
         self.room() >= target + record::HEAD + record::NUMBER
@@ -225,7 +224,7 @@ impl ParentEnd {
 
     /// Puts one item into the ring whose bytes travel as this attachment. There is room.
     pub(crate) fn send_attached_item(&mut self, span: &Span, number: u32) {
-        self.show_place(self.flights.is_empty());
+        self.show_place(self.in_flight.is_empty());
         let target = self.target(span);
         let records = self.select(span, target);
         let head = DownHead { is_order: false, is_attached: true, len: record::NUMBER };
@@ -235,7 +234,7 @@ impl ParentEnd {
         self.show(records + 1);
     }
 
-    /// Whether an order finds room.
+    /// Whether there is room for an order.
     pub(crate) fn has_room_for(&self, note: &Note) -> bool {
         self.room() >= record::HEAD + record::NUMBER + note.frame.len()
     }
@@ -253,7 +252,7 @@ impl ParentEnd {
         self.show(1);
     }
 
-    /// The order that must go before these items, if the worker does not expect them.
+    /// The order that must precede these items, if the worker does not expect their function.
     fn target(&self, span: &Span) -> Option<Head> {
         let wanted = span.batch.target;
         (self.selected != Some(wanted)).then(|| Head::select(wanted))
@@ -281,7 +280,8 @@ impl ParentEnd {
             Err(_) => 0,
         };
         let unbegun = self.take_back(records);
-        // In this order: a worker that has seen the recall copies nothing ahead that was taken back by it.
+        // In this order, each Release paired with an Acquire in the worker's `record` and `copy`: a worker that has seen the
+        // recall cannot copy ahead what the recall took back.
         self.memory.cell(Cell::Sent).store(self.down_write, Ordering::Release);
         self.memory.cell(Cell::Recalls).fetch_add(1, Ordering::Release);
         if self.ledger().release(records) == Wake::Needed {
@@ -294,9 +294,11 @@ impl ParentEnd {
         let mut unbegun = Recalled::default();
         let mut left = records;
         while left > 0 {
-            let Some(mut entry) = self.flights.pop_back() else { unreachable!("every record in flight has an entry") };
-            let start = self.flights.back().map_or(self.down_read, |before| before.end);
-            match entry.flight {
+            let Some(mut entry) = self.in_flight.pop_back() else {
+                unreachable!("every record in flight has an entry")
+            };
+            let start = self.in_flight.back().map_or(self.down_read, |before| before.end);
+            match entry.contents {
                 Contents::Items(ref mut span) => {
                     let taken = left.min(span.len());
                     unbegun.items += u64::from(taken);
@@ -305,7 +307,7 @@ impl ParentEnd {
                     entry.end -= bytes;
                     self.down_write = entry.end;
                     if !span.is_empty() {
-                        self.flights.push_back(entry);
+                        self.in_flight.push_back(entry);
                     }
                     continue;
                 }
@@ -324,9 +326,7 @@ impl ParentEnd {
         unbegun
     }
 
-    // ---- up ------------------------------------------------------------------------------------------------------
-
-    /// Whether the ledger can be what a worker of ours left.
+    /// Whether the ledger can be what a worker of this build left.
     fn check(&self, view: View) -> Result<(), Broken> {
         if let Some(broken) = &self.broken {
             return Err(broken.clone());
@@ -349,12 +349,12 @@ impl ParentEnd {
         Err(Broken(wrong))
     }
 
-    /// Whether [`receive`](Self::receive) would find something: for a look in passing.
+    /// Whether [`receive`](Self::receive) would find something.
     pub(crate) fn has_news(&self) -> bool {
         !self.is_given_up && !self.is_still(self.ledger().look())
     }
 
-    /// Whether the ledger is what it was when it was last looked at, as far as the parent is concerned.
+    /// Whether the ledger shows nothing new for the parent.
     fn is_still(&self, view: View) -> bool {
         view.done() == self.seen && self.check(view).is_ok()
     }
@@ -387,7 +387,7 @@ impl ParentEnd {
         Ok(())
     }
 
-    /// The next answers of what was received, with the items that they are for; `None` when there are no more.
+    /// The next answers of what was received; `None` when there are no more.
     pub(crate) fn next_run<'a>(&mut self, arrivals: &'a mut Arrivals) -> Result<Option<Arrival<'a>>, Broken> {
         let run = self.take_run(arrivals);
         self.is_given_up |= run.is_err();
@@ -396,17 +396,17 @@ impl ParentEnd {
 
     fn take_run<'a>(&mut self, arrivals: &'a mut Arrivals) -> Result<Option<Arrival<'a>>, Broken> {
         while arrivals.records > 0 {
-            let entry = self.flights.front_mut().expect("every record in flight has an entry");
+            let entry = self.in_flight.front_mut().expect("every record in flight has an entry");
             let end = entry.end;
-            match &mut entry.flight {
+            match &mut entry.contents {
                 Contents::Select | Contents::Note(_) => {
-                    self.flights.pop_front();
+                    self.in_flight.pop_front();
                     self.obeyed += 1;
                     self.done(arrivals, 1, end);
                 }
                 Contents::AttachedItem => {
                     let (run, _) = arrivals.split(1)?;
-                    self.flights.pop_front();
+                    self.in_flight.pop_front();
                     self.done(arrivals, 1, end);
                     return Ok(Some(arrivals.run(run)));
                 }
@@ -414,7 +414,7 @@ impl ParentEnd {
                     let (run, items) = arrivals.split(span.len())?;
                     let bytes = span.cut_front(items);
                     if span.is_empty() {
-                        self.flights.pop_front();
+                        self.in_flight.pop_front();
                     }
                     let down_read = self.down_read + bytes;
                     self.done(arrivals, items, down_read);
@@ -422,7 +422,7 @@ impl ParentEnd {
                 }
             }
         }
-        // Beyond the last record that is done there may be bytes of the next: they are copied again when it is.
+        // Behind the last record that is done there may be bytes of the next one: they are copied again when it is done.
         Ok(None)
     }
 
@@ -433,7 +433,7 @@ impl ParentEnd {
         self.down_read = down_read;
     }
 
-    /// Everything that was received has been looked at: its place in the ring is free.
+    /// Everything that was received has been processed: its place in the ring is free.
     pub(crate) fn taken(&mut self, arrivals: &Arrivals) {
         if arrivals.read == 0 {
             return;
@@ -445,21 +445,18 @@ impl ParentEnd {
         }
     }
 
-    // ---- sleep ---------------------------------------------------------------------------------------------------
-
-    /// Asks the worker to ring when it has finished another record. False: it has already, or has left no sense.
+    /// Asks the worker to ring when it has finished another record. False: it has already, or its ledger makes no sense.
     pub(crate) fn ask_to_ring(&self) -> bool {
         let view = self.ledger().sleep();
         let is_waited_for = (!view.has_begun() && view.sent() != view.done()).then_some(view.done());
         if is_waited_for.is_some() && self.waited_for.replace(is_waited_for) == is_waited_for {
-            // It should have begun since it was last asked. A task may have taken down the flag by which it would have
-            // been woken.
+            // It should have begun since it was last asked. A task may have cleared the flag that would have woken it.
             self.memory.ring();
         }
         self.is_still(view)
     }
 
-    /// The worker has rung. After what it has done was received.
+    /// The worker has rung. To be called after its answers were received.
     pub(crate) fn rung(&mut self) -> Result<(), Broken> {
         self.rings += 1;
         match self.rings <= self.records + RINGS_MORE_MAX {
@@ -468,16 +465,16 @@ impl ParentEnd {
         }
     }
 
-    /// How long the worker may look for work before it sleeps.
+    /// How long the worker may spin for work before it sleeps.
     pub(crate) fn allow_spinning(&mut self, ns: u64) {
-        // Written only when it changes: the worker's copy of that line stays good.
+        // Written only when it changes, so that the worker's cached line stays valid.
         if std::mem::replace(&mut self.spin_ns, ns) != ns {
             self.memory.cell(Cell::SpinNs).store(ns, Ordering::Relaxed);
         }
     }
 
-    /// Tells the worker where this side is, if all that it has is one item: then the two take turns. Of many items it does
-    /// some while this side does its part, and is the better for looking wherever that is.
+    /// Shows the worker the processor of this side if the worker has a single item: then the two sides take turns, and must
+    /// not spin on one processor. With many items they work at the same time, and spinning pays on any processor.
     fn show_place(&mut self, takes_turns: bool) {
         let place = if takes_turns { Cpu::current() } else { Cpu::default() };
         if std::mem::replace(&mut self.place, place) != place {
@@ -485,17 +482,17 @@ impl ParentEnd {
         }
     }
 
-    /// Whether the worker was seen last on this processor: it does nothing while somebody looks for it here.
+    /// Whether the worker ran last on this processor: then it cannot run while a thread spins here.
     pub(crate) fn is_at(&self, here: Cpu) -> bool {
         Cpu::from_word(self.memory.cell(Cell::WorkerOn).load(Ordering::Relaxed)).is(here)
     }
 
-    /// For a look at the rings without whatever guards them.
+    /// A probe of the rings that needs no lock.
     pub(crate) fn probe(&self) -> AnswerProbe {
         AnswerProbe { memory: Arc::clone(&self.memory), seen: self.seen }
     }
 
-    /// What the worker says of its speed since the last call.
+    /// How long the worker was busy since the last call, by its own measurement.
     pub(crate) fn busy(&mut self) -> ServiceTime {
         let now = ServiceTime {
             ns: self.memory.cell(Cell::BusyNs).load(Ordering::Relaxed),

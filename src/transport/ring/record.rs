@@ -1,4 +1,4 @@
-//! What stands in the rings: records, each behind a head of four bytes. Pure.
+//! The records in the rings, each behind a head of four bytes. Pure.
 //!
 //! ```text
 //! down   kind 2 bits, length 30 bits   item: its bytes, as in a batch (the kind of an item is 0, so a whole span is
@@ -68,14 +68,14 @@ impl UpHead {
         (kind | attached | len).to_le_bytes()
     }
 
-    /// `None` if no worker of ours writes such a head.
+    /// `None` if no worker of this build writes such a head.
     pub(crate) fn from_bytes(bytes: [u8; HEAD]) -> Option<Self> {
         let head = u32::from_le_bytes(bytes);
         let kind = AnswerKind::from_code(bytes[UP_KIND_BYTE] & 0x7f)?;
         Some(Self { kind, is_attached: head & UP_ATTACHED != 0, len: (head & UP_LEN) as usize })
     }
 
-    /// Whether the record is a value that stands in the ring: then it is as in a log, without its kind.
+    /// Whether the record is a value whose bytes are in the ring: then it is stored in a log as it is, without its kind.
     pub(crate) fn is_plain(self) -> bool {
         self.kind == VALUE && !self.is_attached
     }
@@ -87,7 +87,7 @@ pub(crate) fn split_head(bytes: &[u8]) -> Option<([u8; HEAD], &[u8])> {
     Some((*head, rest))
 }
 
-/// What the worker left in the shared memory is no worker's doing.
+/// The shared memory holds what no worker of this build writes there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Broken(pub(crate) &'static str);
 

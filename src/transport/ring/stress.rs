@@ -1,5 +1,5 @@
 //! Both ends at work at the same time, each with its own mapping: every record arrives once, in order and unharmed, and
-//! nobody oversleeps, however often records are taken back.
+//! neither side oversleeps, however often records are taken back.
 //!
 //! `PROCPOOL_STRESS_RECORDS` says how many records, if a million is not enough.
 
@@ -138,7 +138,7 @@ impl Parent {
                     assert_eq!(self.answered % 100, 3);
                     self.answered += 1;
                 }
-                other => panic!("nobody sent {other:?}"),
+                other => panic!("{other:?} was never sent"),
             }
         }
         self.end.taken(&self.arrivals);
@@ -153,7 +153,7 @@ impl Parent {
         assert_eq!(
             poll(&mut fds, PollTimeout::from(PATIENCE_MS)),
             Ok(1),
-            "nobody rings, {} of {} done",
+            "no ring came, {} of {} done",
             self.answered,
             self.sent
         );

@@ -3,7 +3,7 @@
 //! ```text
 //!   begin ──▶ record ──▶ (run) ──▶ answer ──▶ finish ──▶ the next has begun ──▶ record …
 //!     ▲                                          │
-//!     └── looks for a while, then sleeps ◀────────┘ there is no next
+//!     └── spins for a while, then sleeps ◀────────┘ there is no next
 //! ```
 
 use std::io;
@@ -34,60 +34,60 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
 
-/// What is copied out of the down ring at one go, unless a record is longer.
+/// How much is copied out of the down ring at once, unless a record is longer.
 const READ_AHEAD: usize = 4096;
-/// Records between two looks at the clock, at most, and about how much time shall lie between them.
+/// At most this many records lie between two readings of the clock, and about this much time.
 const CHECKPOINT_RECORDS: u32 = 64;
 const CHECKPOINT_NS: u64 = 20_000;
-/// So many sleeps in a row that were no longer than this are the mark of calls that follow each other.
+/// This many sleeps in a row, each no longer than `SHORT_SLEEP`, are taken as calls that follow each other closely.
 const SHORT_SLEEPS: u32 = 3;
-/// Who has gone elsewhere within this time is slower to do it again.
+/// A worker that has migrated within this time waits longer before it migrates again.
 const LATELY: Duration = Duration::from_millis(20);
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
-/// The rings, as the worker holds them.
+/// The worker's state of its rings.
 #[derive(Debug)]
 pub(crate) struct WorkerEnd {
     memory: Memory,
     /// Wakes the parent.
     bell: PrivateFd,
-    /// The position of the next record, and a private copy of the ring from `copied_from` on.
+    /// The position of the next record, and a private copy of the ring that starts at `copied_from`.
     read: u64,
     copied_from: u64,
     copied: Vec<u8>,
     recalls: u64,
-    /// Where the next answer goes, and up to where there is room.
+    /// Where the next answer goes, and up to where the parent has taken answers.
     write: u64,
     taken: u64,
     clock: ServiceClock,
     spin: AdaptiveSpin,
-    /// Where this worker is, as the parent was told, and how often in a row it has slept for a short time only.
+    /// The processor of this worker, as the parent was shown, and how many short sleeps it has had in a row.
     place: Cpu,
     short_sleeps: u32,
-    /// Whether it may go elsewhere. After so many it does, as it did last at that time.
+    /// Whether it may migrate to another processor, after how many short sleeps, and when it did last.
     may_leave: bool,
     short_sleeps_max: u32,
     left_at: Option<Instant>,
-    /// What kind of file the bell is, and whether it is gone.
+    /// The identity of the bell's file, and whether the bell is gone.
     bell_id: Option<(u64, u64, u32)>,
     is_mute: bool,
 }
 
-/// How long the records take.
+/// Measures how long records take.
 #[derive(Clone, Copy, Debug)]
 struct ServiceClock {
-    /// The last look at it, and the records since then.
+    /// The last reading of the clock, and the records since then.
     since: Instant,
     records: u32,
-    /// How many records lie between two looks.
+    /// How many records lie between two readings.
     every: u32,
-    /// What the parent has been told.
+    /// What the parent has been shown.
     busy_ns: u64,
     busy_records: u64,
 }
 
 impl WorkerEnd {
-    /// The worker's end, from what came at its birth.
+    /// The worker's end, from the descriptors that it was given.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl WorkerEnd {
         })
     }
 
-    /// Does not move to other processors: the user's code may forbid system calls that nobody needs but for that.
+    /// Does not move to other processors: the user's code may forbid the system calls that this takes.
     pub(crate) fn stay(&mut self) {
         self.may_leave = false;
     }
@@ -123,12 +123,10 @@ impl WorkerEnd {
         WorkerLedger(self.memory.cell(Cell::Ledger))
     }
 
-    // ---- down ----------------------------------------------------------------------------------------------------
-
     /// Begins the next record; waits until there is one.
     pub(crate) fn begin(&mut self) {
         while !self.ledger().begin() {
-            if self.may_look() && self.look() {
+            if self.may_spin() && self.spin_for_work() {
                 continue;
             }
             let rings = self.memory.rings();
@@ -157,10 +155,10 @@ impl WorkerEnd {
         }
     }
 
-    /// Whether it is of any use to look for work: not where the parent is, who sends none meanwhile. If one call follows
-    /// the other there, this worker goes elsewhere, so that both can look; for calls that are far apart it is the best
-    /// place, because to wake somebody there is quickly done.
-    fn may_look(&mut self) -> bool {
+    /// Whether spinning for work can succeed: not on the processor of the parent, which cannot send meanwhile. If calls
+    /// follow each other closely there, this worker migrates, so that both sides can spin. For calls that are far apart the
+    /// parent's processor is the best place, because a wake-up there is cheap.
+    fn may_spin(&mut self) -> bool {
         self.show_place();
         let parent = Cpu::from_word(self.memory.cell(Cell::ParentOn).load(Ordering::Relaxed));
         if !self.place.is(parent) {
@@ -171,19 +169,19 @@ impl WorkerEnd {
             return false;
         }
         self.short_sleeps = 0;
-        // If the kernel brings it back, or there is no good place to go to, it is not tried again so soon.
+        // If the kernel brings it back, or no other processor is suitable, the next attempt waits longer.
         let lately = self.left_at.replace(Instant::now()).is_some_and(|left_at| left_at.elapsed() < LATELY);
         self.short_sleeps_max = if lately { self.short_sleeps_max.saturating_mul(2) } else { SHORT_SLEEPS };
         let here = self.place;
-        // Before: the parent shall look for it from now on.
+        // Before the migration: the parent may spin for this worker from now on.
         self.show(Cpu::default());
         let has_left = here.migrate_away();
         self.show_place();
         has_left
     }
 
-    /// Looks for work for a while: longer the next time if that was of use.
-    fn look(&mut self) -> bool {
+    /// Spins for work for a while, and longer the next time if work came.
+    fn spin_for_work(&mut self) -> bool {
         let allowed = Duration::from_nanos(self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed));
         let found = spin::spin_until(self.spin.duration().min(allowed), || self.ledger().has_work());
         if found {
@@ -196,12 +194,12 @@ impl WorkerEnd {
     ///
     /// # Errors
     ///
-    /// It is not one: a bug of ours, in the parent.
+    /// It is not one: a bug in the parent.
     #[inline]
     pub(crate) fn record(&mut self) -> io::Result<Record> {
         let recalls = self.memory.cell(Cell::Recalls).load(Ordering::Acquire);
         if recalls != self.recalls {
-            // What was copied ahead may have been taken back, and other records written in its place.
+            // What was copied ahead may have been taken back and overwritten by other records.
             self.recalls = recalls;
             self.copied.clear();
         }
@@ -224,18 +222,18 @@ impl WorkerEnd {
         Ok(Record { is_order: head.is_order, attachment, range: start..end })
     }
 
-    /// The bytes of the record, which are ours until the next one.
+    /// The bytes of the record, which stay until the next record.
     #[inline]
     pub(crate) fn bytes(&self, record: &Record) -> &[u8] {
         &self.copied[record.range.clone()]
     }
 
-    /// Where the record begins in the copy.
+    /// Where the next record begins in the copy.
     fn place(&self) -> usize {
         usize::try_from(self.read - self.copied_from).expect("a copy is no longer than a ring")
     }
 
-    /// Makes sure that `len` bytes of the record are in the copy.
+    /// Ensures that `len` bytes of the record are in the copy.
     #[inline]
     fn copy(&mut self, len: usize) -> io::Result<()> {
         if !self.copied.is_empty() && self.place() + len <= self.copied.len() {
@@ -251,8 +249,6 @@ impl WorkerEnd {
         self.memory.copy_out(Ring::Down, self.read, there.min(len.max(READ_AHEAD)), &mut self.copied);
         Ok(())
     }
-
-    // ---- up ------------------------------------------------------------------------------------------------------
 
     /// Writes the answer to the item that has begun; waits while the ring is full.
     ///
@@ -273,7 +269,7 @@ impl WorkerEnd {
         failpoint!("mid_answer");
         self.memory.put(Ring::Up, self.write + record::HEAD as u64, bytes);
         self.write += needed as u64;
-        // Ordered by the change of the ledger that follows: whoever has seen that sees this.
+        // Relaxed: ordered by the AcqRel change of the ledger in `finish`. A parent that has seen that change sees this.
         self.memory.cell(Cell::Answered).store(self.write, Ordering::Relaxed);
         Ok(())
     }
@@ -293,7 +289,8 @@ impl WorkerEnd {
     fn wait_for_room(&mut self, needed: usize) {
         let rings = self.memory.rings();
         self.ledger().wait_for_room();
-        // If the parent took something before that, it may not have seen the flag, but then this look sees the room.
+        // If the parent took something before the flag was set, it may not have seen the flag, but then this check sees the
+        // room: no wake-up is lost.
         let parent_will_ring = match self.has_room(needed) {
             true => !self.ledger().room_found(),
             false => true,
@@ -303,19 +300,19 @@ impl WorkerEnd {
         }
     }
 
-    /// Writes down that an item begins whose time is limited.
+    /// Records the time at which an item with a time limit begins.
     pub(crate) fn show_beginning(&self) {
         self.memory.cell(Cell::BeganNs).store(clock::monotonic_ns(), Ordering::Relaxed);
     }
 
-    /// Shows that the record is done. Says what comes now.
+    /// Shows that the record is done. Returns what follows.
     #[inline]
     pub(crate) fn finish(&mut self) -> Next {
         let finished = self.ledger().finish(!self.is_mute);
         if finished.wake == Wake::Needed {
             self.is_mute |= !self.ring_the_parent();
         }
-        // After the answer is shown: somebody may be waiting for that.
+        // After the answer is shown, since a thread may be waiting for it.
         self.clock.records += 1;
         if self.clock.records >= self.clock.every || !finished.next_has_begun {
             self.checkpoint();
@@ -327,12 +324,13 @@ impl WorkerEnd {
         }
     }
 
-    /// False if a task has closed the bell. What has its number now is the task's, and is not written to.
+    /// Wakes the parent. False if a task has closed the bell: a file that has its number now belongs to the task, and is not
+    /// written to.
     fn ring_the_parent(&self) -> bool {
         bell_id(&self.bell) == self.bell_id && write(&self.bell, &1u64.to_ne_bytes()).is_ok()
     }
 
-    /// Tells the parent how long the last records took.
+    /// Shows the parent how long the last records took.
     fn checkpoint(&mut self) {
         self.show_place();
         let now = Instant::now();
@@ -347,7 +345,7 @@ impl WorkerEnd {
     }
 }
 
-/// Tells a bell from most files that a task may have opened under its number.
+/// Identifies the bell, to tell it from a file that a task has opened under its number.
 fn bell_id(bell: &PrivateFd) -> Option<(u64, u64, u32)> {
     fstat(bell).ok().map(|status| (status.st_dev, status.st_ino, status.st_mode))
 }

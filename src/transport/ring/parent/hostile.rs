@@ -77,7 +77,7 @@ struct Trial {
     heard_items: u64,
     unbegun_items: u64,
 
-    // What follows is kept while nobody tampers.
+    // The following fields are kept while no step tampers with the memory.
     waiting: VecDeque<Known>,
     is_begun: bool,
     /// The item that is being run; none if an order is.
@@ -183,8 +183,8 @@ impl Trial {
     fn check_counts(&self) {
         let end = &self.end;
         let (mut items, mut records) = (0, 0);
-        for entry in &end.flights {
-            let (more_items, more_records) = match &entry.flight {
+        for entry in &end.in_flight {
+            let (more_items, more_records) = match &entry.contents {
                 Contents::Items(span) => (span.len(), span.len()),
                 Contents::AttachedItem => (1, 1),
                 Contents::Select | Contents::Note(_) => (0, 1),
@@ -195,11 +195,9 @@ impl Trial {
         assert_eq!(records, end.sent.since(end.seen), "every record in flight has an entry");
         assert_eq!(self.sent_items, items + self.heard_items + self.unbegun_items, "every item is somewhere, once");
         assert!(end.down_write - end.down_read <= RING_LEN as u64);
-        let ends: Vec<u64> = end.flights.iter().map(|entry| entry.end).collect();
+        let ends: Vec<u64> = end.in_flight.iter().map(|entry| entry.end).collect();
         assert!(ends.is_sorted() && ends.last().is_none_or(|&last| last == end.down_write));
     }
-
-    // ---- the parent ----------------------------------------------------------------------------------------------
 
     fn span(&mut self, lens: &[usize], function: u32) -> (Span, Vec<Vec<u8>>) {
         let (mut bytes, mut ends, mut items) = (Vec::new(), Vec::new(), Vec::new());
@@ -339,8 +337,6 @@ impl Trial {
             assert_eq!((has_news, lookout.has_news()), (self.finished > 0, self.finished > 0));
         }
     }
-
-    // ---- any other -----------------------------------------------------------------------------------------------
 
     fn commit(&mut self, misdeed: Misdeed) {
         let memory = &self.end.memory;

@@ -1,4 +1,4 @@
-//! How far the worker has come, as far as its memory tells.
+//! How far the worker has come with its next item, as far as the shared memory shows.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,22 +13,22 @@ impl ParentEnd {
     /// How far the worker has come with the next item.
     pub(crate) fn progress(&self) -> Progress {
         let view = self.ledger().look();
-        let item_is_next = matches!(self.flights.front(), Some(entry) if entry.flight.is_work());
+        let item_is_next = matches!(self.in_flight.front(), Some(entry) if entry.contents.is_work());
         match view.has_begun() && view.done() == self.seen {
             true if item_is_next => Progress::Runs { since: self.began() },
             true => Progress::Prepares,
-            // What it has answered since it was last heard is news, and whoever hears it will look again.
+            // What it has answered since the last `receive` is news; the next `receive` will ask again.
             false => Progress::Waits,
         }
     }
 
-    /// When the worker began its item, by its own word.
+    /// When the worker began its item, as it recorded itself: a hint.
     fn began(&self) -> Option<Instant> {
         let ago = clock::monotonic_ns().saturating_sub(self.memory.cell(Cell::BeganNs).load(Ordering::Relaxed));
         Instant::now().checked_sub(Duration::from_nanos(ago))
     }
 
-    /// How many orders are known to have been obeyed, ever.
+    /// How many orders are known to have been obeyed, in total.
     pub(crate) fn obeyed(&self) -> u64 {
         self.obeyed
     }
