@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// One order or one item from the parent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Record {
     pub(crate) is_order: bool,
     /// The number of the descriptor that travels beside it.

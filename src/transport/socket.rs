@@ -182,6 +182,7 @@ pub(crate) struct WorkerEnd {
     select: Option<Head>,
     /// Where the next records of the frame lie.
     pending: Pending,
+    current: Record,
     attached: Option<PrivateFd>,
     /// How many answers have been sent.
     sequence: u32,
@@ -214,6 +215,7 @@ impl WorkerEnd {
             len: 0,
             select: None,
             pending: Pending::Nothing,
+            current: Record::default(),
             attached: None,
             sequence: 0,
             answer: Vec::new(),
@@ -249,12 +251,17 @@ impl WorkerEnd {
         Ok(true)
     }
 
-    /// The record that has begun.
+    /// Reads the record that has begun, which is then the [current](Self::current) one.
     ///
     /// # Errors
     ///
     /// It is not one: a bug in the parent.
-    pub(crate) fn record(&mut self) -> io::Result<Record> {
+    pub(crate) fn read(&mut self) -> io::Result<()> {
+        self.current = self.next_record()?;
+        Ok(())
+    }
+
+    fn next_record(&mut self) -> io::Result<Record> {
         match std::mem::replace(&mut self.pending, Pending::Nothing) {
             Pending::Nothing => Err(broken("a record where there is none")),
             Pending::Order => {
@@ -295,11 +302,17 @@ impl WorkerEnd {
     }
 
     /// The bytes of the record.
-    pub(crate) fn bytes(&self, record: &Record) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let Record { is_order, range, .. } = &self.current;
         match &self.select {
-            Some(select) if record.is_order => &select.as_bytes()[record.range.clone()],
-            _ => &self.frame[record.range.clone()],
+            Some(select) if *is_order => &select.as_bytes()[range.clone()],
+            _ => &self.frame[range.clone()],
         }
+    }
+
+    /// The record that was read last.
+    pub(crate) fn current(&self) -> &Record {
+        &self.current
     }
 
     /// The descriptor that came with the frame; `None` if there is none.

@@ -1,7 +1,7 @@
 //! The worker's end of its link, whatever kind of link it is.
 //!
 //! ```text
-//!   begin ──▶ record ──▶ (obey or run) ──▶ answer ──▶ finish ──▶ the next has begun ──▶ record …
+//!   begin ──▶ read ──▶ (obey or run) ──▶ answer ──▶ finish ──▶ the next has begun ──▶ read …
 //!     ▲                                                  │
 //!     └──────────────────────────────────────────────────┘ there is none
 //! ```
@@ -92,25 +92,35 @@ impl WorkerLink {
         }
     }
 
-    /// The record that has begun.
+    /// Reads the record that has begun, which is then the [current](Self::current) one.
     ///
     /// # Errors
     ///
     /// It is not one: a bug in the parent.
     #[inline]
-    pub(crate) fn record(&mut self) -> io::Result<Record> {
+    pub(crate) fn read(&mut self) -> io::Result<()> {
         match &mut self.end {
-            End::Ring(rings) => rings.record(),
-            End::Socket(socket) => socket.record(),
+            End::Ring(rings) => rings.read(),
+            End::Socket(socket) => socket.read(),
         }
     }
 
-    /// The bytes of the record, which stay until the next one.
+    /// The record that was read last. It stays in the link: returned by value through nested results, it would be copied
+    /// for each item in pieces that stall the processor.
     #[inline]
-    pub(crate) fn bytes(&self, record: &Record) -> &[u8] {
+    pub(crate) fn current(&self) -> &Record {
         match &self.end {
-            End::Ring(rings) => rings.bytes(record),
-            End::Socket(socket) => socket.bytes(record),
+            End::Ring(rings) => rings.current(),
+            End::Socket(socket) => socket.current(),
+        }
+    }
+
+    /// The bytes of the current record.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.end {
+            End::Ring(rings) => rings.bytes(),
+            End::Socket(socket) => socket.bytes(),
         }
     }
 

@@ -14,7 +14,6 @@ use super::functions::say_panic;
 use crate::sys::failpoint::failpoint;
 use crate::transport::frame::AnswerKind;
 use crate::transport::record::Next;
-use crate::transport::record::Record;
 use crate::transport::worker_link::WorkerLink;
 use crate::values::output::Output;
 use crate::work::function;
@@ -25,8 +24,8 @@ use crate::worker::panics;
 
 /// How a lane ends.
 pub(super) enum End {
-    /// A record that is no plain item has begun.
-    Begun(Record),
+    /// The current record is no plain item.
+    Current,
     /// The last item is answered and done.
     Done(Next),
     /// The last item is not answered yet: its bytes are in the buffer and do not fit the link.
@@ -39,8 +38,8 @@ pub(super) struct Lane<'a> {
     functions: &'a Functions,
     out: &'a mut Output,
     ready: &'a Ready,
-    /// The next record, if it has begun already.
-    begun: Option<&'a Record>,
+    /// The current record has not been passed on yet.
+    is_current_due: bool,
     /// The function runs, so a panic is the item's.
     is_running: bool,
     limit: Option<Limit>,
@@ -48,15 +47,14 @@ pub(super) struct Lane<'a> {
 }
 
 impl<'a> Lane<'a> {
-    /// A lane that starts with this item, which has begun.
+    /// A lane that starts with the current record, a plain item.
     pub(super) fn new(
         link: &'a mut WorkerLink,
         functions: &'a Functions,
         out: &'a mut Output,
         ready: &'a Ready,
-        item: &'a Record,
     ) -> Self {
-        Self { link, functions, out, ready, begun: Some(item), is_running: false, limit: None, end: None }
+        Self { link, functions, out, ready, is_current_due: true, is_running: false, limit: None, end: None }
     }
 
     /// Runs the items.
@@ -107,41 +105,33 @@ impl<'a> Lane<'a> {
         Ok(End::Done(next))
     }
 
-    /// The next item, which has begun, or how the lane ends.
+    /// Answers the previous item, if there is one, and makes the next one current. How the lane ends, if there is none.
     #[inline]
-    fn next(&mut self, answer: Option<Completion>) -> io::Result<Result<Record, End>> {
-        if let Some(completion) = answer {
+    fn advance(&mut self, previous: Option<Completion>) -> io::Result<Option<End>> {
+        if let Some(completion) = previous {
             self.end_task();
             panics::begin_again();
             match self.answer(AnswerKind::Completion(completion))? {
                 End::Done(Next::HasBegun) => {}
-                end => return Ok(Err(end)),
+                end => return Ok(Some(end)),
             }
         }
-        let record = match self.begun.take() {
-            Some(record) => record.clone(),
-            None => self.link.record()?,
-        };
-        match record.is_plain() {
-            true => Ok(Ok(record)),
-            false => Ok(Err(End::Begun(record))),
+        if !std::mem::take(&mut self.is_current_due) {
+            self.link.read()?;
+        }
+        match self.link.current().is_plain() {
+            true => Ok(None),
+            false => Ok(Some(End::Current)),
         }
     }
 }
 
 impl function::ItemStream for Lane<'_> {
-    fn exchange(&mut self, answer: Option<Completion>) -> Option<(&[u8], &mut Output)> {
-        let record = match self.next(answer) {
-            Ok(Ok(record)) => record,
-            Ok(Err(end)) => {
-                self.end = Some(Ok(end));
-                return None;
-            }
-            Err(error) => {
-                self.end = Some(Err(error));
-                return None;
-            }
-        };
+    fn exchange(&mut self, previous: Option<Completion>) -> Option<(&[u8], &mut Output)> {
+        self.end = self.advance(previous).transpose();
+        if self.end.is_some() {
+            return None;
+        }
         failpoint!("after_receive");
         self.out.clear();
         if let Some(timeout) = self.ready.timeout {
@@ -150,6 +140,6 @@ impl function::ItemStream for Lane<'_> {
         }
         self.is_running = true;
         failpoint!("before_run");
-        Some((self.link.bytes(&record), self.out))
+        Some((self.link.bytes(), self.out))
     }
 }

@@ -33,7 +33,6 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Order;
 use crate::transport::panic_record::cut_text;
 use crate::transport::record::Next;
-use crate::transport::record::Record;
 use crate::transport::worker_link::Beside;
 use crate::transport::worker_link::WorkerLink;
 use crate::transport::worker_link::broken;
@@ -129,8 +128,8 @@ fn text_of(mut text: Output) -> String {
 
 /// What a worker does after a record.
 enum Step {
-    /// Process this one, which has begun.
-    Begun(Record),
+    /// Process the current record.
+    Current,
     Done(Next),
     /// It was told to leave, or the parent is gone.
     Leave,
@@ -154,15 +153,15 @@ impl Worker {
 
     fn serve(mut self) -> io::Result<u8> {
         while self.link.begin()? {
-            let mut record = self.link.record()?;
+            self.link.read()?;
             loop {
-                record = match self.step(&record)? {
-                    Step::Begun(record) => record,
-                    Step::Done(Next::HasBegun) => self.link.record()?,
+                match self.step()? {
+                    Step::Current => {}
+                    Step::Done(Next::HasBegun) => self.link.read()?,
                     Step::Done(Next::Wait) => break,
                     Step::Done(Next::Leave) => return Err(broken("its bell was closed")),
                     Step::Leave => return Ok(0),
-                };
+                }
             }
         }
         failpoint!("before_exit");
@@ -171,12 +170,12 @@ impl Worker {
     }
 
     /// Obeys an order, or runs an item and those behind it that are as plain.
-    fn step(&mut self, record: &Record) -> io::Result<Step> {
+    fn step(&mut self) -> io::Result<Step> {
         match &self.callee {
-            Some((Callee::Ready(ready), _)) if record.is_plain() => {
-                let mut lane = lane::Lane::new(&mut self.link, &self.functions, &mut self.out, ready, record);
+            Some((Callee::Ready(ready), _)) if self.link.current().is_plain() => {
+                let mut lane = lane::Lane::new(&mut self.link, &self.functions, &mut self.out, ready);
                 match lane.run()? {
-                    lane::End::Begun(record) => Ok(Step::Begun(record)),
+                    lane::End::Current => Ok(Step::Current),
                     lane::End::Done(next) => Ok(Step::Done(next)),
                     lane::End::Large(kind) => {
                         self.answer(kind)?;
@@ -184,12 +183,12 @@ impl Worker {
                     }
                 }
             }
-            _ => self.step_apart(record),
+            _ => self.step_apart(),
         }
     }
 
-    fn step_apart(&mut self, record: &Record) -> io::Result<Step> {
-        let attached = match record.attachment {
+    fn step_apart(&mut self) -> io::Result<Step> {
+        let attached = match self.link.current().attachment {
             Some(number) => match self.link.attachment(number)? {
                 Beside::Fd(fd) => Some(fd),
                 Beside::Missing => None,
@@ -197,12 +196,12 @@ impl Worker {
             },
             None => None,
         };
-        if !record.is_order {
+        if !self.link.current().is_order {
             failpoint!("after_receive");
-            self.run(record, attached)?;
+            self.run(attached)?;
             return self.finish();
         }
-        let stop = self.obey(record, attached)?;
+        let stop = self.obey(attached)?;
         let next = self.link.finish()?;
         if stop {
             failpoint!("before_exit");
@@ -220,8 +219,8 @@ impl Worker {
     }
 
     /// Obeys an order; true if it is to leave.
-    fn obey(&mut self, record: &Record, attached: Option<PrivateFd>) -> io::Result<bool> {
-        match frame::parse_order(self.link.bytes(record)).map_err(|error| broken(error.0))? {
+    fn obey(&mut self, attached: Option<PrivateFd>) -> io::Result<bool> {
+        match frame::parse_order(self.link.bytes()).map_err(|error| broken(error.0))? {
             Order::Define { function, definition } => self.functions.define(function, definition)?,
             Order::Context { function, context, body } => self.functions.open(function, context, body, attached),
             Order::Forget { context } => {
@@ -237,13 +236,13 @@ impl Worker {
         Ok(false)
     }
 
-    fn run(&mut self, record: &Record, attached: Option<PrivateFd>) -> io::Result<()> {
+    fn run(&mut self, attached: Option<PrivateFd>) -> io::Result<()> {
         let Some((callee, _)) = &self.callee else { return Err(broken("an item without a function")) };
         if callee.is_timed() {
             self.link.show_beginning();
         }
-        let kind = match record.attachment {
-            None => callee.run(Ok(self.link.bytes(record)), &mut self.out),
+        let kind = match self.link.current().attachment {
+            None => callee.run(Ok(self.link.bytes()), &mut self.out),
             Some(_) => {
                 let bytes = read_attached(attached, &self.functions.cache);
                 callee.run(bytes.as_deref().map_err(String::as_str), &mut self.out)

@@ -70,10 +70,10 @@ fn work(mut rings: WorkerEnd) -> u64 {
     loop {
         rings.begin();
         loop {
-            let record = rings.record().unwrap();
-            let bytes = rings.bytes(&record);
+            rings.read().unwrap();
+            let bytes = rings.bytes();
             let mut stop = false;
-            match record.is_order {
+            match rings.current().is_order {
                 true => stop = parse_order(bytes) == Ok(Order::Stop),
                 false => {
                     assert_eq!(number_of(bytes, DOWN), expected, "each record is run once, in order");

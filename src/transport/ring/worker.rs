@@ -1,7 +1,7 @@
 //! The worker's end of the rings.
 //!
 //! ```text
-//!   begin ──▶ record ──▶ (run) ──▶ answer ──▶ finish ──▶ the next has begun ──▶ record …
+//!   begin ──▶ read ──▶ (run) ──▶ answer ──▶ finish ──▶ the next has begun ──▶ read …
 //!     ▲                                          │
 //!     └── spins for a while, then sleeps ◀────────┘ there is no next
 //! ```
@@ -52,9 +52,10 @@ pub(crate) struct WorkerEnd {
     /// Wakes the parent.
     bell: PrivateFd,
     /// The position of the next record, and a private copy of the ring that starts at `copied_from`.
-    read: u64,
+    position: u64,
     copied_from: u64,
     copied: Vec<u8>,
+    current: Record,
     recalls: u64,
     /// Where the next answer goes, and up to where the parent has taken answers.
     write: u64,
@@ -98,9 +99,10 @@ impl WorkerEnd {
             bell_id: bell_id(&bell),
             is_mute: false,
             bell,
-            read: 0,
+            position: 0,
             copied_from: 0,
             copied: Vec::new(),
+            current: Record::default(),
             recalls: 0,
             write: 0,
             taken: 0,
@@ -190,13 +192,13 @@ impl WorkerEnd {
         found
     }
 
-    /// The record that has begun.
+    /// Reads the record that has begun, which is then the [current](Self::current) one.
     ///
     /// # Errors
     ///
     /// It is not one: a bug in the parent.
     #[inline]
-    pub(crate) fn record(&mut self) -> io::Result<Record> {
+    pub(crate) fn read(&mut self) -> io::Result<()> {
         let recalls = self.memory.cell(Cell::Recalls).load(Ordering::Acquire);
         if recalls != self.recalls {
             // What was copied ahead may have been taken back and overwritten by other records.
@@ -218,19 +220,26 @@ impl WorkerEnd {
             }
             false => None,
         };
-        self.read += (record::HEAD + head.len) as u64;
-        Ok(Record { is_order: head.is_order, attachment, range: start..end })
+        self.position += (record::HEAD + head.len) as u64;
+        self.current = Record { is_order: head.is_order, attachment, range: start..end };
+        Ok(())
     }
 
-    /// The bytes of the record, which stay until the next record.
+    /// The record that was read last.
     #[inline]
-    pub(crate) fn bytes(&self, record: &Record) -> &[u8] {
-        &self.copied[record.range.clone()]
+    pub(crate) fn current(&self) -> &Record {
+        &self.current
+    }
+
+    /// The bytes of the current record.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.copied[self.current.range.clone()]
     }
 
     /// Where the next record begins in the copy.
     fn place(&self) -> usize {
-        usize::try_from(self.read - self.copied_from).expect("a copy is no longer than a ring")
+        usize::try_from(self.position - self.copied_from).expect("a copy is no longer than a ring")
     }
 
     /// Ensures that `len` bytes of the record are in the copy.
@@ -240,13 +249,13 @@ impl WorkerEnd {
             return Ok(());
         }
         let sent = self.memory.cell(Cell::Sent).load(Ordering::Acquire);
-        let there = usize::try_from(sent.wrapping_sub(self.read)).unwrap_or(usize::MAX);
+        let there = usize::try_from(sent.wrapping_sub(self.position)).unwrap_or(usize::MAX);
         if there > RING_LEN || there < len {
             return Err(broken("a record is longer than what was sent"));
         }
         self.copied.clear();
-        self.copied_from = self.read;
-        self.memory.copy_out(Ring::Down, self.read, there.min(len.max(READ_AHEAD)), &mut self.copied);
+        self.copied_from = self.position;
+        self.memory.copy_out(Ring::Down, self.position, there.min(len.max(READ_AHEAD)), &mut self.copied);
         Ok(())
     }
 

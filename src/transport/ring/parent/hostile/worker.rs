@@ -30,8 +30,9 @@ impl Trial {
     /// The record that has begun must be the next that was sent.
     fn read(&mut self) {
         self.is_begun = true;
-        let record = self.worker.record().unwrap();
-        let bytes = self.worker.bytes(&record);
+        self.worker.read().unwrap();
+        let record = self.worker.current();
+        let bytes = self.worker.bytes();
         self.running = None;
         if record.is_order
             && let Ok(Order::Select { target: Target { function, .. } }) = parse_order(bytes)
