@@ -359,6 +359,20 @@ pub enum PoolError {
         /// The error's chain, or the panic message.
         message: String,
     },
+    /// The initializer took longer than its time limit, and its worker was killed.
+    InitializerTimeout {
+        /// The worker's process id.
+        pid: u32,
+        /// The limit.
+        timeout: Duration,
+    },
+    /// `processes` is more than the system has process ids.
+    TooManyProcesses {
+        /// What was asked for.
+        processes: usize,
+        /// How many processes the system can have.
+        limit: usize,
+    },
     /// The worker broke the protocol and was killed.
     Protocol {
         /// What it did.
@@ -430,6 +444,16 @@ impl fmt::Display for PoolError {
             ),
             PoolError::Start(error) => write!(f, "cannot start a worker: {error}"),
             PoolError::Initializer { message } => write!(f, "the initializer failed in a worker: {message}"),
+            PoolError::InitializerTimeout { pid, timeout } => write!(
+                f,
+                "the initializer of worker {pid} was still running after {timeout:?}, so the worker was killed; set a \
+                 longer initializer_timeout, or find out what it waits for"
+            ),
+            PoolError::TooManyProcesses { processes, limit } => write!(
+                f,
+                "{processes} worker processes are more than this system can have: {limit} (kernel.pid_max); one for each \
+                 processor is usual"
+            ),
             PoolError::Protocol { message } => write!(f, "a worker broke the protocol and was killed: {message}"),
             PoolError::NoSharedMemory { message } => {
                 write!(f, "a worker cannot use shared memory, so later ones will do without: {message}")

@@ -13,6 +13,7 @@ use start_methods::Resource;
 use start_methods::StartMethod;
 use start_methods::Starter;
 
+use crate::api::checks::check_processes;
 use crate::api::pool::Pool;
 use crate::driver;
 use crate::engine::config::Config;
@@ -70,6 +71,7 @@ pub struct PoolBuilder {
     min_processes: usize,
     idle_timeout: Option<Duration>,
     initializer: Option<Result<InitializerCall, String>>,
+    initializer_timeout: Option<Duration>,
     name: String,
     executable: Option<PathBuf>,
     fork_despite_threads: bool,
@@ -124,6 +126,7 @@ impl Pool {
             min_processes: 0,
             idle_timeout: None,
             initializer: None,
+            initializer_timeout: None,
             name: "procpool".to_owned(),
             executable: None,
             fork_despite_threads: false,
@@ -346,6 +349,37 @@ impl PoolBuilder {
         O: Initialized,
     {
         self.initializer = Some(encode_initializer(&args, LocalFunction::initializer::<T, O>(f)));
+        self
+    }
+
+    /// Ends a worker whose initializer has not returned after `timeout`; by default none is.
+    ///
+    /// That worker is replaced, as one whose initializer fails; if it goes on, the pool is [`PoolError::Broken`], with
+    /// [`PoolError::InitializerTimeout`] as the last error. Without it, an initializer that never returns is ended by
+    /// `terminate` only. [`build`](Self::build) fails with [`PoolError::ZeroLimit`] for a `timeout` of zero. Not in
+    /// CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use procpool::Pool;
+    ///
+    /// fn warm_up(rounds: u32) {
+    ///     std::thread::sleep(Duration::from_millis(u64::from(rounds)));
+    /// }
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let timeout = Duration::from_secs(60);
+    ///     let pool = Pool::builder().processes(1).initializer((3,), warm_up).initializer_timeout(timeout).build()?;
+    ///     assert_eq!(pool.apply((2u32, 10), u32::pow)?, 1024);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn initializer_timeout(mut self, timeout: Duration) -> Self {
+        self.initializer_timeout = Some(timeout);
         self
     }
 
@@ -611,6 +645,7 @@ impl PoolBuilder {
     ///
     /// - [`PoolError::ZeroProcesses`], [`PoolError::ZeroMaxTasksPerChild`], [`PoolError::ZeroLimit`]: a setting is
     ///   zero.
+    /// - [`PoolError::TooManyProcesses`]: more than the system has process ids.
     /// - [`PoolError::Initializer`]: the arguments of the initializer cannot be serialized, or its function was not
     ///   found.
     /// - [`PoolError::NotInitialized`]: `main` did not call [`init`](crate::init) first; for spawn and forkserver.
@@ -636,9 +671,7 @@ impl PoolBuilder {
     /// ```
     pub fn build(self) -> Result<Pool, PoolError> {
         let processes = self.processes.unwrap_or_else(processor::available);
-        if processes == 0 {
-            return Err(PoolError::ZeroProcesses);
-        }
+        check_processes(processes)?;
         if self.max_tasks_per_child == Some(0) {
             return Err(PoolError::ZeroMaxTasksPerChild);
         }
@@ -646,6 +679,7 @@ impl PoolBuilder {
             ("max_rss_per_child", self.max_rss_per_child == Some(0)),
             ("max_age_per_child", self.max_age_per_child == Some(Duration::ZERO)),
             ("idle_timeout", self.idle_timeout == Some(Duration::ZERO)),
+            ("initializer_timeout", self.initializer_timeout == Some(Duration::ZERO)),
         ] {
             if is_zero {
                 return Err(PoolError::ZeroLimit { option });
@@ -664,6 +698,7 @@ impl PoolBuilder {
             max_rss_per_child: self.max_rss_per_child,
             max_age_per_child: self.max_age_per_child,
             initializer,
+            initializer_timeout: self.initializer_timeout,
             name: self.name,
             boot: self.boot,
             started: AtomicU64::new(0),

@@ -7,6 +7,7 @@
 pub(crate) mod builder;
 pub(crate) mod call;
 mod calls;
+mod checks;
 mod encoder;
 pub mod forkserver;
 pub(crate) mod imap;

@@ -9,6 +9,7 @@ use start_methods::StartMethod;
 
 use crate::api::call::Call;
 use crate::api::call::CallWith;
+use crate::api::checks::check_processes;
 use crate::api::prepare::Options;
 use crate::driver::Backend;
 use crate::driver::GRACE;
@@ -107,6 +108,7 @@ impl Pool {
     /// # Errors
     ///
     /// - [`PoolError::ZeroProcesses`]: `processes` is 0.
+    /// - [`PoolError::TooManyProcesses`]: more than the system has process ids.
     /// - [`PoolError::Closed`], [`PoolError::Terminated`], [`PoolError::Broken`]: the pool takes no more tasks.
     /// - [`PoolError::ForkedCopy`]: this process did not make the pool.
     ///
@@ -123,10 +125,8 @@ impl Pool {
     /// # }
     /// ```
     pub fn resize(&self, processes: usize) -> Result<(), PoolError> {
-        match processes {
-            0 => Err(PoolError::ZeroProcesses),
-            processes => self.backend.resize(processes),
-        }
+        check_processes(processes)?;
+        self.backend.resize(processes)
     }
 
     /// How the pool starts its workers.

@@ -71,18 +71,26 @@ impl Callbacks {
         }
     }
 
-    /// Runs `due` soon: on the callback thread, or once that has left on a new thread.
-    pub(super) fn push(&self, due: Due) {
+    /// Queues these, in order; gives them back if the thread has left. May be called under the lock of the engine: the
+    /// lock of the queue is held for moments only, and never while something of the user's runs.
+    pub(super) fn queue(&self, due: Vec<Due>) -> Vec<Due> {
+        if due.is_empty() {
+            return due;
+        }
         let mut queue = self.queue.lock();
         if queue.gone {
             // The pool was joined, and a callback was attached to a result that outlived it. `gone` is set under the
-            // lock under which the thread finds nothing due, so nothing is pushed that it would leave behind.
-            drop(queue);
-            Self::run_apart(due);
-            return;
+            // lock under which the thread finds nothing due, so nothing is queued that it would leave behind.
+            return due;
         }
-        queue.due.push_back(due);
+        queue.due.extend(due);
         self.changed.notify_all();
+        Vec::new()
+    }
+
+    /// Runs `due` soon: on the callback thread, or once that has left on a new thread.
+    pub(super) fn push(&self, due: Due) {
+        self.queue(vec![due]).into_iter().for_each(Self::run_apart);
     }
 
     /// Runs `due` on a new thread.

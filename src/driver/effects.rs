@@ -3,6 +3,7 @@
 
 use parking_lot::MutexGuard;
 
+use crate::driver::callbacks::Callbacks;
 use crate::driver::shared::Driven;
 use crate::driver::shared::Seat;
 use crate::driver::shared::Shared;
@@ -46,11 +47,13 @@ impl Shared {
             if std::mem::take(&mut driven.engine.effects.link_refused) {
                 self.config.links.fall_back();
             }
-            let calls = std::mem::take(&mut driven.engine.effects.calls);
+            // Queued under the lock under which they became due. Between two threads that took them out of the engine and
+            // queued them later, a callback could overtake one that became due before it.
+            let calls = self.callbacks.queue(std::mem::take(&mut driven.engine.effects.calls));
             let unwanted = std::mem::take(&mut driven.engine.effects.unwanted);
             let spent = std::mem::take(&mut driven.engine.effects.spent);
             MutexGuard::unlocked(&mut driven, || {
-                calls.into_iter().for_each(|due| self.callbacks.push(due));
+                calls.into_iter().for_each(Callbacks::run_apart);
                 // Waits for the end of these processes.
                 drop(unwanted);
                 // Returns memory to the kernel, which takes time.

@@ -78,7 +78,7 @@ impl Shared {
     pub(super) fn new(config: Config, starter: Arc<Starter>) -> io::Result<Self> {
         let watch = Arc::new(Watch::new()?);
         let cache = BlobCache::of_parent();
-        let engine = Engine::new(watch, Arc::clone(&cache), config.policy(), config.max_rss_per_child);
+        let engine = Engine::new(watch, Arc::clone(&cache), &config);
         Ok(Self {
             config,
             cache,
@@ -184,6 +184,7 @@ mod tests {
             max_rss_per_child: None,
             max_age_per_child: None,
             initializer: None,
+            initializer_timeout: None,
             name: String::new(),
             boot: Boot::new(crate::worker::main),
             started: AtomicU64::new(0),

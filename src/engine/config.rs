@@ -49,6 +49,7 @@ pub(crate) struct Config {
     pub(crate) max_rss_per_child: Option<u64>,
     pub(crate) max_age_per_child: Option<Duration>,
     pub(crate) initializer: Option<InitializerCall>,
+    pub(crate) initializer_timeout: Option<Duration>,
     /// What workers' names begin with.
     pub(crate) name: String,
     /// The model of every worker: its entry and its environment, directory and limits.

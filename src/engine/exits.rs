@@ -19,6 +19,7 @@ use crate::engine::worker_handle::WorkerHandle;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::schedule::Departure;
+use crate::schedule::FirstItem;
 use crate::schedule::Lost;
 use crate::schedule::WorkerId;
 use crate::schedule::restarts::Ending;
@@ -88,16 +89,21 @@ impl Engine {
             Some(libc::SIGKILL) if handle.trust.killed_for().is_none() => Ending::Killed,
             _ => Ending::Other,
         };
-        let unbegun = match &handle.kill_reason {
-            Some(reason) if !reason.has_begun && self.schedule.running(worker) == Some(reason.item) => {
-                unbegun.with_one_begun(self.schedule.items_held(worker))
-            }
-            _ => unbegun,
-        };
-        let departure =
-            Departure { unbegun, is_coherent: handle.trust.is_read(), may_retry: handle.kill_reason.is_none(), ending };
+        let first = self.first_item(worker, &handle);
+        let may_retry = handle.kill_reason.is_none();
+        let departure = Departure { unbegun, first, is_coherent: handle.trust.is_read(), may_retry, ending };
         let lost = self.schedule.exited(worker, departure, Instant::now());
         self.settle_lost(handle, &exit, lost);
+    }
+
+    /// What became of the first item that the dead worker held.
+    fn first_item(&self, worker: WorkerId, handle: &WorkerHandle) -> FirstItem {
+        match &handle.kill_reason {
+            Some(reason) if !reason.has_begun && self.schedule.running(worker) == Some(reason.item) => {
+                FirstItem::Blamed
+            }
+            _ => FirstItem::AsReported,
+        }
     }
 
     /// Tells the log why a worker ended that was not asked to. One that never became ready may be why the pool breaks.

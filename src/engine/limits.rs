@@ -16,6 +16,8 @@ use crate::engine::config::HELLO_TIMEOUT;
 use crate::engine::state::Engine;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::KillReason;
+use crate::engine::worker_handle::WorkerHandle;
+use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::schedule::WorkerId;
 use crate::schedule::load::ItemId;
@@ -60,18 +62,24 @@ impl Engine {
             let Some(handle) = self.workers.get(worker) else { continue };
             if is_due(handle.status_due) {
                 self.on_status_timeout(worker);
-            } else if let Greeting::Awaited(hello_due) = handle.greeting
-                && hello_due <= now
-                && handle.trust.killed_for().is_none()
-            {
-                let error = StartError::HelloTimeout { pid: handle.pid(), timeout: HELLO_TIMEOUT };
-                self.workers.kill_for(worker, error.into(), &mut self.effects);
+            } else if is_due(handle.start_due()) {
+                let error = self.start_timeout(handle);
+                self.workers.kill_for(worker, error, &mut self.effects);
             }
         }
         for worker in self.schedule.checks_due(now) {
             self.check_deadline(worker, now);
         }
         self.schedule.tick(now);
+    }
+
+    /// The error of a worker whose start takes too long.
+    fn start_timeout(&self, handle: &WorkerHandle) -> PoolError {
+        let pid = handle.pid();
+        match (handle.greeting, self.initializer_timeout) {
+            (Greeting::Hello { .. }, Some(timeout)) => PoolError::InitializerTimeout { pid, timeout },
+            _ => StartError::HelloTimeout { pid, timeout: HELLO_TIMEOUT }.into(),
+        }
     }
 
     /// When [`turn`](Self::turn) must be called at the latest, if nothing happens.

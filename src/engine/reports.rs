@@ -31,7 +31,10 @@ impl Engine {
             // In this order: what the worker sent before it closed the socket is there when the socket is closed.
             let is_closed = handle.child.is_silenced();
             match handle.child.try_hello() {
-                Ok(Some(())) => handle.greeting = Greeting::Hello,
+                Ok(Some(())) => {
+                    let ready_due = self.initializer_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+                    handle.greeting = Greeting::Hello { ready_due };
+                }
                 Ok(None) if !is_closed => return,
                 Ok(None) | Err(StartError::DiedBeforeHello { .. }) => {
                     // Its pidfd tells how it ended. If it does not end, it has become another program.
@@ -69,6 +72,8 @@ impl Engine {
 
     /// The worker is about to end, or a task has shut what is not its own, or executed another program.
     fn on_control_closed(&mut self, worker: WorkerId) {
+        // At its end it would stay readable.
+        self.workers.stop_reading_control(worker);
         self.dismiss(worker);
         // One that has nothing left to run has been given its last moment already, wherever it is.
         if self
@@ -83,25 +88,25 @@ impl Engine {
     fn on_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>) {
         let Some(handle) = self.workers.get_mut(worker) else { return };
         match (control::parse_report(bytes), handle.greeting) {
-            (Ok(Report::Attachment { number }), Greeting::Ready) => {
+            (Ok(Report::Attachment { number }), Greeting::Ready) if fd.is_some() => {
                 handle.link.attached(number, fd);
                 // Each belongs to an answer, and each answer to an item that the worker holds.
                 if handle.link.attachments() as u64 > self.schedule.items_held(worker) {
                     self.distrust(worker, "it sends what nobody asked for");
                 }
             }
-            (Ok(Report::LastWords(record)), _) => {
-                let panic = panic_of(record, handle.pid());
-                handle.last_words.get_or_insert_with(|| Box::new(panic));
+            // Once: the process aborts behind it.
+            (Ok(Report::LastWords(record)), _) if handle.last_words.is_none() => {
+                handle.last_words = Some(Box::new(panic_of(record, handle.pid())));
             }
-            (Ok(Report::Ready), Greeting::Hello) => {
+            (Ok(Report::Ready), Greeting::Hello { .. }) => {
                 handle.greeting = Greeting::Ready;
                 self.schedule.ready(worker, Instant::now());
             }
-            (Ok(Report::InitializerFailed { message }), Greeting::Hello) => {
+            (Ok(Report::InitializerFailed { message }), Greeting::Hello { .. }) => {
                 self.workers.kill_for(worker, PoolError::Initializer { message }, &mut self.effects);
             }
-            (Ok(Report::LinkRefused { message }), Greeting::Hello) => {
+            (Ok(Report::LinkRefused { message }), Greeting::Hello { .. }) => {
                 self.effects.link_refused = true;
                 self.workers.kill_for(worker, PoolError::NoSharedMemory { message }, &mut self.effects);
             }
@@ -110,8 +115,10 @@ impl Engine {
         }
     }
 
-    /// The worker sent what no worker of this build sends. One that is ready is not killed for that: a task writes where
-    /// it should not, and the items behind it are not to blame. One that is not ready yet has nothing to lose.
+    /// The worker sent what no worker of this build sends. One that is ready is not killed for that at once: a task writes
+    /// where it should not, and the items behind it are not to blame. Its control socket is read on, since a full one would
+    /// block the worker in the middle of an answer; and whatever is sent there without need is counted, so a flood ends
+    /// the worker. One that is not ready yet has nothing to lose.
     pub(super) fn on_nonsense(&mut self, worker: WorkerId, message: String) {
         let Some(handle) = self.workers.get_mut(worker) else { return };
         handle.nonsense += 1;

@@ -23,6 +23,7 @@ use parking_lot::Condvar;
 use start_methods::Child;
 
 use crate::engine::config;
+use crate::engine::config::Config;
 use crate::engine::effects::Effects;
 use crate::engine::job_table::JobTable;
 use crate::engine::watch::Watch;
@@ -34,7 +35,7 @@ use crate::engine::workers::Workers;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::schedule::Action;
-use crate::schedule::PoolPolicy;
+use crate::schedule::Lost;
 use crate::schedule::Schedule;
 use crate::schedule::WorkerId;
 use crate::sys::failpoint::shortened;
@@ -86,6 +87,8 @@ pub(crate) struct Engine {
     pub(super) buffer: Vec<u8>,
     /// The resident memory with which a worker is replaced.
     pub(super) rss_max: Option<u64>,
+    /// How long an initializer may run.
+    pub(super) initializer_timeout: Option<Duration>,
     /// Workers whose answers are about to be taken in.
     pub(super) news: Vec<WorkerId>,
     /// How many processors this process may use.
@@ -93,11 +96,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(watch: Arc<Watch>, cache: Arc<BlobCache>, policy: PoolPolicy, rss_max: Option<u64>) -> Self {
+    pub(crate) fn new(watch: Arc<Watch>, cache: Arc<BlobCache>, config: &Config) -> Self {
         Self {
             phase: Phase::Running,
             effects: Effects::default(),
-            schedule: Schedule::new(policy),
+            schedule: Schedule::new(config.policy()),
             jobs: JobTable::default(),
             workers: Workers::new(watch),
             next_id: 1,
@@ -107,7 +110,8 @@ impl Engine {
             cache,
             inbox: Inbox::default(),
             buffer: Vec::new(),
-            rss_max,
+            rss_max: config.max_rss_per_child,
+            initializer_timeout: config.initializer_timeout,
             news: Vec::new(),
             processors: processor::available_at_first(),
         }
@@ -232,9 +236,7 @@ impl Engine {
 
     /// Workers that were to be started will not be.
     pub(crate) fn drop_starts(&mut self, count: usize) {
-        for _ in 0..count {
-            self.schedule.start_dropped();
-        }
+        self.schedule.starts_dropped(count);
         self.notify_if_at_rest();
     }
 
@@ -318,8 +320,13 @@ impl Engine {
         let Some(handle) = self.workers.get_mut(worker) else { return };
         let sent = handle.flush();
         self.after_send(worker, sent);
-        if !unbegun.is_empty() {
-            self.schedule.recalled(worker, &unbegun, Instant::now());
+        if unbegun.is_empty() {
+            return;
+        }
+        for Lost { item, workers } in self.schedule.recalled(worker, &unbegun, Instant::now()) {
+            let pid = self.workers.get(worker).map_or(0, WorkerHandle::pid);
+            let error = TaskError::WorkerDied { pid, status: None, started: true, attempts: workers, panic: None };
+            self.settle_error(item.job, item.index, error);
         }
     }
 
@@ -340,9 +347,7 @@ impl Engine {
     pub(super) fn dismiss(&mut self, worker: WorkerId) {
         let Some(handle) = self.workers.get_mut(worker) else { return };
         handle.trust.dismiss();
-        let is_ready = handle.greeting == Greeting::Ready;
-        self.workers.stop_reading_control(worker);
-        if is_ready {
+        if handle.greeting == Greeting::Ready {
             self.schedule.dismiss(worker, Instant::now());
         }
         self.kill_if_idle(worker);

@@ -25,8 +25,10 @@ const RSS_INTERVAL: Duration = Duration::from_millis(1);
 pub(crate) enum Greeting {
     /// Nothing has been received. At this time the parent gives up.
     Awaited(Instant),
-    /// The process runs this program; its initializer runs.
-    Hello,
+    /// The process runs this program; its initializer runs, until this time at the latest.
+    Hello {
+        ready_due: Option<Instant>,
+    },
     Ready,
 }
 
@@ -122,13 +124,19 @@ impl WorkerHandle {
         resident_bytes(self.pid())
     }
 
+    /// When the next step of its start must be done.
+    pub(crate) fn start_due(&self) -> Option<Instant> {
+        match self.greeting {
+            _ if self.trust.killed_for().is_some() => None,
+            Greeting::Awaited(hello_due) => Some(hello_due),
+            Greeting::Hello { ready_due } => ready_due,
+            Greeting::Ready => None,
+        }
+    }
+
     /// When something must be done about this worker, if nothing happens before.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        let hello_due = match self.greeting {
-            Greeting::Awaited(due) if self.trust.killed_for().is_none() => Some(due),
-            _ => None,
-        };
-        [hello_due, self.status_due, self.kill_at].into_iter().flatten().min()
+        [self.start_due(), self.status_due, self.kill_at].into_iter().flatten().min()
     }
 }
 

@@ -101,9 +101,14 @@ impl Backlog {
 
     /// Work that a worker no longer holds returns to the front of its queues, in order.
     pub(super) fn put_back(&mut self, spans: Vec<Span>) {
-        for span in spans.into_iter().rev() {
+        for span in spans.into_iter().rev().filter(|span| !span.is_empty()) {
             self.enqueue(span, QueueEnd::Front);
         }
+    }
+
+    /// A worker has ended with this item in front. Returns how many have by now.
+    pub(super) fn count_death(&mut self, item: ItemId) -> u32 {
+        self.jobs.get_mut(&item.job).map_or(0, |queue| queue.count_death(item.index))
     }
 
     /// Handles items that may have begun and whose worker has ended. Those that are run again go back to the front of
@@ -116,7 +121,7 @@ impl Backlog {
                 let item = ItemId { job: one.batch.job, index: one.index_of_first() };
                 let queue = self.jobs.get_mut(&item.job).expect("work belongs to an open job");
                 let workers = queue.lose(item.index);
-                match may_retry && queue.tries_again(workers) {
+                match may_retry && queue.tries_again(item.index, workers) {
                     true => again.push(one),
                     false => gone.push(Lost { item, workers }),
                 }
@@ -124,6 +129,12 @@ impl Backlog {
         }
         self.put_back(again);
         gone
+    }
+
+    /// Removes the first item of these spans, and handles it as [`lose`](Self::lose) does.
+    pub(super) fn lose_first(&mut self, spans: &mut [Span]) -> Vec<Lost> {
+        let first = spans.first_mut().map(|span| span.split_front(1));
+        self.lose(Vec::from_iter(first), true)
     }
 
     fn enqueue(&mut self, span: Span, end: QueueEnd) {

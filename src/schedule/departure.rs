@@ -9,11 +9,21 @@ use crate::work::unbegun::UnbegunWork;
 pub(crate) struct Departure {
     /// The work that it had not begun.
     pub(crate) unbegun: UnbegunWork,
+    pub(crate) first: FirstItem,
     /// Whether its answers can be trusted. If not, everything that it held may have begun.
     pub(crate) is_coherent: bool,
     /// Whether items that are lost with it may be run again, if their calls ask for that.
     pub(crate) may_retry: bool,
     pub(crate) ending: Ending,
+}
+
+/// What became of the first item that a worker held when it ended: the only one that may have been the cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstItem {
+    /// It has begun, or not, as the link reports.
+    AsReported,
+    /// It counts as begun: the worker was killed on its account.
+    Blamed,
 }
 
 /// An item that was lost with its worker and is not run again.

@@ -12,6 +12,8 @@
 //! - **Busy workers never exceed `processes`**, though a replacement is started before the old worker has left.
 //! - **An item is handed out once**, unless its call asks for retries: what a worker may have begun when it died is lost,
 //!   and what it cannot have begun goes back to the front of its queue.
+//! - **An item costs [`DEATHS_MAX`](queue::DEATHS_MAX) workers at most**, whatever they report: each death counts against the
+//!   item that its worker held first.
 //! - **A failed start counts; a worker that becomes ready resets the count.** Deaths in the middle of work never count.
 //!
 //! Also called: scheduler, load balancing, backpressure, prefetch, work stealing (here *recall*: the parent takes work
@@ -39,6 +41,7 @@ mod workers;
 
 pub(crate) use self::action::Action;
 pub(crate) use self::departure::Departure;
+pub(crate) use self::departure::FirstItem;
 pub(crate) use self::departure::Lost;
 pub(crate) use self::policy::PoolPolicy;
 pub(crate) use self::state::Schedule;

@@ -18,6 +18,10 @@ const WAKE_NS: u64 = 20_000;
 /// Maximum items in one frame if the caller has set no chunk size, however short they are.
 const FRAME_ITEMS_MAX: u32 = 4096;
 
+/// How many workers may end with the same item in front of all that they hold, whether they report that it had begun or
+/// not, until it is lost for good. Far more than chance needs; a task can make its worker report anything.
+pub(super) const DEATHS_MAX: u32 = 100;
+
 /// The queue of one job.
 #[derive(Debug)]
 pub(crate) struct JobQueue {
@@ -25,6 +29,8 @@ pub(crate) struct JobQueue {
     policy: JobPolicy,
     /// How often each item was lost with its worker, for the items that were.
     losses: BTreeMap<u64, u32>,
+    /// How many workers have ended with an item in front, for the items of which that is true.
+    deaths: BTreeMap<u64, u32>,
     /// Smoothed time per item, `None` before the first measurement.
     pub(crate) item_ns: Option<u64>,
     /// Maximum items in one frame. It doubles with each measured frame, so that a wrong first measurement does little harm.
@@ -40,6 +46,7 @@ impl JobQueue {
             spans: VecDeque::new(),
             policy,
             losses: BTreeMap::new(),
+            deaths: BTreeMap::new(),
             item_ns: None,
             frame_items_max: 1,
             queued_items: 0,
@@ -49,6 +56,9 @@ impl JobQueue {
 
     /// Counts that the item was lost with its worker. Returns how often that has happened to it.
     pub(crate) fn lose(&mut self, index: u64) -> u32 {
+        if let Some(&deaths) = self.deaths.get(&index).filter(|&&deaths| deaths >= DEATHS_MAX) {
+            return deaths;
+        }
         if self.policy.retries == 0 {
             return 1;
         }
@@ -57,9 +67,20 @@ impl JobQueue {
         *losses
     }
 
-    /// Whether an item that was lost this often is run again.
-    pub(crate) fn tries_again(&self, losses: u32) -> bool {
-        losses <= self.policy.retries && !self.cancelled
+    /// Counts that a worker has ended with this item in front. Returns how many have.
+    pub(crate) fn count_death(&mut self, index: u64) -> u32 {
+        let deaths = self.deaths.entry(index).or_default();
+        *deaths += 1;
+        *deaths
+    }
+
+    fn is_deadly(&self, index: u64) -> bool {
+        self.deaths.get(&index).is_some_and(|&deaths| deaths >= DEATHS_MAX)
+    }
+
+    /// Whether the item, which was lost this often, is run again.
+    pub(crate) fn tries_again(&self, index: u64, losses: u32) -> bool {
+        losses <= self.policy.retries && !self.cancelled && !self.is_deadly(index)
     }
 
     /// Maximum items of the next frame, if `processes` workers share the queue.

@@ -4,10 +4,12 @@ use std::time::Instant;
 
 use crate::schedule::action::Action;
 use crate::schedule::departure::Departure;
+use crate::schedule::departure::FirstItem;
 use crate::schedule::departure::Lost;
 use crate::schedule::load::FinishedFrame;
 use crate::schedule::load::ItemId;
 use crate::schedule::load::MayHaveBegun;
+use crate::schedule::queue::DEATHS_MAX;
 use crate::schedule::restarts::Ending;
 use crate::schedule::roster::RosterEntry;
 use crate::schedule::roster::Stage;
@@ -20,7 +22,7 @@ use crate::work::unbegun::UnbegunWork;
 impl Schedule {
     /// A decided start has become a process.
     pub(crate) fn started(&mut self, worker: WorkerId, now: Instant) {
-        self.end_pending_start();
+        self.starts_dropped(1);
         self.roster.insert(worker, RosterEntry::new(self.tasks_max, now));
         // The pool may have been made smaller since the start was decided.
         self.trim();
@@ -28,18 +30,14 @@ impl Schedule {
 
     /// A decided start has failed before there was a process.
     pub(crate) fn start_failed(&mut self, now: Instant) {
-        self.end_pending_start();
+        self.starts_dropped(1);
         self.count_start_failure(Ending::Other, now);
         self.balance(now);
     }
 
-    /// The engine could not carry out a decided start, or no longer needed to.
-    pub(crate) fn start_dropped(&mut self) {
-        self.end_pending_start();
-    }
-
-    fn end_pending_start(&mut self) {
-        self.starts_pending = self.starts_pending.checked_sub(1).expect("a start is answered once");
+    /// The engine could not carry out so many decided starts, or no longer needed to.
+    pub(crate) fn starts_dropped(&mut self, count: usize) {
+        self.starts_pending = self.starts_pending.checked_sub(count).expect("a start is answered once");
     }
 
     /// How many starts have failed in a row.
@@ -137,20 +135,29 @@ impl Schedule {
     }
 
     /// This work was taken back before the worker had begun it. Frames need not be the last ones: the worker may read one
-    /// while the parent takes the next.
-    pub(crate) fn recalled(&mut self, worker: WorkerId, unbegun: &UnbegunWork, now: Instant) {
+    /// while the parent takes the next. Returns the item that is lost for good, if any: one that worker after worker
+    /// leaves without having begun it, as each reports.
+    pub(crate) fn recalled(&mut self, worker: WorkerId, unbegun: &UnbegunWork, now: Instant) -> Vec<Lost> {
         if self.lifecycle == Lifecycle::Ended {
-            return;
+            return Vec::new();
         }
-        let Some(entry) = self.roster.get_mut(worker) else { return };
-        let returned = entry.load.take_unbegun(unbegun);
+        let Some(entry) = self.roster.get_mut(worker) else { return Vec::new() };
+        let first = entry.load.running();
+        let mut returned = entry.load.take_unbegun(unbegun);
+        let is_left = entry.stage == Stage::Leaving && entry.load.is_empty();
         if entry.load.is_empty() {
             // No answer will come that would show that the link has room.
             entry.link_full = false;
             entry.idle_since = now;
         }
+        let deaths = first.filter(|_| is_left).map_or(0, |item| self.backlog.count_death(item));
+        let lost = match deaths >= DEATHS_MAX {
+            true => self.backlog.lose_first(&mut returned),
+            false => Vec::new(),
+        };
         self.backlog.put_back(returned);
         self.dispatch(now);
+        lost
     }
 
     /// The worker is sent nothing more: it ends what it is running and leaves.
@@ -164,12 +171,17 @@ impl Schedule {
     /// The worker has ended, and all its answers have been settled. Returns the items that are lost with it and are not
     /// run again: those that it may have been running, at most one unless its departure is incoherent.
     pub(crate) fn exited(&mut self, worker: WorkerId, departure: Departure, now: Instant) -> Vec<Lost> {
-        let Departure { unbegun, is_coherent, may_retry, ending } = departure;
+        let Departure { unbegun, first, is_coherent, may_retry, ending } = departure;
         let Some(mut entry) = self.roster.remove(worker) else { return Vec::new() };
         if self.lifecycle == Lifecycle::Ended {
             // What it held was settled with the pool.
             return Vec::new();
         }
+        let deaths = entry.load.running().map_or(0, |item| self.backlog.count_death(item));
+        let unbegun = match first == FirstItem::Blamed || deaths >= DEATHS_MAX {
+            true => unbegun.with_first_begun(entry.load.items(), entry.load.front()),
+            false => unbegun,
+        };
         let may_have_begun = match unbegun {
             UnbegunWork::Frames(_) if is_coherent => MayHaveBegun::First,
             _ => MayHaveBegun::All,

@@ -6,6 +6,7 @@ pub(crate) mod condvar;
 pub(crate) mod failpoint;
 pub(crate) mod owner_process;
 pub(crate) mod payload;
+pub(crate) mod pid_max;
 pub(crate) mod processor;
 pub(crate) mod spin;
 pub(crate) mod stack;

@@ -259,6 +259,14 @@ pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
     }
 }
 
+/// The context that an order brings, if it brings one.
+pub(crate) fn context_in(order: &[u8]) -> Option<u64> {
+    match parse_order(order) {
+        Ok(Order::Context { context, .. }) => Some(context),
+        _ => None,
+    }
+}
+
 /// Parses an answer.
 pub(crate) fn parse_answer(frame: &[u8]) -> Result<Answer<'_>, NotAFrame> {
     let mut reader = Reader(frame);

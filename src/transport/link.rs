@@ -107,6 +107,8 @@ pub(crate) struct Link {
     notes: VecDeque<Note>,
     /// The worker was sent something new with the frame that it has not answered yet.
     introducing: bool,
+    /// The context that was sent with that frame, over a socket, and not taken back.
+    context_sent: Option<u64>,
     /// The descriptor of the link is watched for room.
     waits_for_room: bool,
     /// Descriptors that have come and belong to answers that have not been taken in.
@@ -131,6 +133,7 @@ impl Link {
             contexts: HashSet::new(),
             notes: VecDeque::new(),
             introducing: false,
+            context_sent: None,
             waits_for_room: false,
             attachments: VecDeque::new(),
             attachment_lost: false,
@@ -251,7 +254,10 @@ impl Link {
                     let attached = note.attached.as_ref().map(AsFd::as_fd);
                     match socket.send(&note.frame, &[], attached)? {
                         Sent::Full => Some(note),
-                        _ => None,
+                        _ => {
+                            self.context_sent = frame::context_in(&note.frame).or(self.context_sent);
+                            None
+                        }
                     }
                 }
             };
@@ -284,6 +290,9 @@ impl Link {
 
     /// Takes back what the worker has not begun. Orders that are not work are kept, to be sent again behind what waits.
     ///
+    /// An item begins when the decoding of its context does: that is code of the user as well, and a worker that dies of it
+    /// must not leave the item to the next worker, and so on for ever.
+    ///
     /// Over a socket, nothing is taken back from under a frame that brings something new while the worker lives: it
     /// might read the frame, and the function be taken away. The worker holds nothing else then.
     ///
@@ -305,10 +314,15 @@ impl Link {
                 let unread = socket.recall().map_err(|error| format!("its link broke: {error}"))?;
                 let mut numbers = Vec::new();
                 for note in unread {
+                    self.context_sent.take_if(|context| frame::context_in(&note.frame) == Some(*context));
                     match work_number(&note.frame) {
                         Some(number) => numbers.push(number),
                         None => self.notes.push_back(note),
                     }
+                }
+                if self.context_sent.is_some() {
+                    // A dead worker had read it, and nothing behind it: it may have died of decoding it.
+                    numbers.clear();
                 }
                 Ok(UnbegunWork::Frames(numbers))
             }
@@ -354,6 +368,7 @@ impl Link {
                 }
                 // Whatever came before the answer has been read.
                 self.introducing = false;
+                self.context_sent = None;
                 Ok(Some(arrival))
             }
         }

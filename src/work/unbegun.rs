@@ -15,11 +15,16 @@ pub(crate) enum UnbegunWork {
 }
 
 impl UnbegunWork {
-    /// As `self`; but if none of the `items` that the worker held has begun, as if one had.
-    pub(crate) fn with_one_begun(self, items: u64) -> Self {
+    /// As `self`; but if none of the `items` that the worker held has begun, the first of which is in the frame `front`,
+    /// as if one had.
+    pub(crate) fn with_first_begun(self, items: u64, front: Option<FrameNumber>) -> Self {
         match self {
             UnbegunWork::Last(unbegun) if unbegun == items => UnbegunWork::Last(unbegun.saturating_sub(1)),
-            unbegun => unbegun,
+            UnbegunWork::Last(unbegun) => UnbegunWork::Last(unbegun),
+            UnbegunWork::Frames(mut numbers) => {
+                numbers.retain(|&number| Some(number) != front);
+                UnbegunWork::Frames(numbers)
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::model::ModelJob;
 use super::model::ModelWorker;
 use crate::schedule::action::Action;
 use crate::schedule::departure::Departure;
+use crate::schedule::departure::FirstItem;
 use crate::schedule::departure::Lost;
 use crate::schedule::load::FinishedFrame;
 use crate::schedule::load::ItemId;
@@ -281,7 +282,7 @@ impl World {
             Grain::Frame => UnbegunWork::Frames(numbers),
             Grain::Item => UnbegunWork::Last(worker.unread.iter().map(|(_, span)| u64::from(span.len())).sum()),
         };
-        let departure = Departure { unbegun, is_coherent: true, may_retry, ending };
+        let departure = Departure { unbegun, first: FirstItem::AsReported, is_coherent: true, may_retry, ending };
         let lost = self.schedule.exited(id, departure, self.now);
         let running = worker.reading.map(|span| ItemId { job: span.batch.job, index: span.index_of_first() });
         let lost_now = running.filter(|item| {
@@ -348,7 +349,7 @@ impl World {
         let worker = self.workers.get_mut(&id).unwrap();
         if self.grain == Grain::Item {
             let items = worker.unread.drain(..).map(|(_, span)| u64::from(span.len())).sum();
-            self.schedule.recalled(id, &UnbegunWork::Last(items), self.now);
+            assert_eq!(self.schedule.recalled(id, &UnbegunWork::Last(items), self.now), []);
             return;
         }
         let mut numbers = Vec::new();
@@ -360,7 +361,7 @@ impl World {
                 self.begin(id);
             }
         }
-        self.schedule.recalled(id, &UnbegunWork::Frames(numbers), self.now);
+        assert_eq!(self.schedule.recalled(id, &UnbegunWork::Frames(numbers), self.now), []);
     }
 
     fn busy(&self) -> usize {

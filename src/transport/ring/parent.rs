@@ -45,16 +45,34 @@ const _: () = assert!(RING_LEN / record::HEAD < IN_FLIGHT_LIMIT, "what fits a ri
 enum Contents {
     /// Items, one record each.
     Items(Span),
-    /// One item whose bytes are attached.
-    AttachedItem,
+    /// One item of this context whose bytes are attached.
+    AttachedItem {
+        context: u64,
+    },
     /// The order that chooses the function of the following items.
     Select,
     Note(Note),
 }
 
 impl Contents {
+    fn records(&self) -> u32 {
+        match self {
+            Contents::Items(span) => span.len(),
+            Contents::AttachedItem { .. } | Contents::Select | Contents::Note(_) => 1,
+        }
+    }
+
+    /// The context of an item.
+    fn context(&self) -> Option<u64> {
+        match self {
+            Contents::Items(span) => Some(span.batch.target.context),
+            Contents::AttachedItem { context } => Some(*context),
+            Contents::Select | Contents::Note(_) => None,
+        }
+    }
+
     fn is_work(&self) -> bool {
-        matches!(self, Contents::Items(_) | Contents::AttachedItem)
+        matches!(self, Contents::Items(_) | Contents::AttachedItem { .. })
     }
 }
 
@@ -230,7 +248,7 @@ impl ParentEnd {
         let head = DownHead { is_order: false, is_attached: true, len: record::NUMBER };
         self.put(&head.to_bytes());
         self.put(&number.to_le_bytes());
-        self.push(Contents::AttachedItem);
+        self.push(Contents::AttachedItem { context: span.batch.target.context });
         self.show(records + 1);
     }
 
@@ -275,7 +293,7 @@ impl ParentEnd {
         let records = match checked {
             Ok(()) => {
                 self.shown = view.done();
-                self.sent.since(view.done()) - u32::from(view.has_begun())
+                self.sent.since(view.done()) - u32::from(view.has_begun()) - self.records_bound(view)
             }
             Err(_) => 0,
         };
@@ -311,7 +329,7 @@ impl ParentEnd {
                     }
                     continue;
                 }
-                Contents::AttachedItem => unbegun.items += 1,
+                Contents::AttachedItem { .. } => unbegun.items += 1,
                 Contents::Select => {}
                 Contents::Note(note) => unbegun.notes.push(note),
             }
@@ -404,7 +422,7 @@ impl ParentEnd {
                     self.obeyed += 1;
                     self.done(arrivals, 1, end);
                 }
-                Contents::AttachedItem => {
+                Contents::AttachedItem { .. } => {
                     let (run, _) = arrivals.split(1)?;
                     self.in_flight.pop_front();
                     self.done(arrivals, 1, end);

@@ -35,6 +35,7 @@ cases![
     blocked_callback_stalls_no_result,
     callbacks_are_told_of_termination,
     callback_may_drop_the_last_pool,
+    callbacks_run_in_the_order_of_the_results,
 ];
 
 /// The callbacks own the senders, so the channel ends once both have run or been dropped.
@@ -247,4 +248,32 @@ fn assert_ends(pool: Arc<Pool>) {
     let pool = Arc::into_inner(pool).expect("the callbacks dropped their clones");
     pool.close();
     pool.join().unwrap();
+}
+
+/// Several threads drive by turns, and each takes what became due out of the engine.
+fn callbacks_run_in_the_order_of_the_results(method: StartMethod) {
+    const CALLS: usize = 300;
+    let pool = Arc::new(stage::pool(method, 1));
+    for _ in 0..5 {
+        let gate = Gate::closed();
+        let (sender, calls) = mpsc::channel();
+        let held = pool.apply_async((gate.path(),), |gate: String| stage::pass(&gate));
+        let handles: Vec<_> = (0..CALLS)
+            .map(|n| {
+                let sender = sender.clone();
+                pool.apply_async((n,), |n| n).on_success(move |n| sender.send(n).unwrap())
+            })
+            .collect();
+        drop(sender);
+        let mut gate = gate;
+        thread::scope(|scope| {
+            for part in handles.chunks(CALLS / 4) {
+                scope.spawn(move || part.iter().for_each(|handle| handle.wait()));
+            }
+            gate.open();
+        });
+        held.get().unwrap();
+        let order: Vec<usize> = calls.iter().collect();
+        assert_eq!(order, (0..CALLS).collect::<Vec<_>>());
+    }
 }

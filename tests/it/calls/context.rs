@@ -31,6 +31,8 @@ cases![
     combines_with_chunks_and_fail_fast,
     failing_to_serialize_is_an_error,
     failing_to_deserialize_is_an_error_of_each_item,
+    decoding_that_kills_the_worker_costs_its_items,
+    decoding_that_never_ends_is_stopped_by_the_call,
 ];
 
 fn reaches_every_kind_of_call(method: StartMethod) {
@@ -202,4 +204,72 @@ fn context_that_fills_the_road_lets_items_through(method: StartMethod) {
     let items = (0..20u8).map(|x| vec![x; 20_000]);
     let sums = pool.with(&context).map(items, |context, item| context.len() + item.len() + usize::from(item[0]));
     assert_eq!(sums.unwrap(), (79_000..79_020).collect::<Vec<_>>());
+}
+
+/// Kills the process that deserializes it, the first `deaths` times.
+struct Deadly {
+    book: String,
+    deaths: usize,
+}
+
+impl Serialize for Deadly {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.book, self.deaths).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Deadly {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (book, deaths) = <(String, usize)>::deserialize(deserializer)?;
+        if stage::lines_of(&book).len() < deaths {
+            stage::note(&book, std::process::id());
+            std::process::abort();
+        }
+        Ok(Self { book, deaths })
+    }
+}
+
+fn decoding_that_kills_the_worker_costs_its_items(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let book = Notebook::new();
+    let always = Deadly { book: book.path(), deaths: usize::MAX };
+    let error = pool.with(&always).apply_async((1u8,), |_, x| x).get().unwrap_err();
+    assert!(matches!(error, TaskError::WorkerDied { .. }), "{error:?}");
+    assert_eq!(book.lines().len(), 1, "the item is not tried again");
+    let results = pool.with(&always).map_results(0..5u32, |_, x| x).unwrap();
+    assert!(results.iter().all(|result| matches!(result, Err(TaskError::WorkerDied { .. }))), "{results:?}");
+    assert!(book.lines().len() <= 1 + 5, "each death costs an item");
+
+    let book = Notebook::new();
+    let twice = Deadly { book: book.path(), deaths: 2 };
+    assert_eq!(pool.with(&twice).retries(2).apply((7u32,), |_, x| x).unwrap(), 7, "its retries count");
+    stage::assert_works(&pool);
+}
+
+/// Never deserializes.
+struct Endless;
+
+impl Serialize for Endless {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Endless {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+fn decoding_that_never_ends_is_stopped_by_the_call(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let call = pool.with(&Endless).apply_async((1u8,), |_, x| x);
+    assert!(!call.wait_timeout(std::time::Duration::from_millis(100)));
+    assert!(call.cancel());
+    assert!(matches!(call.get().unwrap_err(), TaskError::Cancelled));
+    stage::assert_works(&pool);
+    pool.close();
+    pool.join().unwrap();
 }

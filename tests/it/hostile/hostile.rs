@@ -47,6 +47,9 @@ cases![
     holes_in_the_shared_memory,
     bell_that_rings_for_ever,
     nonsense_on_the_control_socket,
+    floods_on_the_control_socket_end_their_worker,
+    answer_behind_nonsense_arrives,
+    item_that_denies_having_begun_costs_no_more_than_so_many_workers,
     descriptors_on_the_control_socket,
 ];
 
@@ -146,6 +149,10 @@ impl Rings {
         File::options().read(true).write(true).open(format!("/proc/self/map_files/{}", self.range)).ok()
     }
 }
+
+const BEGUN: u64 = 1;
+/// No item costs more workers than this.
+const DEATHS_MAX: usize = 100;
 
 struct Noise(u64);
 
@@ -411,4 +418,65 @@ fn nonsense_on_the_control_socket(method: StartMethod) {
 
 fn descriptors_on_the_control_socket(method: StartMethod) {
     endure(method, &[Attack::Descriptors]);
+}
+
+/// In a task: lets the ledger say that this item has not begun, and dies.
+fn deny_and_die(book: &str) {
+    stage::note(book, std::process::id());
+    attack(Attack::Flags(0, BEGUN));
+    std::process::abort();
+}
+
+fn item_that_denies_having_begun_costs_no_more_than_so_many_workers(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let book = Notebook::new();
+    let deny: fn(String) = |book| deny_and_die(&book);
+    let error = pool.retries(3).apply_async((book.path(),), deny).get().unwrap_err();
+    assert!(matches!(error, TaskError::WorkerDied { .. }), "{error:?}");
+    assert!(book.lines().len() <= DEATHS_MAX, "{} workers died of it", book.lines().len());
+    stage::assert_works(&pool);
+}
+
+/// Reports that a worker may send, each once: encoded last words, and an attachment without a descriptor.
+const LAST_WORDS: &[u8] = &[4, 0, 0, 0, 0];
+const ATTACHMENT: &[u8] = &[3, 0];
+
+/// In a task: sends this on the control socket, so many times, and waits for room.
+fn repeat_on_the_control_socket(message: &[u8], times: u64) {
+    for fd in targets("socket:") {
+        let socket = Socket::from_fd(PrivateFd::adopt(sys::copy_of(fd)).unwrap());
+        for _ in 0..times {
+            drop(socket.send(&[IoSlice::new(message)], &[]));
+        }
+    }
+}
+
+/// A worker that floods its control socket is ended, and its item with it; neither waits for the end of the flood.
+fn floods_on_the_control_socket_end_their_worker(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    for message in [LAST_WORDS, ATTACHMENT, &[0], &[99]] {
+        let flood: fn(Vec<u8>) = |message| repeat_on_the_control_socket(&message, u64::MAX);
+        let error = pool.apply_async((message.to_vec(),), flood).get().unwrap_err();
+        assert!(matches!(error, TaskError::WorkerDied { .. }), "{message:?}: {error:?}");
+        stage::assert_works(&pool);
+    }
+}
+
+/// A few malformed messages cost the worker all further work, but not the answer to what it runs, also if that needs
+/// the control socket.
+fn answer_behind_nonsense_arrives(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let babble: fn(Vec<u8>) -> Vec<u8> = |message| {
+        repeat_on_the_control_socket(&message, 3);
+        vec![7; 1 << 20]
+    };
+    for message in [LAST_WORDS, ATTACHMENT, &[99]] {
+        match pool.apply((message.to_vec(),), babble) {
+            Ok(bytes) => assert_eq!(bytes, vec![7; 1 << 20]),
+            // Over a socket, the link is a socket too, and what comes there is taken as an answer.
+            Err(TaskError::WorkerDied { .. } | TaskError::Decode { .. }) => assert!(Rings::find().is_none()),
+            Err(error) => panic!("{message:?}: {error:?}"),
+        }
+    }
+    stage::assert_works(&pool);
 }

@@ -115,6 +115,7 @@ fn resizing_to_the_same_size_keeps_the_workers(method: StartMethod) {
 fn no_size_at_all_is_refused(method: StartMethod) {
     let pool = stage::pool(method, 1);
     assert!(matches!(pool.resize(0), Err(PoolError::ZeroProcesses)));
+    assert!(matches!(pool.resize(1 << 40), Err(PoolError::TooManyProcesses { .. })));
     stage::assert_works(&pool);
 }
 

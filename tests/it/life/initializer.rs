@@ -20,6 +20,8 @@ cases![
     takes_arguments_of_several_kinds,
     may_return_a_result,
     failure_breaks_the_pool_with_its_message,
+    one_that_never_returns_breaks_the_pool_after_its_limit,
+    one_that_never_returns_once_is_replaced,
     panic_breaks_the_pool_with_its_message,
     long_messages_break_the_pool_like_short_ones,
     exit_breaks_the_pool_with_its_status,
@@ -210,4 +212,32 @@ fn terminate_while_it_runs(method: StartMethod) {
     pool.terminate();
     assert!(matches!(handle.get(), Err(TaskError::Terminated)));
     pool.join().unwrap();
+}
+
+fn one_that_never_returns_breaks_the_pool_after_its_limit(method: StartMethod) {
+    fn waits(_: u8) {
+        loop {
+            std::thread::park();
+        }
+    }
+    let limit = std::time::Duration::from_millis(50);
+    let pool = builder(method, 1).initializer((1u8,), waits).initializer_timeout(limit).build().unwrap();
+    let last = broken_by(&pool);
+    assert!(matches!(last, PoolError::InitializerTimeout { timeout, .. } if timeout == limit), "{last:?}");
+    pool.terminate();
+    assert!(matches!(pool.join(), Err(PoolError::Broken { .. })));
+}
+
+fn one_that_never_returns_once_is_replaced(method: StartMethod) {
+    fn waits_once(book: String) {
+        stage::note(&book, std::process::id());
+        while stage::lines_of(&book).len() == 1 {
+            std::thread::park_timeout(std::time::Duration::from_secs(3600));
+        }
+    }
+    let book = Notebook::new();
+    let limit = std::time::Duration::from_secs(1);
+    let pool = builder(method, 1).initializer((book.path(),), waits_once).initializer_timeout(limit).build().unwrap();
+    stage::assert_works(&pool);
+    assert!(book.lines().len() >= 2);
 }

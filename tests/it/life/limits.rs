@@ -46,6 +46,13 @@ fn zeroes_are_refused(method: StartMethod) {
     assert!(matches!(Pool::new(0), Err(PoolError::ZeroProcesses)));
     let builder = || Pool::builder().processes(1).start_method(method);
     assert!(matches!(builder().processes(0).build(), Err(PoolError::ZeroProcesses)));
+    for many in [1 << 40, usize::MAX] {
+        let refused = builder().processes(many).build();
+        assert!(
+            matches!(refused, Err(PoolError::TooManyProcesses { processes, .. }) if processes == many),
+            "{refused:?}"
+        );
+    }
     assert!(matches!(builder().max_tasks_per_child(0).build(), Err(PoolError::ZeroMaxTasksPerChild)));
     let pool = builder().build().unwrap();
     let zero = |result: Result<u8, TaskError>| matches!(result, Err(TaskError::Refused(PoolError::ZeroChunkSize)));

@@ -186,7 +186,7 @@ impl Trial {
         for entry in &end.in_flight {
             let (more_items, more_records) = match &entry.contents {
                 Contents::Items(span) => (span.len(), span.len()),
-                Contents::AttachedItem => (1, 1),
+                Contents::AttachedItem { .. } => (1, 1),
                 Contents::Select | Contents::Note(_) => (0, 1),
             };
             items += u64::from(more_items);
