@@ -35,11 +35,14 @@ impl Shared {
         if !self.wait_until_at_rest_or_ended(deadline) {
             return Ok(false);
         }
-        let reaped_by = self.with(|engine| engine.killed_by())?.map(|at| at.max(Instant::now()) + REAP_TIMEOUT);
+        // A pool that has come to rest waits only for workers that were given up.
+        let killed_by =
+            self.with(|engine| if engine.is_at_rest() { Some(Instant::now()) } else { engine.killed_by() })?;
+        let reaped_by = killed_by.map(|at| at.max(Instant::now()) + REAP_TIMEOUT);
         if !self.wait_for_workers([deadline, reaped_by].into_iter().flatten().min()) {
             return match deadline {
                 Some(deadline) if Instant::now() >= deadline => Ok(false),
-                _ => Err(PoolError::Unreaped { pids: self.with(|engine| engine.pids())? }),
+                _ => Err(PoolError::Unreaped { pids: self.with(|engine| engine.unended())? }),
             };
         }
         self.dismiss_starter();
@@ -73,7 +76,7 @@ impl Shared {
 
     /// Waits until the workers are gone. Returns whether they are.
     fn wait_for_workers(&self, deadline: Option<Instant>) -> bool {
-        let gone = self.wait_for(None, deadline, |engine| engine.is_at_rest().then_some(()));
+        let gone = self.wait_for(None, deadline, |engine| engine.is_over().then_some(()));
         gone.is_ok_and(|gone| gone.is_some())
     }
 

@@ -24,6 +24,7 @@ use crate::schedule::Lost;
 use crate::schedule::WorkerId;
 use crate::schedule::restarts::Ending;
 use crate::transport::link::Peer;
+use crate::work::unbegun::UnbegunWork;
 
 /// How long the exit status of a dead worker may take; after that it is unknown.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(300);
@@ -31,6 +32,10 @@ const STATUS_TIMEOUT: Duration = Duration::from_millis(300);
 impl Engine {
     /// The pidfd is readable: the worker has ended.
     pub(super) fn on_exit(&mut self, worker: WorkerId) {
+        if self.workers.ends_unreaped(worker, &mut self.effects) {
+            self.notify_watchers();
+            return;
+        }
         if matches!(self.phase, Phase::Ended(_)) {
             // The worker was asked to leave, and its children may have ignored that.
             self.workers.kill_group(worker, &mut self.effects);
@@ -74,26 +79,47 @@ impl Engine {
     /// other order an item that was answered would be lost, or one that had not begun.
     fn reap(&mut self, worker: WorkerId, exit: Exit) {
         self.on_control(worker);
-        self.receive_all(worker);
-        let unbegun = self.take_back(worker, Peer::Dead);
+        let unbegun = self.take_last(worker);
         let is_success = exit.status().is_some_and(|status| status.success());
         if !is_success || self.schedule.running(worker).is_some() {
             // It did not leave as it was told to: what it has started goes with it.
             self.workers.kill_group(worker, &mut self.effects);
         }
-        let Some(handle) = self.workers.remove(worker) else { return };
+        let Some(mut handle) = self.workers.remove(worker) else { return };
         self.notify_watchers();
         self.log_death(&handle, &exit);
-        let status = exit.status();
-        let ending = match status.and_then(|status| status.signal()) {
+        self.depart(worker, &mut handle, &exit, unbegun);
+    }
+
+    /// SIGKILL has not ended the worker. Its items are settled as if it had, and another worker takes its place: time limits
+    /// are set for this very case. Only `join` still waits for its end, for a moment, and reports it.
+    pub(super) fn give_up(&mut self, worker: WorkerId) {
+        let unbegun = self.take_last(worker);
+        let Some(mut handle) = self.workers.remove_unended(worker) else { return };
+        let text = format!("worker {} was sent SIGKILL and does not end; the pool goes on without it", handle.pid());
+        self.effects.log(Level::Warn, text);
+        self.depart(worker, &mut handle, &Exit::Unknown, unbegun);
+        self.workers.give_up(worker, handle.child);
+        self.notify_watchers();
+    }
+
+    /// Takes in the last answers of a worker, and what it has not begun.
+    fn take_last(&mut self, worker: WorkerId) -> UnbegunWork {
+        self.receive_all(worker);
+        self.take_back(worker, Peer::Dead)
+    }
+
+    /// The worker runs nothing more: settles what is lost with it.
+    fn depart(&mut self, worker: WorkerId, handle: &mut WorkerHandle, exit: &Exit, unbegun: UnbegunWork) {
+        let ending = match exit.status().and_then(|status| status.signal()) {
             Some(libc::SIGKILL) if handle.trust.killed_for().is_none() => Ending::Killed,
             _ => Ending::Other,
         };
-        let first = self.first_item(worker, &handle);
+        let first = self.first_item(worker, handle);
         let may_retry = handle.kill_reason.is_none();
         let departure = Departure { unbegun, first, is_coherent: handle.trust.is_read(), may_retry, ending };
         let lost = self.schedule.exited(worker, departure, Instant::now());
-        self.settle_lost(handle, &exit, lost);
+        self.settle_lost(handle, exit, lost);
     }
 
     /// What became of the first item that the dead worker held.
@@ -120,11 +146,11 @@ impl Engine {
     }
 
     /// Settles the items that were lost with the worker.
-    fn settle_lost(&mut self, handle: WorkerHandle, exit: &Exit, lost: Vec<Lost>) {
+    fn settle_lost(&mut self, handle: &mut WorkerHandle, exit: &Exit, lost: Vec<Lost>) {
         let (pid, status) = (handle.pid(), exit.status());
         // A panic is the cause of a death only if the process aborted, as the panic announced.
         let aborted = status.is_some_and(|status| status.signal() == Some(Signal::SIGABRT as i32));
-        let panic = handle.last_words.filter(|_| aborted);
+        let panic = handle.last_words.take().filter(|_| aborted);
         for Lost { item, workers } in lost {
             let error = match &handle.kill_reason {
                 Some(reason) if reason.item == item => reason.error.clone(),

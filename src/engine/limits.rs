@@ -62,6 +62,8 @@ impl Engine {
             let Some(handle) = self.workers.get(worker) else { continue };
             if is_due(handle.status_due) {
                 self.on_status_timeout(worker);
+            } else if is_due(handle.give_up_at()) {
+                self.give_up(worker);
             } else if is_due(handle.start_due()) {
                 let error = self.start_timeout(handle);
                 self.workers.kill_for(worker, error, &mut self.effects);

@@ -145,9 +145,19 @@ impl Engine {
         self.workers.pids()
     }
 
-    /// Whether nothing is left to wait for: no worker, and no work for one.
+    /// Whether nothing is left to do: no worker, but for those that were given up, and no work for one.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.schedule.is_at_rest()
+    }
+
+    /// Whether nothing is left to wait for either.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_at_rest() && !self.workers.has_unreaped()
+    }
+
+    /// The process ids of all workers that have not ended, those included that were given up.
+    pub(crate) fn unended(&self) -> Vec<u32> {
+        self.workers.unended()
     }
 
     /// The threads that wait for this job, or for the end of workers, without driving.

@@ -11,6 +11,7 @@ use crate::engine::trust::Trust;
 use crate::error::Panic;
 use crate::error::TaskError;
 use crate::schedule::load::ItemId;
+use crate::sys::failpoint::shortened;
 use crate::transport::link::Link;
 use crate::transport::note::Sent;
 use crate::work::batch::Span;
@@ -41,6 +42,29 @@ pub(crate) struct KillReason {
     pub(crate) has_begun: bool,
 }
 
+/// How long a worker that was sent SIGKILL may take to end before its items are settled without it. A process ends when
+/// the kernel lets it go, which may be never: on a file server that does not answer, frozen by a cgroup, held by a tracer.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether the worker must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    NotDue,
+    /// It was sent SIGKILL. At this time it is given up.
+    Due {
+        give_up_at: Instant,
+    },
+}
+
+impl Death {
+    /// The worker has been sent SIGKILL, again or for the first time.
+    pub(crate) fn fall_due(&mut self, now: Instant) {
+        if *self == Death::NotDue {
+            *self = Death::Due { give_up_at: now + shortened!("death_timeout", DEATH_TIMEOUT) };
+        }
+    }
+}
+
 /// A worker process, from the parent's side.
 #[derive(Debug)]
 pub(crate) struct WorkerHandle {
@@ -57,6 +81,7 @@ pub(crate) struct WorkerHandle {
     pub(crate) nonsense: u32,
     /// SIGKILL follows at this time.
     pub(crate) kill_at: Option<Instant>,
+    pub(crate) death: Death,
     rss_read_at: Option<Instant>,
 }
 
@@ -80,6 +105,7 @@ impl WorkerHandle {
             status_due: None,
             nonsense: 0,
             kill_at: None,
+            death: Death::NotDue,
             rss_read_at: None,
         }
     }
@@ -124,6 +150,14 @@ impl WorkerHandle {
         resident_bytes(self.pid())
     }
 
+    /// When it is given up, unless it has ended by then.
+    pub(crate) fn give_up_at(&self) -> Option<Instant> {
+        match self.death {
+            Death::Due { give_up_at } => Some(give_up_at),
+            Death::NotDue => None,
+        }
+    }
+
     /// When the next step of its start must be done.
     pub(crate) fn start_due(&self) -> Option<Instant> {
         match self.greeting {
@@ -136,7 +170,7 @@ impl WorkerHandle {
 
     /// When something must be done about this worker, if nothing happens before.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        [self.start_due(), self.status_due, self.kill_at].into_iter().flatten().min()
+        [self.start_due(), self.status_due, self.kill_at, self.give_up_at()].into_iter().flatten().min()
     }
 }
 

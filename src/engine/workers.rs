@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use log::Level;
 use nix::sys::signal::Signal;
+use start_methods::Child;
 
 use crate::engine::effects::Effects;
 use crate::engine::watch::Source;
@@ -19,6 +20,7 @@ use crate::engine::watch::Watch;
 use crate::engine::worker_handle::WorkerHandle;
 use crate::error::PoolError;
 use crate::schedule::WorkerId;
+use crate::sys::failpoint::fault;
 use crate::sys::processor::Cpu;
 use crate::transport::link::AnswerProbe;
 use crate::transport::link::Trigger;
@@ -43,9 +45,16 @@ pub(crate) struct Refused {
     pub(crate) error: io::Error,
 }
 
+fn kill_tree(handle: &WorkerHandle) -> io::Result<()> {
+    fault!("kill_worker");
+    handle.child.kill_tree()
+}
+
 /// The live workers of a pool.
 pub(crate) struct Workers {
     handles: BTreeMap<WorkerId, WorkerHandle>,
+    /// Workers that were given up, since SIGKILL did not end them.
+    unreaped: BTreeMap<WorkerId, Child>,
     /// Gone when the pool is joined.
     watch: Option<Arc<Watch>>,
     /// The pool has ended: no answer counts any more.
@@ -54,7 +63,7 @@ pub(crate) struct Workers {
 
 impl Workers {
     pub(crate) fn new(watch: Arc<Watch>) -> Self {
-        Self { handles: BTreeMap::new(), watch: Some(watch), answers_ignored: false }
+        Self { handles: BTreeMap::new(), unreaped: BTreeMap::new(), watch: Some(watch), answers_ignored: false }
     }
 
     pub(crate) fn get(&self, worker: WorkerId) -> Option<&WorkerHandle> {
@@ -119,6 +128,13 @@ impl Workers {
         // Before its descriptors are closed: a forked process may hold copies, and they would stay in the set.
         self.unwatch_descriptors(&handle);
         Some(handle)
+    }
+
+    /// Removes a worker that is not dead, and goes on to watch its end.
+    pub(crate) fn remove_unended(&mut self, worker: WorkerId) -> Option<WorkerHandle> {
+        self.stop_reading_link(worker);
+        self.stop_reading_control(worker);
+        self.handles.remove(&worker)
     }
 
     fn watch_descriptors(&self, worker: WorkerId, handle: &WorkerHandle) -> io::Result<()> {
@@ -206,12 +222,38 @@ impl Workers {
     }
 
     /// Kills the worker and every process that descends from it.
-    pub(crate) fn kill(&self, worker: WorkerId, effects: &mut Effects) {
-        if let Some(handle) = self.handles.get(&worker)
-            && let Err(error) = handle.child.kill_tree()
-        {
+    pub(crate) fn kill(&mut self, worker: WorkerId, effects: &mut Effects) {
+        let Some(handle) = self.handles.get_mut(&worker) else { return };
+        if let Err(error) = kill_tree(handle) {
             effects.log(Level::Error, format!("worker {} cannot be killed: {error}", handle.pid()));
         }
+        handle.death.fall_due(Instant::now());
+    }
+
+    /// Removes a worker that SIGKILL does not end. Only its end is watched from now on.
+    pub(crate) fn give_up(&mut self, worker: WorkerId, child: Child) {
+        self.unreaped.insert(worker, child);
+    }
+
+    /// Whether this worker was given up; its end, which has been reported, is then dealt with.
+    pub(crate) fn ends_unreaped(&mut self, worker: WorkerId, effects: &mut Effects) -> bool {
+        let Some(child) = self.unreaped.remove(&worker) else { return false };
+        if let Some(watch) = &self.watch {
+            watch.remove(child.pidfd());
+            child.status_fd().into_iter().for_each(|fd| watch.remove(fd));
+        }
+        effects.unwanted.push(child);
+        true
+    }
+
+    /// Whether workers are left that were given up.
+    pub(crate) fn has_unreaped(&self) -> bool {
+        !self.unreaped.is_empty()
+    }
+
+    /// The process ids of all workers that have not ended, those included that were given up.
+    pub(crate) fn unended(&self) -> Vec<u32> {
+        self.handles.values().map(WorkerHandle::pid).chain(self.unreaped.values().map(Child::pid)).collect()
     }
 
     /// Kills what is left of a dead worker's process group.

@@ -21,6 +21,7 @@ use crate::harness::stage::Notebook;
 use crate::harness::sys;
 
 cases![
+    worker_that_cannot_be_killed_costs_its_item_only,
     death_at_any_point_of_an_item_costs_that_item,
     death_in_the_midst_of_a_large_result_costs_that_item,
     death_between_the_items_of_a_chunk_costs_one_at_most,
@@ -258,4 +259,43 @@ fn server_that_always_dies_is_told(method: StartMethod) {
 pub(crate) fn assert_all_there(pool: &Pool) {
     stage::until_replaced(pool, pool.processes(), &[]);
     stage::assert_works(pool);
+}
+
+/// Runs for ever, and notes by which process.
+fn endless(book: &str) -> u8 {
+    stage::note(book, std::process::id());
+    loop {
+        std::thread::park();
+    }
+}
+
+/// As a worker in uninterruptible sleep: SIGKILL has no effect on it for as long as a file exists.
+fn worker_that_cannot_be_killed_costs_its_item_only(method: StartMethod) {
+    let (folder, book) = (tempfile::tempdir().unwrap(), Notebook::new());
+    let token = folder.path().join("token");
+    File::create(&token).unwrap();
+    arm(&format!("parent kill_worker 1- errno 1 while {}", token.display()));
+    let pool = stage::pool(method, 2);
+    let task: fn(String) -> u8 = |book| endless(&book);
+
+    let limit = std::time::Duration::from_millis(50);
+    let error = pool.timeout(limit).apply((book.path(),), task).unwrap_err();
+    assert!(matches!(error, TaskError::TimedOut { .. }), "{error:?}");
+    let cancelled = pool.apply_async((book.path(),), task);
+    book.wait_for(2);
+    assert!(cancelled.cancel());
+    assert!(matches!(cancelled.get().unwrap_err(), TaskError::Cancelled));
+
+    // Two others have taken their places.
+    stage::until_all_work(&pool);
+    let undead: Vec<u32> = book.lines().iter().map(|pid| pid.parse().unwrap()).collect();
+    assert!(undead.iter().all(|pid| !pool.pids().contains(pid)));
+    pool.close();
+    let Err(PoolError::Unreaped { mut pids }) = pool.join() else { panic!("two workers are left") };
+    pids.sort_unstable();
+    assert_eq!(pids, std::collections::BTreeSet::from_iter(undead).into_iter().collect::<Vec<_>>());
+
+    std::fs::remove_file(&token).unwrap();
+    pids.into_iter().for_each(|pid| stage::signal(pid, Signal::SIGKILL));
+    pool.join().unwrap();
 }
