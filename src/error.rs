@@ -422,6 +422,17 @@ pub enum PoolError {
     },
 }
 
+impl PoolError {
+    /// Whether the system lacked processes, descriptors or memory, which other programs may give back at any time.
+    pub(crate) fn is_scarcity(&self) -> bool {
+        let errno = match self {
+            PoolError::System { errno, .. } | PoolError::Start(StartError::System { errno, .. }) => *errno,
+            _ => return false,
+        };
+        matches!(errno, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOSPC)
+    }
+}
+
 impl fmt::Display for PoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

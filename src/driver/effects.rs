@@ -63,6 +63,25 @@ impl Shared {
         driven
     }
 
+    /// Replaces the template of a fork pool if it has died. On a thread of the user's that waits for the pool: it holds no
+    /// lock of this crate, and it is often the only thread besides those of the pool, so that a fork is allowed here and
+    /// nowhere else.
+    pub(super) fn restore_template<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {
+        if !std::mem::take(&mut driven.engine.effects.template_died) {
+            return driven;
+        }
+        let starter = self.starter.lock().clone();
+        let restored = MutexGuard::unlocked(&mut driven, || starter.map(|starter| starter.settle()));
+        match restored {
+            Some(Ok(())) => driven.engine.template_restored(),
+            Some(Err(_)) => driven.engine.template_refused(),
+            None => {}
+        }
+        // The starts that are due now are the background thread's.
+        self.alert(&mut driven);
+        driven
+    }
+
     /// Starts the workers that are due. On the background thread only: a start may take long, and a thread that waits
     /// for a result must not wait for that.
     pub(super) fn start_due<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {

@@ -113,6 +113,7 @@ impl Shared {
             // Before `check`, so that what the turn made due happens even if this thread is done.
             self.alert(&mut driven);
             driven = self.settle_effects(driven);
+            driven = self.restore_template(driven);
             let result = check(&mut driven.engine);
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             // The effects were settled without the lock: a join may have ended all events meanwhile.

@@ -29,6 +29,9 @@ pub(crate) struct Effects {
     pub(crate) calls: Vec<Due>,
     /// Processes that are not needed: dropping one waits for its end.
     pub(crate) unwanted: Vec<Child>,
+    /// The template of a fork pool has died. Only a thread of the user's that waits for the pool may replace it: beside that
+    /// thread there may be no foreign one.
+    pub(crate) template_died: bool,
     /// A worker cannot use its link: later workers get one of another kind.
     pub(crate) link_refused: bool,
     /// Large values that are not needed any more: giving their memory back takes the kernel a while.

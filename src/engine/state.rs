@@ -21,6 +21,7 @@ use std::time::Instant;
 use log::Level;
 use parking_lot::Condvar;
 use start_methods::Child;
+use start_methods::StartError;
 
 use crate::engine::config;
 use crate::engine::config::Config;
@@ -38,6 +39,7 @@ use crate::schedule::Action;
 use crate::schedule::Lost;
 use crate::schedule::Schedule;
 use crate::schedule::WorkerId;
+use crate::schedule::restarts::Ending;
 use crate::sys::failpoint::shortened;
 use crate::sys::processor;
 use crate::sys::processor::Cpu;
@@ -77,6 +79,8 @@ pub(crate) struct Engine {
     pub(super) workers: Workers,
     next_id: u64,
     pub(super) last_start_error: Option<PoolError>,
+    /// The template of a fork pool has died, and a thread has tried in vain to replace it.
+    is_template_refused: bool,
     /// When SIGKILL follows, once the pool has ended.
     killed_by: Option<Instant>,
     /// Threads that wait for the end of workers without driving.
@@ -105,6 +109,7 @@ impl Engine {
             workers: Workers::new(watch),
             next_id: 1,
             last_start_error: None,
+            is_template_refused: false,
             killed_by: None,
             watchers: Vec::new(),
             cache,
@@ -238,10 +243,31 @@ impl Engine {
     /// A worker process could not be started.
     pub(crate) fn start_failed(&mut self, error: PoolError) {
         self.effects.log(Level::Warn, error.to_string());
+        let template_died = matches!(error, PoolError::Start(StartError::TemplateDied));
+        // A lost template waits for a thread that may replace it, unless one has tried in vain.
+        let may_return = template_died && !self.is_template_refused;
+        self.effects.template_died |= may_return;
+        let ending = match error.is_scarcity() || may_return {
+            true => Ending::Scarcity,
+            false => Ending::Other,
+        };
         self.last_start_error = Some(error);
-        self.schedule.start_failed(Instant::now());
+        self.schedule.start_failed(ending, Instant::now());
         self.carry_out();
         self.notify_if_at_rest();
+    }
+
+    /// The template of a fork pool has been replaced: the next start is due at once.
+    pub(crate) fn template_restored(&mut self) {
+        self.is_template_refused = false;
+        self.schedule.retry_starts(Instant::now());
+        self.carry_out();
+    }
+
+    /// The template of a fork pool cannot be replaced, because there are threads about which nothing is known. They seldom
+    /// end soon.
+    pub(crate) fn template_refused(&mut self) {
+        self.is_template_refused = true;
     }
 
     /// Workers that were to be started will not be.

@@ -178,9 +178,10 @@ impl Schedule {
 
     pub(super) fn count_start_failure(&mut self, ending: Ending, now: Instant) {
         self.restarts.failed(ending, now);
-        // A worker that still serves keeps the pool alive, however often replacements fail.
-        let serving = self.roster.all().any(|entry| entry.stage == Stage::Ready);
-        if self.restarts.are_too_many(self.size.max()) && !serving && !self.broken && self.wanted() > 0 {
+        // A worker that lives and has served keeps the pool alive, however often replacements fail: what it holds must not
+        // be lost with the pool.
+        let serving = self.roster.all().any(|entry| entry.stage != Stage::Starting);
+        if self.restarts.are_too_many(self.size.max(), now) && !serving && !self.broken && self.wanted() > 0 {
             self.broken = true;
             self.actions.push_back(Action::Break);
         }

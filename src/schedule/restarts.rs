@@ -12,6 +12,9 @@ const START_FAILURES_MAX: u32 = 3;
 /// Starts that may be ended by SIGKILL in a row while no worker is ready. The signal comes from outside, so a retry is
 /// likely to succeed, and needs no pause; but it may be an OOM killer that kills every one.
 const START_KILLS_MAX: u32 = 100;
+/// How long starts may fail for want of processes, descriptors or memory while no worker is ready. Such a want often
+/// passes: another program ends, or closes what it had open.
+const SCARCITY_MAX: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -20,6 +23,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub(crate) enum Ending {
     /// By SIGKILL from another process, which predicts nothing about the next worker.
     Killed,
+    /// It was not made for want of processes, descriptors or memory, which other programs may give back at any time.
+    Scarcity,
     Other,
 }
 
@@ -29,6 +34,9 @@ pub(crate) struct Restarts {
     failures: u32,
     /// Starts that were ended by SIGKILL.
     kills: u32,
+    /// Starts that failed for want of something, and when the first of them did.
+    shortages: u32,
+    scarce_since: Option<Instant>,
     again_at: Option<Instant>,
 }
 
@@ -42,23 +50,34 @@ impl Restarts {
     pub(crate) fn failed(&mut self, ending: Ending, now: Instant) {
         match ending {
             Ending::Killed => self.kills = self.kills.saturating_add(1),
+            Ending::Scarcity => {
+                self.shortages = self.shortages.saturating_add(1);
+                self.scarce_since.get_or_insert(now);
+                self.pause(self.shortages, now);
+            }
             Ending::Other => {
                 self.failures = self.failures.saturating_add(1);
-                let backoff = BACKOFF_MIN * 2u32.saturating_pow(self.failures.min(16) - 1);
-                self.again_at = Some(now + backoff.min(BACKOFF_MAX));
+                self.pause(self.failures, now);
             }
         }
     }
 
+    fn pause(&mut self, failures: u32, now: Instant) {
+        let backoff = BACKOFF_MIN * 2u32.saturating_pow(failures.min(16) - 1);
+        self.again_at = Some(now + backoff.min(BACKOFF_MAX));
+    }
+
     /// Whether a pool of `processes` workers, none of which serves, should give up.
-    pub(crate) fn are_too_many(&self, processes: usize) -> bool {
+    pub(crate) fn are_too_many(&self, processes: usize, now: Instant) -> bool {
         let per_worker = u32::try_from(processes).unwrap_or(u32::MAX);
-        self.failures >= START_FAILURES_MAX.max(per_worker) || self.kills >= START_KILLS_MAX.max(per_worker)
+        self.failures >= START_FAILURES_MAX.max(per_worker)
+            || self.kills >= START_KILLS_MAX.max(per_worker)
+            || self.scarce_since.is_some_and(|since| now >= since + SCARCITY_MAX)
     }
 
     /// How many starts have failed in a row.
     pub(crate) fn count(&self) -> u32 {
-        self.failures.saturating_add(self.kills)
+        self.failures.saturating_add(self.kills).saturating_add(self.shortages)
     }
 
     /// When the next start may be tried, if not yet.
@@ -87,11 +106,11 @@ mod tests {
         let now = Instant::now();
         for _ in 0..2 {
             restarts.failed(Ending::Other, now);
-            assert!(!restarts.are_too_many(2));
+            assert!(!restarts.are_too_many(2, now));
         }
         restarts.failed(Ending::Other, now);
-        assert!(restarts.are_too_many(2));
-        assert!(!restarts.are_too_many(4), "one try for each worker at least");
+        assert!(restarts.are_too_many(2, now));
+        assert!(!restarts.are_too_many(4, now), "one try for each worker at least");
     }
 
     #[test]
@@ -116,5 +135,20 @@ mod tests {
         assert_eq!(restarts.again_at(now), Some(now + 2 * BACKOFF_MIN));
         (0..100).for_each(|_| restarts.failed(Ending::Other, now));
         assert_eq!(restarts.again_at(now), Some(now + BACKOFF_MAX));
+    }
+
+    #[test]
+    fn want_of_resources_has_its_time_and_growing_pauses() {
+        let mut restarts = Restarts::default();
+        let start = Instant::now();
+        let (mut now, mut tries) = (start, 0);
+        while !restarts.are_too_many(2, now) {
+            restarts.failed(Ending::Scarcity, now);
+            now = restarts.again_at(now).unwrap();
+            tries += 1;
+        }
+        assert!(now >= start + SCARCITY_MAX && tries < 60, "{tries} tries");
+        restarts.succeeded();
+        assert!(!restarts.are_too_many(2, now));
     }
 }

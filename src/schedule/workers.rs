@@ -29,9 +29,15 @@ impl Schedule {
     }
 
     /// A decided start has failed before there was a process.
-    pub(crate) fn start_failed(&mut self, now: Instant) {
+    pub(crate) fn start_failed(&mut self, ending: Ending, now: Instant) {
         self.starts_dropped(1);
-        self.count_start_failure(Ending::Other, now);
+        self.count_start_failure(ending, now);
+        self.balance(now);
+    }
+
+    /// The cause of failed starts is gone.
+    pub(crate) fn retry_starts(&mut self, now: Instant) {
+        self.restarts.succeeded();
         self.balance(now);
     }
 

@@ -206,8 +206,9 @@ impl fmt::Display for StartError {
                  find it"
             ),
             Self::TemplateDied => f.write_str(
-                "the template process of this starter has died, and the state it preserved is lost; \
-                 make a new Starter",
+                "the template process of this starter has died, and a new one cannot be forked while \
+                 this process has other threads; call settle() when it has none, use forkserver or \
+                 spawn, or promise that the threads hold no lock (fork_despite_threads)",
             ),
             Self::Preload { message } => {
                 write!(f, "a preload function failed in the fork server: {message}")

@@ -194,7 +194,7 @@ impl World {
             self.workers.insert(worker, ModelWorker::default());
             self.schedule.started(worker, self.now);
         } else {
-            self.schedule.start_failed(self.now);
+            self.schedule.start_failed(Ending::Other, self.now);
         }
     }
 

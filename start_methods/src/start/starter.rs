@@ -220,7 +220,9 @@ impl Starter {
     /// For fork: preserves the present state of this process. All later starts of this starter are forked from a
     /// *template*, a copy of this process as it is now. Foreign threads may be started after this.
     ///
-    /// Has no effect the second time, or for the other methods.
+    /// Has no effect while the template lives, or for the other methods. A template that has died is replaced by a copy of
+    /// this process as it is now: here, or by a starter of [`fork_despite_threads`](Self::fork_despite_threads) at the
+    /// next start.
     ///
     /// # Errors
     ///
@@ -475,10 +477,17 @@ impl Order<'_> {
         let Self { starter, births: pipe, request } = self;
         let executable = starter.executable.as_deref();
         match starter.method {
-            StartMethod::Fork => match starter.slot().start_from_template(request, boot) {
-                Some(result) => result,
-                None => fork::start(boot, starter.foreign, births(pipe)?),
-            },
+            StartMethod::Fork => {
+                let template = || match starter.foreign {
+                    ForeignThreads::Tolerate => Server::fork_template(starter.foreign, births(pipe)?),
+                    // This may be any thread, so that there are others. `settle` is called where there may be none.
+                    ForeignThreads::Refuse => Err(StartError::TemplateDied),
+                };
+                match starter.slot().start_from_template(request, boot, template) {
+                    Some(result) => result,
+                    None => fork::start(boot, starter.foreign, births(pipe)?),
+                }
+            }
             StartMethod::Spawn => spawn::start(boot, StartMethod::Spawn, executable),
             StartMethod::Forkserver => starter.slot().start(request, boot, executable),
         }

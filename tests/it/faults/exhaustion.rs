@@ -27,6 +27,8 @@ cases![
     payloads_need_no_descriptors_that_are_not_there,
     large_items_that_wait_need_few_descriptors,
     large_values_that_no_file_takes,
+    want_of_descriptors_breaks_no_pool,
+    pool_that_has_shrunk_to_nothing_survives_a_want_of_descriptors,
 ];
 
 /// Runs `body` while at most `spare` more descriptors can be opened.
@@ -266,4 +268,31 @@ fn large_values_that_no_file_takes(method: StartMethod) {
     }
     stage::assert_works(&pool);
     assert_eq!(pool.pids(), pids, "the worker was replaced");
+}
+
+/// The last worker dies while no other can be made, and work waits.
+fn want_of_descriptors_breaks_no_pool(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    stage::assert_works(&pool);
+    let handles: Vec<_> = with_spare_descriptors(0, || {
+        stage::kill_if_there(pool.pids()[0]);
+        let handles = (0..50u32).map(|x| pool.retries(5).apply_async((x,), |x| x + 1)).collect();
+        thread::sleep(std::time::Duration::from_millis(300));
+        handles
+    });
+    let values: Vec<u32> = handles.iter().map(|handle| handle.get().unwrap()).collect();
+    assert_eq!(values, (1..51).collect::<Vec<_>>());
+}
+
+fn pool_that_has_shrunk_to_nothing_survives_a_want_of_descriptors(method: StartMethod) {
+    let idle = std::time::Duration::from_millis(5);
+    let pool = Pool::builder().processes(2).start_method(method).idle_timeout(idle).build().unwrap();
+    stage::assert_works(&pool);
+    stage::until("an empty pool", || pool.pids().is_empty());
+    let handle = with_spare_descriptors(0, || {
+        let handle = pool.apply_async((1u32,), |x| x + 1);
+        thread::sleep(std::time::Duration::from_millis(300));
+        handle
+    });
+    assert_eq!(handle.get().unwrap(), 2);
 }

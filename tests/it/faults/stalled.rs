@@ -32,6 +32,7 @@ cases![
     statuses_are_exact_or_unknown_beside_a_stopped_server,
     server_that_dies_in_a_burst_of_recycles_hangs_nobody,
     server_that_stops_while_it_starts_is_replaced,
+    server_that_dies_with_all_workers_is_replaced,
 ];
 
 /// Much longer than it takes to detect a stopped server, and shorter than the timeout of a slow one.
@@ -57,7 +58,8 @@ fn stop(server: Option<u32>) {
     }
 }
 
-/// A pool whose template has died has lost the state it was made with, and reports that.
+/// A template that has died cannot be replaced while the case has other threads; the pool reports that when its last worker
+/// is gone.
 fn assert_works_or_is_lost(pool: &Pool, method: StartMethod) {
     match (method, pool.map(0..20u64, |x| x * x)) {
         (_, Ok(values)) => assert_eq!(values, (0..20u64).map(|x| x * x).collect::<Vec<_>>()),
@@ -234,4 +236,18 @@ fn server_that_stops_while_it_starts_is_replaced(method: StartMethod) {
     let error = built.unwrap_err();
     assert!(error.to_string().contains("stopped"), "{error}");
     assert_eq!(forkserver::pid(), None);
+}
+
+/// The template of `fork` as well, since this thread, which waits, is the only one of the case.
+fn server_that_dies_with_all_workers_is_replaced(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    for signal in [Signal::SIGKILL, Signal::SIGQUIT, Signal::SIGTERM] {
+        if let Some(server) = starter(&pool) {
+            stage::signal(server, signal);
+        }
+        for pid in pool.pids() {
+            stage::signal_if_there(pid, Signal::SIGKILL);
+        }
+        assert_eq!(pool.map(0..20u64, |x| x * x).unwrap(), (0..20u64).map(|x| x * x).collect::<Vec<_>>());
+    }
 }

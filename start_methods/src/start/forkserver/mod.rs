@@ -123,11 +123,13 @@ impl Slot {
         }
     }
 
-    /// Starts a child by a template, which cannot be replaced. `None` if there is no template.
+    /// Starts a child by a template. One that has died is replaced by what `make` returns; if this process may not fork
+    /// now, it stays in the slot, dead. `None` if there is no template.
     pub(crate) fn start_from_template(
         &self,
         request: Option<ForkRequest<'_>>,
         boot: &Boot<'_>,
+        make: impl FnOnce() -> Result<Server, StartError>,
     ) -> Option<Result<Child, StartError>> {
         if request.is_none() && process::lock(&self.server).is_none() {
             return None;
@@ -141,19 +143,27 @@ impl Slot {
         Some(match request.receive() {
             Ok(child) => deliver(child, &prepared),
             Err(broken) => {
-                // It stays in the slot, dead: later starts must not silently fork the present state.
-                log::warn!("the template is killed: {broken}");
-                request.slot.as_ref().inspect(|server| server.kill());
-                Err(StartError::TemplateDied)
+                log::warn!("the template process is lost: {broken}");
+                let slot = &mut request.slot;
+                slot.as_ref().inspect(|server| server.kill());
+                match replace_template(slot, make) {
+                    Ok(()) => match fork_from(slot, None, &prepared) {
+                        Ok(child) => deliver(child, &prepared),
+                        Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
+                    },
+                    Err(error) => Err(error),
+                }
             }
         })
     }
 
-    /// Puts the server that `make` returns into the slot, unless there is one.
+    /// Puts the server that `make` returns into the slot, unless there is one that lives.
     pub(crate) fn fill(&self, make: impl FnOnce() -> Result<Server, StartError>) -> Result<(), StartError> {
         let mut slot = process::lock(&self.server);
-        if slot.is_none() {
-            *slot = Some(make()?);
+        match slot.as_ref() {
+            None => *slot = Some(make()?),
+            Some(server) if server.running().is_none() => replace_template(&mut slot, make)?,
+            Some(_) => {}
         }
         Ok(())
     }
@@ -189,6 +199,22 @@ pub(crate) fn shared() -> &'static Slot {
 
 fn preloads() -> Vec<fn()> {
     process::lock(&STATE.get().preloads).clone()
+}
+
+/// Replaces a template that has died. An error of the new one leaves the dead one in the slot: a later start must not
+/// fork this process where a template was asked for, and may try again to replace it.
+fn replace_template(
+    slot: &mut Option<Server>,
+    make: impl FnOnce() -> Result<Server, StartError>,
+) -> Result<(), StartError> {
+    match make() {
+        Ok(server) => {
+            *slot = Some(server);
+            Ok(())
+        }
+        Err(StartError::ForeignThreads { .. }) => Err(StartError::TemplateDied),
+        Err(error) => Err(error),
+    }
 }
 
 /// One attempt. After an error the slot is empty, and a second attempt may succeed.
