@@ -24,6 +24,7 @@ use crate::work::batch::JobPolicy;
 use crate::work::batch::Work;
 use crate::work::jobs::Callback;
 use crate::work::jobs::JobContext;
+use crate::work::jobs::Leftover;
 use crate::work::jobs::Log;
 
 /// A job to be opened.
@@ -49,15 +50,6 @@ pub(crate) enum More {
     Follows,
     /// Seals the job.
     Never,
-}
-
-/// What becomes of the items of an abandoned job that have no outcome yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leftover {
-    /// They run, and callbacks are called.
-    Run,
-    /// Those that no worker has been given are skipped.
-    Skip,
 }
 
 /// The result of [`Backend::exchange`].

@@ -39,9 +39,9 @@ mod verbs;
 pub(crate) use backend::Backend;
 pub(crate) use backend::Exchange;
 pub(crate) use backend::IfClosed;
-pub(crate) use backend::Leftover;
 pub(crate) use backend::More;
 pub(crate) use backend::Opening;
 pub(crate) use start::start;
 
 pub(crate) use crate::engine::GRACE;
+pub(crate) use crate::work::jobs::Leftover;

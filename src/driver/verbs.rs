@@ -10,7 +10,6 @@ use start_methods::StartMethod;
 use crate::driver::backend::Backend;
 use crate::driver::backend::Exchange;
 use crate::driver::backend::IfClosed;
-use crate::driver::backend::Leftover;
 use crate::driver::backend::More;
 use crate::driver::backend::Opening;
 use crate::driver::callbacks::Callbacks;
@@ -23,6 +22,7 @@ use crate::work::batch::JobId;
 use crate::work::batch::Work;
 use crate::work::jobs::Callback;
 use crate::work::jobs::Job;
+use crate::work::jobs::Leftover;
 use crate::work::jobs::Log;
 
 /// Submits the work up to the first refusal, and seals the job after that or if nothing follows.
@@ -108,7 +108,7 @@ impl Backend for Shared {
     fn abandon(&self, job: JobId, leftover: Leftover) {
         // What is left of the job may be large, so it is dropped here, outside the lock. A forked copy has nothing to
         // give back.
-        drop(self.with(|engine| engine.abandon(job, leftover == Leftover::Skip)));
+        drop(self.with(|engine| engine.abandon(job, leftover)));
     }
 
     fn window(&self, job: JobId) -> u64 {

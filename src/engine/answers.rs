@@ -8,6 +8,7 @@ use crate::engine::reports::panic_of;
 use crate::engine::state::Engine;
 use crate::engine::state::Phase;
 use crate::engine::worker_handle::Leisure;
+use crate::engine::workers::Descriptor;
 use crate::error::Failure;
 use crate::error::Panic;
 use crate::error::Side;
@@ -101,7 +102,7 @@ impl Engine {
     ) -> Result<(), LinkError> {
         let Some(handle) = self.workers.get_mut(worker) else { return Ok(()) };
         handle.link.receive(inbox, share)?;
-        let obeyed = handle.link.orders_obeyed();
+        let executed = handle.link.orders_executed();
         let measures_itself = handle.link.measures_itself();
         let mut answered = None;
         // Asked anew for each arrival: an answer that makes no sense ends the trust in all that follow it.
@@ -132,7 +133,7 @@ impl Engine {
         }
         self.after_receive(worker, inbox, answered);
         if let Some(handle) = self.workers.get(worker)
-            && handle.link.orders_obeyed() != obeyed
+            && handle.link.orders_executed() != executed
         {
             self.schedule.is_prepared(worker, now);
         }
@@ -164,7 +165,7 @@ impl Engine {
             LinkError::Nonsense(message) => self.on_nonsense(worker, message),
             LinkError::Closed => {
                 // The worker ends at its next answer, which it cannot send.
-                self.workers.stop_reading_link(worker);
+                self.workers.unwatch(worker, Descriptor::Link);
                 self.dismiss(worker);
             }
         }

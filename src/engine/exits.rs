@@ -16,6 +16,7 @@ use crate::engine::state::Engine;
 use crate::engine::state::Phase;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::WorkerHandle;
+use crate::engine::workers::Descriptor;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::schedule::Departure;
@@ -44,15 +45,15 @@ impl Engine {
         let Some(handle) = self.workers.get_mut(worker) else { return };
         // Its status is still to come. From here on that is what is waited for, not the pidfd, which stays readable.
         handle.status_due.get_or_insert_with(|| Instant::now() + STATUS_TIMEOUT);
-        self.workers.stop_reading_pidfd(worker);
+        self.workers.unwatch(worker, Descriptor::Pidfd);
     }
 
     /// The status descriptor is readable: here is the status, or the server that would report it is gone. The worker
     /// itself may well be alive.
     pub(super) fn on_status(&mut self, worker: WorkerId) {
         self.reap_if_exited(worker);
-        // At its end it would stay readable. The pidfd reports the death, and a timer ends the wait for its status.
-        self.workers.stop_reading_status(worker);
+        // The pidfd reports the death, and a timer ends the wait for its status.
+        self.workers.unwatch(worker, Descriptor::Status);
     }
 
     fn reap_if_exited(&mut self, worker: WorkerId) {

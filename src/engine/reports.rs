@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::engine::state::Engine;
 use crate::engine::worker_handle::Greeting;
+use crate::engine::workers::Descriptor;
 use crate::error::Panic;
 use crate::error::PoolError;
 use crate::schedule::WorkerId;
@@ -38,7 +39,7 @@ impl Engine {
                 Ok(None) if !is_closed => return,
                 Ok(None) | Err(StartError::DiedBeforeHello { .. }) => {
                     // Its pidfd tells how it ended. If it does not end, it has become another program.
-                    self.workers.stop_reading_control(worker);
+                    self.workers.unwatch(worker, Descriptor::Control);
                     self.workers.kill_soon(worker);
                     return;
                 }
@@ -73,7 +74,7 @@ impl Engine {
     /// The worker is about to end, or a task has shut what is not its own, or executed another program.
     fn on_control_closed(&mut self, worker: WorkerId) {
         // At its end it would stay readable.
-        self.workers.stop_reading_control(worker);
+        self.workers.unwatch(worker, Descriptor::Control);
         self.dismiss(worker);
         // One that has nothing left to run has been given its last moment already, wherever it is.
         if self
@@ -92,7 +93,7 @@ impl Engine {
                 handle.link.attached(number, fd);
                 // Each belongs to an answer, and each answer to an item that the worker holds.
                 if handle.link.attachments() as u64 > self.schedule.items_held(worker) {
-                    self.distrust(worker, "it sends what nobody asked for");
+                    self.distrust(worker, "it sends what it was not asked for");
                 }
             }
             // Once: the process aborts behind it.

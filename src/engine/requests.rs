@@ -13,6 +13,7 @@ use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
 use crate::work::jobs::Callback;
 use crate::work::jobs::Job;
+use crate::work::jobs::Leftover;
 use crate::work::jobs::Log;
 
 impl Engine {
@@ -40,7 +41,10 @@ impl Engine {
             return Err(refusal);
         }
         let id = JobId(self.new_id());
-        self.schedule.open(id, policy, job.feeding);
+        match job.feeding {
+            true => self.schedule.open_feeding(id, policy),
+            false => self.schedule.open(id, policy),
+        }
         self.jobs.insert(id, job);
         Ok(id)
     }
@@ -89,16 +93,16 @@ impl Engine {
         self.notify_if_at_rest();
     }
 
-    /// The job's results are not wanted any more. If `cancel`, what has not been handed out is not run either. What is
-    /// left of the job, if anything, may be large, and is to be dropped outside the lock.
-    pub(crate) fn abandon(&mut self, id: JobId, cancel: bool) -> Option<Job> {
+    /// The job's results are not wanted any more. What is left of the job, if anything, may be large, and is to be dropped
+    /// outside the lock.
+    pub(crate) fn abandon(&mut self, id: JobId, leftover: Leftover) -> Option<Job> {
         let job = self.jobs.get_mut(id)?;
         job.abandoned = true;
         if job.is_finished() {
             return self.jobs.remove(id);
         }
         self.seal(id);
-        if cancel {
+        if leftover == Leftover::Skip {
             self.cancel(id);
         }
         None

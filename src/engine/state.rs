@@ -45,6 +45,7 @@ use crate::sys::processor;
 use crate::sys::processor::Cpu;
 use crate::sys::spin;
 use crate::transport::link::AnswerProbe;
+use crate::transport::link::Holds;
 use crate::transport::link::Inbox;
 use crate::transport::link::Link;
 use crate::transport::link::Peer;
@@ -302,13 +303,13 @@ impl Engine {
     }
 
     fn send(&mut self, worker: WorkerId, span: &Span, number: FrameNumber) {
-        let alone = self.schedule.holds_only(worker, number);
+        let holds = if self.schedule.holds_only(worker, number) { Holds::Nothing } else { Holds::Other };
         let context = self.jobs.get(span.batch.job).and_then(|job| job.context.as_ref());
         let Some(handle) = self.workers.get_mut(worker) else {
             self.schedule.send_refused(worker, 0);
             return;
         };
-        match handle.send(span, number, context, alone) {
+        match handle.send(span, number, context, holds) {
             Ok(Sent::Taken) => self.allow_spinning(worker),
             Ok(Sent::Part(items)) => {
                 self.schedule.send_refused(worker, items);

@@ -80,6 +80,13 @@ pub(crate) struct Watch {
     pub(crate) nudge: Bell,
 }
 
+/// What is reported of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    Readable,
+    ReadableOrWritable,
+}
+
 impl Watch {
     pub(crate) fn new() -> io::Result<Self> {
         let epoll_fd = PrivateFd::adopt(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?.0)?;
@@ -102,11 +109,11 @@ impl Watch {
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, source.token()))?)
     }
 
-    /// Reports `source` also while `fd` has room to write, or no longer.
-    pub(crate) fn set_wants_room(&self, fd: BorrowedFd<'_>, source: Source, wants_room: bool) -> io::Result<()> {
-        let flags = match wants_room {
-            true => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
-            false => EpollFlags::EPOLLIN,
+    /// Changes what is reported of `fd`, which has been added.
+    pub(crate) fn set_interest(&self, fd: BorrowedFd<'_>, source: Source, interest: Interest) -> io::Result<()> {
+        let flags = match interest {
+            Interest::Readable => EpollFlags::EPOLLIN,
+            Interest::ReadableOrWritable => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
         };
         Ok(self.epoll.modify(fd, &mut EpollEvent::new(flags, source.token()))?)
     }

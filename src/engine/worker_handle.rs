@@ -12,6 +12,7 @@ use crate::error::Panic;
 use crate::error::TaskError;
 use crate::schedule::load::ItemId;
 use crate::sys::failpoint::shortened;
+use crate::transport::link::Holds;
 use crate::transport::link::Link;
 use crate::transport::note::Sent;
 use crate::work::batch::Span;
@@ -120,9 +121,9 @@ impl WorkerHandle {
         span: &Span,
         number: FrameNumber,
         context: Option<&JobContext>,
-        alone: bool,
+        holds: Holds,
     ) -> io::Result<Sent> {
-        self.link.send(self.child.control(), span, number, context, alone)
+        self.link.send(self.child.control(), span, number, context, holds)
     }
 
     /// Tells the worker to leave when it has done what it was given.

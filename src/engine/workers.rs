@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -15,6 +16,7 @@ use nix::sys::signal::Signal;
 use start_methods::Child;
 
 use crate::engine::effects::Effects;
+use crate::engine::watch::Interest;
 use crate::engine::watch::Source;
 use crate::engine::watch::Watch;
 use crate::engine::worker_handle::WorkerHandle;
@@ -37,6 +39,29 @@ pub(crate) enum Ringers {
     Some,
     /// The driver must not sleep: there are answers already.
     Late,
+}
+
+/// A descriptor through which the parent learns of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Descriptor {
+    Link,
+    Control,
+    Pidfd,
+    Status,
+}
+
+impl Descriptor {
+    const ALL: [Self; 4] = [Self::Link, Self::Control, Self::Pidfd, Self::Status];
+
+    /// `None` if the worker has no such descriptor.
+    fn of(self, handle: &WorkerHandle) -> Option<BorrowedFd<'_>> {
+        match self {
+            Descriptor::Link => Some(handle.link.fd()),
+            Descriptor::Control => Some(handle.child.control().as_fd()),
+            Descriptor::Pidfd => Some(handle.child.pidfd()),
+            Descriptor::Status => handle.child.status_fd(),
+        }
+    }
 }
 
 /// A worker that cannot be watched.
@@ -132,8 +157,8 @@ impl Workers {
 
     /// Removes a worker that is not dead, and goes on to watch its end.
     pub(crate) fn remove_unended(&mut self, worker: WorkerId) -> Option<WorkerHandle> {
-        self.stop_reading_link(worker);
-        self.stop_reading_control(worker);
+        self.unwatch(worker, Descriptor::Link);
+        self.unwatch(worker, Descriptor::Control);
         self.handles.remove(&worker)
     }
 
@@ -153,10 +178,7 @@ impl Workers {
 
     fn unwatch_descriptors(&self, handle: &WorkerHandle) {
         let Some(watch) = &self.watch else { return };
-        watch.remove(handle.link.fd());
-        watch.remove(handle.child.control().as_fd());
-        watch.remove(handle.child.pidfd());
-        if let Some(fd) = handle.child.status_fd() {
+        for fd in Descriptor::ALL.into_iter().filter_map(|descriptor| descriptor.of(handle)) {
             watch.remove(fd);
         }
     }
@@ -164,7 +186,7 @@ impl Workers {
     /// The link of the worker is full: watches it for room, if nothing else will tell.
     pub(crate) fn wait_for_room(&mut self, worker: WorkerId, effects: &mut Effects) {
         if self.handles.get_mut(&worker).is_some_and(|handle| handle.link.begins_to_wait_for_room()) {
-            self.watch_for_room(worker, true, effects);
+            self.set_interest(worker, Interest::ReadableOrWritable, effects);
         }
     }
 
@@ -172,13 +194,13 @@ impl Workers {
     pub(crate) fn has_room_again(&mut self, worker: WorkerId, effects: &mut Effects) {
         if let Some(handle) = self.handles.get_mut(&worker) {
             handle.link.has_room_again();
-            self.watch_for_room(worker, false, effects);
+            self.set_interest(worker, Interest::Readable, effects);
         }
     }
 
-    fn watch_for_room(&self, worker: WorkerId, wants_room: bool, effects: &mut Effects) {
+    fn set_interest(&self, worker: WorkerId, interest: Interest, effects: &mut Effects) {
         let Some(handle) = self.handles.get(&worker) else { return };
-        if let Err(error) = self.watch().set_wants_room(handle.link.fd(), Source::Link(worker), wants_room) {
+        if let Err(error) = self.watch().set_interest(handle.link.fd(), Source::Link(worker), interest) {
             effects.log(Level::Error, format!("epoll_ctl(EPOLL_CTL_MOD): {error}: a bug in procpool"));
         }
     }
@@ -285,42 +307,18 @@ impl Workers {
     pub(crate) fn distrust(&mut self, worker: WorkerId, message: String, effects: &mut Effects) {
         if let Some(handle) = self.handles.get_mut(&worker) {
             handle.trust.distrust(PoolError::Protocol { message });
-            if let Some(watch) = &self.watch {
-                // What lies there is never read, so the descriptor could stay readable until the worker is reaped.
-                watch.remove(handle.link.fd());
-            }
         }
+        // The link is never read again, so it could stay readable until the worker is reaped.
+        self.unwatch(worker, Descriptor::Link);
         self.kill(worker, effects);
     }
 
-    /// Stops reading the control socket: nothing more that comes there is of interest, and at its end it would stay
-    /// readable.
-    pub(crate) fn stop_reading_control(&self, worker: WorkerId) {
-        if let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch) {
-            watch.remove(handle.child.control().as_fd());
-        }
-    }
-
-    /// Stops reading the link: a task has shut it down, and it would stay readable.
-    pub(crate) fn stop_reading_link(&self, worker: WorkerId) {
-        if let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch) {
-            watch.remove(handle.link.fd());
-        }
-    }
-
-    /// Stops reading the pidfd, which has reported the end.
-    pub(crate) fn stop_reading_pidfd(&self, worker: WorkerId) {
-        if let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch) {
-            watch.remove(handle.child.pidfd());
-        }
-    }
-
-    /// Stops reading the status descriptor, which has reported all that it will.
-    pub(crate) fn stop_reading_status(&self, worker: WorkerId) {
+    /// Stops watching a descriptor of the worker: it has reported all that it will, and would stay readable.
+    pub(crate) fn unwatch(&self, worker: WorkerId, descriptor: Descriptor) {
         if let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch)
-            && let Some(status) = handle.child.status_fd()
+            && let Some(fd) = descriptor.of(handle)
         {
-            watch.remove(status);
+            watch.remove(fd);
         }
     }
 

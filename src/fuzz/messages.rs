@@ -10,13 +10,14 @@ use crate::transport::frame;
 use crate::transport::frame::Answer;
 use crate::transport::frame::Body;
 use crate::transport::frame::Head;
-use crate::transport::frame::ITEM_HEAD;
 use crate::transport::frame::ItemReader;
 use crate::transport::frame::Order;
+use crate::transport::frame::Placement;
 use crate::transport::panic_record::PanicRecord;
 use crate::transport::ring::parent::hostile;
 use crate::values::codec;
 use crate::work::batch::Batch;
+use crate::work::batch::ITEM_HEAD;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
@@ -24,7 +25,7 @@ use crate::work::batch::Span;
 /// A frame in either direction, and the items in it. What parses is encoded again, to the same bytes.
 pub fn frame(data: &[u8]) {
     if let Ok(Answer { kind, sequence, body }) = frame::parse_answer(data) {
-        assert_is(data, Head::answer(kind, sequence, body == Body::Attached), body);
+        assert_is(data, Head::answer(kind, sequence, placement_of(body)), body);
     }
     if let Ok(order) = frame::parse_order(data) {
         assert_order_is(order, data);
@@ -48,12 +49,19 @@ fn assert_is(data: &[u8], head: Head, body: Body<'_>) {
     }
 }
 
+fn placement_of(body: Body<'_>) -> Placement {
+    match body {
+        Body::Inline(_) => Placement::Inline,
+        Body::Attached => Placement::Attached,
+    }
+}
+
 /// The bytes are the frame of this order.
 fn assert_order_is(order: Order<'_>, data: &[u8]) {
     match order {
         Order::Define { function, definition } => assert_is(data, Head::define(function), Body::Inline(definition)),
         Order::Context { function, context, body } => {
-            assert_is(data, Head::context(function, context, body == Body::Attached), body);
+            assert_is(data, Head::context(function, context, placement_of(body)), body);
         }
         Order::Forget { context } => assert_eq!(data, Head::forget(context).as_bytes()),
         Order::Run { target, number, body: Body::Inline(bytes) } => {
@@ -90,6 +98,6 @@ fn assert_round_trip<T: Serialize + for<'de> Deserialize<'de> + PartialEq + Debu
 /// number of items in one span.
 pub fn arrivals(data: &[u8]) {
     if let [records, items_max, bytes @ ..] = data {
-        hostile::take_apart(bytes, u32::from(*records) + 1, u32::from(*items_max) + 1);
+        hostile::split_all(bytes, u32::from(*records) + 1, u32::from(*items_max) + 1);
     }
 }

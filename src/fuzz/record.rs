@@ -27,6 +27,7 @@ use crate::transport::control::Initializer;
 use crate::transport::control::LinkKind;
 use crate::transport::control::Setup;
 use crate::transport::frame::Head;
+use crate::transport::frame::Placement;
 use crate::transport::frame::close_item;
 use crate::transport::note::Note;
 use crate::transport::ring;
@@ -170,7 +171,7 @@ fn record_frames() {
     let good = items(&[&[21], &[42]]);
     for (name, function) in tasks {
         send(&format!("define-{name}"), &definition(function), &[]);
-        send(&format!("context-{name}"), Head::context(F, 7, false).as_bytes(), b"\x03abc");
+        send(&format!("context-{name}"), Head::context(F, 7, Placement::Inline).as_bytes(), b"\x03abc");
         let batch = Batch {
             job: JobId(1),
             target: target(if name == "context" { 7 } else { 0 }),

@@ -12,10 +12,15 @@ use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
 
 impl Schedule {
-    /// A job begins. A `feeding` job delays the end of a closed pool until [`fed`](Self::fed).
-    pub(crate) fn open(&mut self, job: JobId, policy: JobPolicy, feeding: bool) {
+    /// A job begins.
+    pub(crate) fn open(&mut self, job: JobId, policy: JobPolicy) {
         self.backlog.open(job, policy);
-        self.feeding += usize::from(feeding);
+    }
+
+    /// A job begins that delays the end of a closed pool until [`fed`](Self::fed).
+    pub(crate) fn open_feeding(&mut self, job: JobId, policy: JobPolicy) {
+        self.open(job, policy);
+        self.feeding += 1;
     }
 
     /// A feeding job has submitted its last item.

@@ -13,10 +13,17 @@ pub(crate) enum Arrival<'a> {
     Attached { kind: AnswerKind, number: u32 },
 }
 
+/// The time that the worker spent on its last records, as it reports it itself. A hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceTime {
+    pub(crate) ns: u64,
+    pub(crate) records: u32,
+}
+
 /// Why a link yields no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LinkError {
-    /// No worker of this build writes what was found: nothing that this worker has sent and not yet been taken in counts.
+    /// The link holds what no worker of this build writes. Answers that have not been taken in do not count.
     Broken(String),
     /// A task wrote something that is no answer. The answers of its worker are still complete.
     Nonsense(String),

@@ -24,8 +24,11 @@ use std::time::Duration;
 
 use crate::error::Side;
 use crate::values::number;
+use crate::work::batch::ITEM_HEAD;
 use crate::work::batch::Span;
 use crate::work::batch::Target;
+use crate::work::batch::item_head;
+use crate::work::batch::split_item;
 use crate::work::function::Completion;
 use crate::work::function::FunctionId;
 
@@ -75,6 +78,26 @@ pub(crate) enum Order<'a> {
 pub(crate) enum Body<'a> {
     Inline(&'a [u8]),
     Attached,
+}
+
+/// Where the bytes of a frame that is being made are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    Inline,
+    Attached,
+}
+
+impl Placement {
+    fn of_kind(kind: u8) -> Self {
+        if kind & ATTACHED == 0 { Placement::Inline } else { Placement::Attached }
+    }
+
+    fn flag(self) -> u8 {
+        match self {
+            Placement::Inline => 0,
+            Placement::Attached => ATTACHED,
+        }
+    }
 }
 
 /// How an item ended, as its worker reports it.
@@ -156,8 +179,8 @@ impl Head {
         Self::new(DEFINE).with(&function.0.to_le_bytes())
     }
 
-    pub(crate) fn context(function: FunctionId, context: u64, attached: bool) -> Self {
-        Self::new(CONTEXT | flag(attached)).with(&function.0.to_le_bytes()).with(&context.to_le_bytes())
+    pub(crate) fn context(function: FunctionId, context: u64, placement: Placement) -> Self {
+        Self::new(CONTEXT | placement.flag()).with(&function.0.to_le_bytes()).with(&context.to_le_bytes())
     }
 
     pub(crate) fn forget(context: u64) -> Self {
@@ -165,7 +188,8 @@ impl Head {
     }
 
     pub(crate) fn run(span: &Span, number: u32) -> Self {
-        Self::new(RUN | flag(span.bytes().is_none())).with_target(span.batch.target).with(&number.to_le_bytes())
+        let placement = if span.bytes().is_some() { Placement::Inline } else { Placement::Attached };
+        Self::new(RUN | placement.flag()).with_target(span.batch.target).with(&number.to_le_bytes())
     }
 
     pub(crate) fn stop() -> Self {
@@ -180,18 +204,14 @@ impl Head {
         self.len
     }
 
-    pub(crate) fn answer(kind: AnswerKind, sequence: u32, attached: bool) -> Self {
-        Self::new(kind.code() | flag(attached)).with(&sequence.to_le_bytes())
+    pub(crate) fn answer(kind: AnswerKind, sequence: u32, placement: Placement) -> Self {
+        Self::new(kind.code() | placement.flag()).with(&sequence.to_le_bytes())
     }
 }
 
 /// A time limit of centuries is none.
 fn nanos(timeout: Option<Duration>) -> u64 {
     timeout.map_or(0, |timeout| u64::try_from(timeout.as_nanos()).unwrap_or(0))
-}
-
-fn flag(attached: bool) -> u8 {
-    if attached { ATTACHED } else { 0 }
 }
 
 /// Reads numbers from the front of a frame.
@@ -218,11 +238,11 @@ impl<'a> Reader<'a> {
         Ok(Target { function, context, timeout })
     }
 
-    fn body(self, attached: bool) -> Result<Body<'a>, NotAFrame> {
-        match (attached, self.0) {
-            (false, bytes) => Ok(Body::Inline(bytes)),
-            (true, []) => Ok(Body::Attached),
-            (true, _) => Err(NotAFrame("bytes both in the frame and attached")),
+    fn body(self, placement: Placement) -> Result<Body<'a>, NotAFrame> {
+        match (placement, self.0) {
+            (Placement::Inline, bytes) => Ok(Body::Inline(bytes)),
+            (Placement::Attached, []) => Ok(Body::Attached),
+            (Placement::Attached, _) => Err(NotAFrame("bytes both in the frame and attached")),
         }
     }
 
@@ -235,26 +255,27 @@ impl<'a> Reader<'a> {
 pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
     let mut reader = Reader(frame);
     let [kind] = reader.take::<1>()?;
-    let attached = kind & ATTACHED != 0;
+    let placement = Placement::of_kind(kind);
+    let is_inline = placement == Placement::Inline;
     match kind & !ATTACHED {
-        DEFINE if !attached => Ok(Order::Define { function: FunctionId(reader.u32()?), definition: reader.0 }),
+        DEFINE if is_inline => Ok(Order::Define { function: FunctionId(reader.u32()?), definition: reader.0 }),
         CONTEXT => {
             let (function, context) = (FunctionId(reader.u32()?), reader.u64()?);
-            Ok(Order::Context { function, context, body: reader.body(attached)? })
+            Ok(Order::Context { function, context, body: reader.body(placement)? })
         }
-        FORGET if !attached => {
+        FORGET if is_inline => {
             let context = reader.u64()?;
             reader.end().map(|()| Order::Forget { context })
         }
         RUN => {
             let (target, number) = (reader.target()?, reader.u32()?);
-            Ok(Order::Run { target, number, body: reader.body(attached)? })
+            Ok(Order::Run { target, number, body: reader.body(placement)? })
         }
-        SELECT if !attached => {
+        SELECT if is_inline => {
             let target = reader.target()?;
             reader.end().map(|()| Order::Select { target })
         }
-        STOP if !attached => reader.end().map(|()| Order::Stop),
+        STOP if is_inline => reader.end().map(|()| Order::Stop),
         _ => Err(NotAFrame("of no known kind")),
     }
 }
@@ -271,18 +292,16 @@ pub(crate) fn context_in(order: &[u8]) -> Option<u64> {
 pub(crate) fn parse_answer(frame: &[u8]) -> Result<Answer<'_>, NotAFrame> {
     let mut reader = Reader(frame);
     let [code] = reader.take::<1>()?;
-    let attached = code & ATTACHED != 0;
     let kind = AnswerKind::from_code(code & !ATTACHED).ok_or(NotAFrame("of no known kind"))?;
     let sequence = reader.u32()?;
-    Ok(Answer { kind, sequence, body: reader.body(attached)? })
+    Ok(Answer { kind, sequence, body: reader.body(Placement::of_kind(code))? })
 }
 
-/// Completes an item that was appended behind room for its length.
+/// Completes an item that was appended behind [`ITEM_HEAD`] bytes: writes its length into them.
 #[inline]
-pub(crate) fn close_item(bytes: &mut [u8], start: usize) -> u32 {
-    let len = u32::try_from(bytes.len() - start - ITEM_HEAD).expect("an item is made a blob before 4 GiB");
-    bytes[start..start + ITEM_HEAD].copy_from_slice(&len.to_le_bytes());
-    len
+pub(crate) fn close_item(bytes: &mut [u8], start: usize) {
+    let head = item_head(bytes.len() - start - ITEM_HEAD);
+    bytes[start..start + ITEM_HEAD].copy_from_slice(&head);
 }
 
 /// A number as an item: behind its length.
@@ -296,9 +315,6 @@ pub(crate) fn number_item(number: &number::NumberBytes) -> ([u8; ITEM_HEAD + num
     (item, end)
 }
 
-/// The length of what precedes each item of a `Run` frame.
-pub(crate) const ITEM_HEAD: usize = 4;
-
 /// The items of a `Run` frame, one after the other.
 #[derive(Debug)]
 pub(crate) struct ItemReader<'a>(pub(crate) &'a [u8]);
@@ -310,11 +326,7 @@ impl<'a> Iterator for ItemReader<'a> {
         if self.0.is_empty() {
             return None;
         }
-        let item = self
-            .0
-            .split_first_chunk::<ITEM_HEAD>()
-            .and_then(|(head, rest)| rest.split_at_checked(u32::from_le_bytes(*head) as usize));
-        let Some((item, rest)) = item else {
+        let Some((item, rest)) = split_item(self.0) else {
             self.0 = &[];
             return Some(Err(NotAFrame("an item is longer than the frame")));
         };
@@ -355,7 +367,7 @@ mod tests {
         assert_eq!(items, [&[42u8][..], &[]]);
         assert_eq!(parse_order(Head::stop().as_bytes()), Ok(Order::Stop));
         assert_eq!(parse_order(Head::forget(3).as_bytes()), Ok(Order::Forget { context: 3 }));
-        let context = frame(Head::context(FunctionId(2), 3, true), &[]);
+        let context = frame(Head::context(FunctionId(2), 3, Placement::Attached), &[]);
         let expected = Order::Context { function: FunctionId(2), context: 3, body: Body::Attached };
         assert_eq!(parse_order(&context), Ok(expected));
     }
@@ -364,19 +376,19 @@ mod tests {
     fn answers_come_back_from_their_bytes() {
         for code in VALUE..=FUNCTION_NOT_FOUND {
             let kind = AnswerKind::from_code(code).unwrap();
-            let bytes = frame(Head::answer(kind, 5, false), b"xy");
+            let bytes = frame(Head::answer(kind, 5, Placement::Inline), b"xy");
             assert_eq!(parse_answer(&bytes), Ok(Answer { kind, sequence: 5, body: Body::Inline(b"xy") }));
         }
     }
 
     #[test]
     fn every_prefix_of_a_head_is_an_error() {
-        for head in [Head::context(FunctionId(2), 3, false), Head::forget(3), Head::define(FunctionId(1))] {
+        for head in [Head::context(FunctionId(2), 3, Placement::Inline), Head::forget(3), Head::define(FunctionId(1))] {
             for len in 0..head.as_bytes().len() {
                 parse_order(&head.as_bytes()[..len]).unwrap_err();
             }
         }
-        let answer = Head::answer(AnswerKind::Panicked, 1, false);
+        let answer = Head::answer(AnswerKind::Panicked, 1, Placement::Inline);
         for len in 0..answer.as_bytes().len() {
             parse_answer(&answer.as_bytes()[..len]).unwrap_err();
         }

@@ -1,7 +1,7 @@
-//! The parent's end of the link to one worker, whatever kind of link it is.
+//! The parent's end of the link to one worker, of either kind.
 //!
-//! Everything in which the two kinds differ stands here and below: what an order waits for, how work is taken back, how
-//! the parent is woken, and where the bytes lie that do not fit a frame. The engine asks the same questions of both.
+//! The differences between the two kinds end here: what an order waits for, how work is taken back, how the parent is
+//! woken, and where bytes are that do not fit a frame. The engine uses both kinds alike.
 
 use std::collections::HashSet;
 use std::collections::VecDeque;
@@ -15,10 +15,12 @@ use start_methods::Socket;
 use crate::sys::processor::Cpu;
 use crate::transport::arrival::Arrival;
 use crate::transport::arrival::LinkError;
+use crate::transport::arrival::ServiceTime;
 use crate::transport::control;
 use crate::transport::frame;
 use crate::transport::frame::Head;
 use crate::transport::frame::Order;
+use crate::transport::frame::Placement;
 use crate::transport::note::Attached;
 use crate::transport::note::Note;
 use crate::transport::note::Sent;
@@ -37,7 +39,7 @@ use crate::work::unbegun::UnbegunWork;
 /// Answers taken from one socket before other workers are served.
 const ANSWERS_MAX: usize = 512;
 
-/// Sees without a lock whether a worker has answered.
+/// Checks without a lock whether a worker has answered.
 pub(crate) use crate::transport::ring::parent::AnswerProbe;
 
 #[derive(Debug)]
@@ -62,10 +64,18 @@ pub(crate) enum Peer {
     Dead,
 }
 
+/// Whether the worker holds work besides the frame that is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// No other.
+    Nothing,
+    Other,
+}
+
 /// How many answers are taken in at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// So many that other workers are served too.
+    /// A bounded number, so that other workers are served too.
     Fair,
     /// All that are there.
     All,
@@ -82,14 +92,7 @@ pub(crate) enum Wakeup {
     TooLate,
 }
 
-/// The time that the worker spent on its last records, as it reports it itself. A hint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ServiceTime {
-    pub(crate) ns: u64,
-    pub(crate) records: u32,
-}
-
-/// Memory for the answers that are being taken in, used by all links in turn.
+/// The buffer for received answers, used by all links in turn.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     arrivals: ring::arrivals::Arrivals,
@@ -105,15 +108,15 @@ pub(crate) struct Link {
     contexts: HashSet<u64>,
     /// Orders that wait for room, oldest first.
     notes: VecDeque<Note>,
-    /// The worker was sent something new with the frame that it has not answered yet.
+    /// A function or a context was sent with a frame that the worker has not answered yet.
     introducing: bool,
     /// The context that was sent with that frame, over a socket, and not taken back.
     context_sent: Option<u64>,
     /// The descriptor of the link is watched for room.
     waits_for_room: bool,
-    /// Descriptors that have come and belong to answers that have not been taken in.
+    /// Received descriptors whose answers have not been taken in.
     attachments: VecDeque<(u32, PrivateFd)>,
-    /// One of them found no room in this process's descriptor table.
+    /// One was lost, because this process's descriptor table was full.
     attachment_lost: bool,
 }
 
@@ -140,7 +143,7 @@ impl Link {
         }
     }
 
-    /// The descriptor that the worker is given of this link. (Rings have their memory besides.)
+    /// The descriptor of this link for the worker. Rings have their memory besides.
     pub(super) fn worker_fd(&self) -> BorrowedFd<'_> {
         match &self.end {
             End::Ring(ring) => ring.bell.as_fd(),
@@ -163,23 +166,23 @@ impl Link {
         }
     }
 
-    /// Sends work, behind everything that the worker must know for it. `alone`: the worker holds nothing else.
+    /// Sends work, behind everything that the worker must know for it.
     ///
-    /// Over a socket, a frame that brings something new travels alone: nothing is sent before it or after it until it is
-    /// answered. Otherwise a recall could take the function away from under a frame that needs it, since the worker may
-    /// read on while the parent recalls.
+    /// Over a socket, a frame that brings a function or a context travels alone: until it is answered, the worker holds no
+    /// other. Otherwise a recall could take back the function and leave a frame that needs it, since the worker may read
+    /// while the parent recalls.
     pub(crate) fn send(
         &mut self,
         control: &Socket,
         span: &Span,
         number: FrameNumber,
         context: Option<&JobContext>,
-        alone: bool,
+        holds: Holds,
     ) -> io::Result<Sent> {
         let function = span.batch.target.function;
         let new =
             !self.functions.contains(&function) || context.is_some_and(|context| !self.contexts.contains(&context.id));
-        if matches!(self.end, End::Socket(_)) && !alone && (new || self.introducing) {
+        if matches!(self.end, End::Socket(_)) && holds == Holds::Other && (new || self.introducing) {
             return Ok(Sent::Later);
         }
         self.define(function);
@@ -230,12 +233,12 @@ impl Link {
         }
         match &context.body {
             ContextBody::Inline(bytes) => {
-                let mut frame = Head::context(context.function, context.id, false).as_bytes().to_vec();
+                let mut frame = Head::context(context.function, context.id, Placement::Inline).as_bytes().to_vec();
                 frame.extend_from_slice(bytes);
                 self.push_note(frame, None);
             }
             ContextBody::Blob(blob) => {
-                let head = Head::context(context.function, context.id, true);
+                let head = Head::context(context.function, context.id, Placement::Attached);
                 self.push_note(head.as_bytes().to_vec(), Some(Attached::Blob(blob.clone())));
             }
         }
@@ -290,15 +293,15 @@ impl Link {
 
     /// Takes back what the worker has not begun. Orders that are not work are kept, to be sent again behind what waits.
     ///
-    /// An item begins when the decoding of its context does: that is code of the user as well, and a worker that dies of it
-    /// must not leave the item to the next worker, and so on for ever.
+    /// An item begins when the decoding of its context does. That runs user code too, and if it kills the worker, the item
+    /// must not go to the next worker, and so on for ever.
     ///
-    /// Over a socket, nothing is taken back from under a frame that brings something new while the worker lives: it
-    /// might read the frame, and the function be taken away. The worker holds nothing else then.
+    /// Over a socket, nothing is taken back from a live worker that holds a frame which brings a function or a context: it
+    /// might read the frame after its function was taken back. It holds no other work then.
     ///
     /// # Errors
     ///
-    /// What the worker left behind is not a link of this build.
+    /// No worker of this build leaves its link like this.
     pub(crate) fn recall(&mut self, peer: Peer) -> Result<UnbegunWork, String> {
         match &mut self.end {
             End::Socket(_) if self.introducing && peer == Peer::Alive => Ok(UnbegunWork::Frames(Vec::new())),
@@ -389,9 +392,7 @@ impl Link {
     /// What the worker has measured since the last call, if it has.
     pub(crate) fn take_service_time(&mut self) -> Option<ServiceTime> {
         let End::Ring(RingLink { rings, .. }) = &mut self.end else { return None };
-        let busy = rings.busy();
-        let records = u32::try_from(busy.records).unwrap_or(u32::MAX);
-        (records > 0).then_some(ServiceTime { ns: busy.ns, records })
+        Some(rings.take_service_time()).filter(|time| time.records > 0)
     }
 
     /// The worker has rung. To be called after its answers were received.
@@ -406,10 +407,10 @@ impl Link {
         }
     }
 
-    /// How many orders are known to have been obeyed; 0 if the link does not tell.
-    pub(crate) fn orders_obeyed(&self) -> u64 {
+    /// The number of orders known to be executed; 0 if the link does not tell.
+    pub(crate) fn orders_executed(&self) -> u64 {
         match &self.end {
-            End::Ring(RingLink { rings, .. }) => rings.obeyed(),
+            End::Ring(RingLink { rings, .. }) => rings.executed(),
             End::Socket(_) => 0,
         }
     }
@@ -422,7 +423,7 @@ impl Link {
         }
     }
 
-    /// Whether there are answers that only a look at the link reveals.
+    /// Whether there are answers that the kernel does not report.
     pub(crate) fn has_news(&self) -> bool {
         match &self.end {
             End::Ring(RingLink { rings, .. }) => !rings.is_idle() && rings.has_news(),
@@ -441,8 +442,8 @@ impl Link {
         }
     }
 
-    /// Sees whether the worker answers, if it has something to answer and is not on this processor, where it cannot run
-    /// while a thread spins.
+    /// A probe for the worker's answers. `None` if it has nothing to answer, or ran last on this processor, where it cannot
+    /// run while a thread spins.
     pub(crate) fn probe(&self, here: Cpu) -> Option<AnswerProbe> {
         match &self.end {
             End::Ring(RingLink { rings, .. }) if !rings.is_idle() && !rings.is_at(here) => Some(rings.probe()),
@@ -473,8 +474,7 @@ impl Link {
         matches!(self.end, End::Socket(_))
     }
 
-    /// A descriptor has come on the control socket that belongs to an answer. `None`: it found no room in this process's
-    /// table.
+    /// A descriptor of an answer has come on the control socket. `None`: this process's descriptor table was full.
     pub(crate) fn attached(&mut self, number: u32, fd: Option<PrivateFd>) {
         match fd {
             Some(fd) => self.attachments.push_back((number, fd)),
@@ -482,7 +482,7 @@ impl Link {
         }
     }
 
-    /// How many descriptors have come whose answers have not been taken in.
+    /// The number of received descriptors whose answers have not been taken in.
     pub(crate) fn attachments(&self) -> usize {
         self.attachments.len()
     }

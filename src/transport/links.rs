@@ -1,4 +1,4 @@
-//! Which kind of link the workers of a pool are reached by.
+//! The kind of link to the workers of a pool, and the links themselves.
 //!
 //! Rings in shared memory where the kernel, its security filters and the limits of this process allow them; sockets
 //! elsewhere. The choice is made when the pool is built, and once more if a worker cannot map what it was given.
@@ -28,7 +28,7 @@ type Rings = (ring::parent::ParentEnd, PrivateFd);
 #[derive(Debug)]
 pub(crate) struct Links {
     with_rings: AtomicBool,
-    /// The rings by which that was tried, for the first worker.
+    /// The rings that were made to find out, kept for the first worker.
     tried: Mutex<Option<Rings>>,
 }
 
@@ -52,8 +52,8 @@ impl Links {
     ///
     /// The system refused a descriptor or the memory.
     pub(crate) fn open(&self) -> io::Result<NewLink> {
-        // Relaxed: the flag stands alone. A start that races with `give_up_rings` makes one more link that its worker
-        // refuses, which is counted and told like the first.
+        // Relaxed: the flag stands alone. A start that races with `fall_back` makes one more link that its worker
+        // refuses, which is counted and reported like the first.
         if self.with_rings.load(Ordering::Relaxed) {
             let tried = self.tried.lock().take();
             let (rings, memory) = tried.map_or_else(ring::parent::ParentEnd::new, Ok)?;
@@ -62,7 +62,7 @@ impl Links {
         Ok(NewLink { link: Link::socket()?, memory: None })
     }
 
-    /// Gives back what the choice left over, if no worker needed it.
+    /// Drops the rings that were made by [`choose`](Self::choose), if no worker needed them.
     pub(crate) fn drop_leftovers(&self) {
         drop(self.tried.lock().take());
     }

@@ -1,4 +1,4 @@
-//! Orders that are not work, and whether a link takes what it is given.
+//! Orders that are not work, and the result of sending.
 //!
 //! Also called: backpressure.
 

@@ -1,5 +1,6 @@
 //! What the worker's end of a link yields: orders and items, one record each.
 
+use std::io;
 use std::ops::Range;
 
 /// One order or one item from the parent.
@@ -29,4 +30,9 @@ pub(crate) enum Next {
     Wait,
     /// Leave: only the end of this process can still wake the parent.
     Leave,
+}
+
+/// The error of a worker whose parent broke the protocol: a bug in procpool.
+pub(crate) fn broken(detail: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, detail.into())
 }

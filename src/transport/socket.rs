@@ -31,16 +31,19 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Body;
 use crate::transport::frame::FRAME_MAX;
 use crate::transport::frame::Head;
-use crate::transport::frame::ITEM_HEAD;
 use crate::transport::frame::NotAFrame;
 use crate::transport::frame::Order;
+use crate::transport::frame::Placement;
 use crate::transport::note::Attached;
 use crate::transport::note::Attachment;
 use crate::transport::note::Note;
 use crate::transport::note::Sent;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
+use crate::transport::record::broken;
 use crate::values::blob::Blob;
+use crate::work::batch::ITEM_HEAD;
+use crate::work::batch::split_item;
 use crate::work::function::Completion;
 
 /// The parent's side.
@@ -96,7 +99,7 @@ impl ParentEnd {
             }
             Err(_) => return Err(LinkError::Closed),
         };
-        // Written by a task, if it is no answer: the worker's own answers arrive all the same, and are counted.
+        // A message that is no answer was written by a task: the worker's own answers still arrive, and are counted.
         let answer = frame::parse_answer(&buffer[..len])
             .map_err(|NotAFrame(detail)| LinkError::Nonsense(format!("an answer {detail}")))?;
         if answer.sequence != self.answers {
@@ -170,8 +173,8 @@ struct Staged {
     blob: Option<Blob>,
 }
 
-/// The worker's side. A frame that brings several items is taken apart into records, so that a worker need not know by
-/// which kind of link it is reached.
+/// The worker's side. It splits a frame of several items into records, so that the worker's code is the same for both
+/// kinds of link.
 #[derive(Debug)]
 pub(crate) struct WorkerEnd {
     socket: Socket,
@@ -290,15 +293,11 @@ impl WorkerEnd {
 
     /// The first item in this range of the frame, and the range behind it.
     fn split(&self, range: Range<usize>) -> io::Result<(Range<usize>, Range<usize>)> {
-        let items = &self.frame[range.clone()];
-        let (head, rest) =
-            items.split_first_chunk::<ITEM_HEAD>().ok_or_else(|| broken("an item without its length"))?;
-        let len = u32::from_le_bytes(*head) as usize;
-        if len > rest.len() {
-            return Err(broken("an item is longer than the frame"));
-        }
+        let (item, _) =
+            split_item(&self.frame[range.clone()]).ok_or_else(|| broken("an item is longer than the frame"))?;
         let start = range.start + ITEM_HEAD;
-        Ok((start..start + len, start + len..range.end))
+        let end = start + item.len();
+        Ok((start..end, end..range.end))
     }
 
     /// The bytes of the record.
@@ -337,7 +336,8 @@ impl WorkerEnd {
     /// follows.
     pub(crate) fn finish(&mut self) -> io::Result<Next> {
         if let Some(Staged { kind, blob }) = self.staged.take() {
-            let head = Head::answer(kind, self.sequence, blob.is_some());
+            let placement = if blob.is_some() { Placement::Attached } else { Placement::Inline };
+            let head = Head::answer(kind, self.sequence, placement);
             self.sequence = self.sequence.wrapping_add(1);
             let attached = blob.as_ref().map(AsFd::as_fd);
             self.socket.send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&self.answer)], attached.as_slice())?;
@@ -347,8 +347,4 @@ impl WorkerEnd {
             _ => Next::HasBegun,
         })
     }
-}
-
-fn broken(detail: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, detail)
 }

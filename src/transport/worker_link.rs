@@ -1,7 +1,7 @@
-//! The worker's end of its link, whatever kind of link it is.
+//! The worker's end of its link, of either kind.
 //!
 //! ```text
-//!   begin ──▶ read ──▶ (obey or run) ──▶ answer ──▶ finish ──▶ the next has begun ──▶ read …
+//!   begin ──▶ read ──▶ (execute or run) ──▶ answer ──▶ finish ──▶ the next has begun ──▶ read …
 //!     ▲                                                  │
 //!     └──────────────────────────────────────────────────┘ there is none
 //! ```
@@ -23,6 +23,7 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::note::Attachment;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
+use crate::transport::record::broken;
 use crate::transport::ring;
 use crate::transport::socket;
 use crate::values::blob::Blob;
@@ -70,10 +71,10 @@ impl WorkerLink {
         Ok(Self { end, control, attachments_sent: 0 })
     }
 
-    /// Does not move this worker to other processors: the user's code may forbid the system calls that this takes.
-    pub(crate) fn stay(&mut self) {
+    /// Never migrates this worker to another processor from now on: the user's code may forbid the system calls for it.
+    pub(crate) fn forbid_migration(&mut self) {
         if let End::Ring(rings) = &mut self.end {
-            rings.stay();
+            rings.forbid_migration();
         }
     }
 
@@ -136,11 +137,11 @@ impl WorkerLink {
         }
     }
 
-    /// Records that an item begins whose time is limited.
+    /// Records the time at which an item with a time limit begins.
     #[inline]
-    pub(crate) fn show_beginning(&self) {
+    pub(crate) fn show_start(&self) {
         if let End::Ring(rings) = &self.end {
-            rings.show_beginning();
+            rings.show_start();
         }
     }
 
@@ -153,7 +154,7 @@ impl WorkerLink {
     #[inline]
     pub(crate) fn answer(&mut self, kind: AnswerKind, bytes: &[u8]) -> io::Result<()> {
         match &mut self.end {
-            End::Ring(rings) => rings.answer(kind, false, bytes),
+            End::Ring(rings) => rings.answer(kind, bytes),
             End::Socket(socket) => {
                 socket.answer(kind, bytes);
                 Ok(())
@@ -175,7 +176,7 @@ impl WorkerLink {
                 // Before the answer: once the parent sees that, the descriptor is there.
                 report(&self.control, &Report::Attachment { number }, Some(blob.as_fd()))?;
                 failpoint!("after_attachment");
-                rings.answer(kind, true, &number.to_le_bytes())
+                rings.answer_attached(kind, number)
             }
             End::Socket(socket) => {
                 socket.answer_attached(kind, blob);
@@ -215,9 +216,4 @@ fn receive_attachment(control: &Socket, number: u32) -> io::Result<Beside> {
             Received::Closed => return Ok(Beside::ParentGone),
         }
     }
-}
-
-/// The parent broke the protocol: a bug in procpool.
-pub(crate) fn broken(detail: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, detail.into())
 }

@@ -165,3 +165,19 @@ impl Span {
         (before - self.place_of(self.end)) as u64
     }
 }
+
+/// The length of what precedes each item of a batch, and each value in a log.
+pub(crate) const ITEM_HEAD: usize = 4;
+
+/// What precedes an item of this length.
+#[inline]
+pub(crate) fn item_head(len: usize) -> [u8; ITEM_HEAD] {
+    u32::try_from(len).expect("an item is made a blob before 4 GiB").to_le_bytes()
+}
+
+/// Splits the first item off; `None` if it is longer than the bytes.
+#[inline]
+pub(crate) fn split_item(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<ITEM_HEAD>()?;
+    rest.split_at_checked(u32::from_le_bytes(*head) as usize)
+}

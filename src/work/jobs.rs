@@ -15,6 +15,7 @@ use parking_lot::Condvar;
 use crate::error::TaskError;
 use crate::values::blob::Blob;
 use crate::work::batch::JobId;
+use crate::work::batch::item_head;
 use crate::work::function::FunctionId;
 
 /// The result of one item, if it is not a small value.
@@ -103,6 +104,15 @@ impl Log {
             _ => self.entries.push(LogEntry::Values { first, items, start }),
         }
     }
+}
+
+/// What becomes of the items of an abandoned job that have no outcome yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leftover {
+    /// They run, and callbacks are called.
+    Run,
+    /// Those that no worker has been given are skipped.
+    Skip,
 }
 
 /// Called once, on the callback thread, with the finished log.
@@ -198,8 +208,7 @@ impl Job {
     /// Adds the value of one item.
     pub(crate) fn settle_value(&mut self, index: u64, bytes: &[u8]) {
         if !self.is_forgotten() {
-            let len = u32::try_from(bytes.len()).expect("what came in a frame fits one");
-            self.log.append(index, 1, [&len.to_le_bytes(), bytes]);
+            self.log.append(index, 1, [&item_head(bytes.len()), bytes]);
         }
         self.count(1);
     }

@@ -1,17 +1,17 @@
-//! What a task can know of its own time limit.
+//! The deadline of the running item, as its function can read it.
 
 use std::time::Duration;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-/// Of the item that this worker runs.
+/// The deadline of the item that this worker runs.
 static DEADLINE: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// When the item that runs here will be stopped: in a worker, during an item of a call with a
 /// [`timeout`](crate::Pool::timeout). `None` at any other time, and in any other process.
 ///
-/// At that moment the worker is killed, without another word to the task. A task that would rather end by itself asks
+/// At that moment the worker is killed, without a warning to the task. A task that would rather end by itself asks
 /// now and then, and leaves itself time to return:
 ///
 /// ```
@@ -44,12 +44,12 @@ pub fn deadline() -> Option<Instant> {
     *DEADLINE.lock()
 }
 
-/// An item that runs here, until this is dropped.
+/// The time limit of a running item, until this is dropped.
 pub(crate) struct Limit {
     is_limited: bool,
 }
 
-/// An item begins that may run for so long.
+/// Begins an item with this time limit.
 pub(crate) fn begin(timeout: Option<Duration>) -> Limit {
     if let Some(timeout) = timeout {
         *DEADLINE.lock() = Instant::now().checked_add(timeout);

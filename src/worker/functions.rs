@@ -22,7 +22,7 @@ use crate::transport::control;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Body;
 use crate::transport::panic_record::PanicRecord;
-use crate::transport::worker_link::broken;
+use crate::transport::record::broken;
 use crate::values::blob::Blob;
 use crate::values::blob::BlobCache;
 use crate::values::blob::Bytes;
@@ -87,7 +87,7 @@ impl Functions {
 
     /// Ends this process if it is a copy of the worker that a task has forked and that has returned from the task: only
     /// one of the two may answer. At once and silently: everything that would be printed or flushed belongs to the worker.
-    pub(super) fn stay_alone(&self) {
+    pub(super) fn kill_forked_copy(&self) {
         if !self.owner.is_here() {
             let raised = nix::sys::signal::raise(Signal::SIGKILL);
             unreachable!("a process can kill itself: {raised:?}");
@@ -172,13 +172,13 @@ impl Callee {
         failpoint!("after_run");
         match ended {
             Ok(completion) => AnswerKind::Completion(completion),
-            Err(panic) => say_panic(&panic, out),
+            Err(panic) => write_panic(&panic, out),
         }
     }
 }
 
-/// The answer to an item whose function has panicked.
-pub(super) fn say_panic(panic: &PanicRecord, out: &mut Output) -> AnswerKind {
+/// Writes the answer to an item whose function has panicked.
+pub(super) fn write_panic(panic: &PanicRecord, out: &mut Output) -> AnswerKind {
     out.clear();
     out.append_encoded(&control::encode(panic));
     AnswerKind::Panicked

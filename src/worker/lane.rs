@@ -1,7 +1,7 @@
 //! A lane: a run of plain items, processed inside the loop that is compiled for their function.
 //!
-//! The loop passes an answer and gets the next item by [`exchange`](function::ItemStream::exchange). So what a call needs once
-//! (looking up the function, catching panics) is not repeated for each item, which may take less time than that.
+//! The loop passes an answer and gets the next item by [`exchange`](function::ItemStream::exchange). So looking up the function
+//! and catching panics is done once for all of them: an item may take less time than that.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +10,7 @@ use std::panic::resume_unwind;
 
 use super::functions::Functions;
 use super::functions::Ready;
-use super::functions::say_panic;
+use super::functions::write_panic;
 use crate::sys::failpoint::failpoint;
 use crate::transport::frame::AnswerKind;
 use crate::transport::record::Next;
@@ -69,15 +69,15 @@ impl<'a> Lane<'a> {
             let ended = catch_unwind(AssertUnwindSafe(|| ready.function.run(ready.context(), self)));
             match ended {
                 Err(payload) if !self.is_running => {
-                    panics::tell_last();
+                    panics::print_last();
                     resume_unwind(payload)
                 }
                 ended => ended,
             }
         });
         if let Err(panic) = ended {
-            self.end_task();
-            let kind = say_panic(&panic, self.out);
+            self.end_item();
+            let kind = write_panic(&panic, self.out);
             self.end = Some(self.answer(kind));
         }
         self.end.take().expect("it ends because there is nothing to run")
@@ -85,11 +85,11 @@ impl<'a> Lane<'a> {
 
     /// The function has returned from an item.
     #[inline]
-    fn end_task(&mut self) {
+    fn end_item(&mut self) {
         failpoint!("after_run");
         self.is_running = false;
         self.limit = None;
-        self.functions.stay_alone();
+        self.functions.kill_forked_copy();
     }
 
     /// Answers the item that has run with what is in the buffer.
@@ -109,8 +109,8 @@ impl<'a> Lane<'a> {
     #[inline]
     fn advance(&mut self, previous: Option<Completion>) -> io::Result<Option<End>> {
         if let Some(completion) = previous {
-            self.end_task();
-            panics::begin_again();
+            self.end_item();
+            panics::forget_caught();
             match self.answer(AnswerKind::Completion(completion))? {
                 End::Done(Next::HasBegun) => {}
                 end => return Ok(Some(end)),
@@ -135,7 +135,7 @@ impl function::ItemStream for Lane<'_> {
         failpoint!("after_receive");
         self.out.clear();
         if let Some(timeout) = self.ready.timeout {
-            self.link.show_beginning();
+            self.link.show_start();
             self.limit = Some(deadline::begin(Some(timeout)));
         }
         self.is_running = true;

@@ -33,9 +33,9 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Order;
 use crate::transport::panic_record::cut_text;
 use crate::transport::record::Next;
+use crate::transport::record::broken;
 use crate::transport::worker_link::Beside;
 use crate::transport::worker_link::WorkerLink;
-use crate::transport::worker_link::broken;
 use crate::transport::worker_link::report;
 use crate::values::blob::BlobCache;
 use crate::values::codec;
@@ -76,7 +76,7 @@ fn run(birth: Birth) -> io::Result<u8> {
     };
     panics::install_hook();
     if let Some(initializer) = setup.initializer {
-        link.stay();
+        link.forbid_migration();
         if let Err(message) = initialize(initializer, fds.next()) {
             let message = cut_text(message, REPORT_TEXT_MAX);
             report(&control, &Report::InitializerFailed { message }, None)?;
@@ -169,7 +169,7 @@ impl Worker {
         Ok(0)
     }
 
-    /// Obeys an order, or runs an item and those behind it that are as plain.
+    /// Executes an order, or runs an item and those behind it that are as plain.
     fn step(&mut self) -> io::Result<Step> {
         match &self.callee {
             Some((Callee::Ready(ready), _)) if self.link.current().is_plain() => {
@@ -183,11 +183,11 @@ impl Worker {
                     }
                 }
             }
-            _ => self.step_apart(),
+            _ => self.step_single(),
         }
     }
 
-    fn step_apart(&mut self) -> io::Result<Step> {
+    fn step_single(&mut self) -> io::Result<Step> {
         let attached = match self.link.current().attachment {
             Some(number) => match self.link.attachment(number)? {
                 Beside::Fd(fd) => Some(fd),
@@ -201,7 +201,7 @@ impl Worker {
             self.run(attached)?;
             return self.finish();
         }
-        let stop = self.obey(attached)?;
+        let stop = self.execute(attached)?;
         let next = self.link.finish()?;
         if stop {
             failpoint!("before_exit");
@@ -218,8 +218,8 @@ impl Worker {
         Ok(Step::Done(next))
     }
 
-    /// Obeys an order; true if it is to leave.
-    fn obey(&mut self, attached: Option<PrivateFd>) -> io::Result<bool> {
+    /// Executes an order; true if it is to leave.
+    fn execute(&mut self, attached: Option<PrivateFd>) -> io::Result<bool> {
         match frame::parse_order(self.link.bytes()).map_err(|error| broken(error.0))? {
             Order::Define { function, definition } => self.functions.define(function, definition)?,
             Order::Context { function, context, body } => self.functions.open(function, context, body, attached),
@@ -239,7 +239,7 @@ impl Worker {
     fn run(&mut self, attached: Option<PrivateFd>) -> io::Result<()> {
         let Some((callee, _)) = &self.callee else { return Err(broken("an item without a function")) };
         if callee.is_timed() {
-            self.link.show_beginning();
+            self.link.show_start();
         }
         let kind = match self.link.current().attachment {
             None => callee.run(Ok(self.link.bytes()), &mut self.out),
@@ -248,7 +248,7 @@ impl Worker {
                 callee.run(bytes.as_deref().map_err(String::as_str), &mut self.out)
             }
         };
-        self.functions.stay_alone();
+        self.functions.kill_forked_copy();
         self.answer(kind)
     }
 

@@ -111,9 +111,8 @@ pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) ->
     })
 }
 
-/// Prints the last panic, which the hook recorded because a function was on the stack although the panic is not the
-/// function's.
-pub(crate) fn tell_last() {
+/// Prints the last panic, a bug in procpool: the hook recorded it because a function was on the stack.
+pub(crate) fn print_last() {
     if let Some(record) = RECORDS.take().pop_back() {
         let (message, place) = (&record.message, record.place());
         // If that fails, there is no other way to report it.
@@ -121,9 +120,9 @@ pub(crate) fn tell_last() {
     }
 }
 
-/// The next of several items begins under one [`recorded`]: panics that the previous item has caught are not its own.
+/// Forgets the panics that the previous item has caught, before the next item begins under the same [`recorded`].
 #[inline]
-pub(crate) fn begin_again() {
+pub(crate) fn forget_caught() {
     if RECORDING.get() == Recording::Used {
         RECORDS.take();
         RECORDING.set(Recording::On);

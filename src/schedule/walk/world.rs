@@ -147,7 +147,10 @@ impl World {
         let id = JobId(self.next_id);
         let chunk = fixed_chunk.map_or(ChunkSize::Adaptive, ChunkSize::Fixed);
         let policy = JobPolicy { chunk, retries: job.retries, is_timed: job.timeout.is_some() };
-        self.schedule.open(id, policy, job.feeding);
+        match job.feeding {
+            true => self.schedule.open_feeding(id, policy),
+            false => self.schedule.open(id, policy),
+        }
         self.jobs.insert(id, job);
     }
 

@@ -157,7 +157,7 @@ pub(crate) enum Wake {
 }
 
 impl<W: Word> ParentLedger<'_, W> {
-    pub(crate) fn look(&self) -> View {
+    pub(crate) fn load(&self) -> View {
         View(self.0.load())
     }
 
@@ -211,6 +211,13 @@ impl<W: Word> ParentLedger<'_, W> {
 #[derive(Debug)]
 pub(crate) struct WorkerLedger<'a, W>(pub(crate) &'a W);
 
+/// What a worker does once the running record is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterRecord {
+    BeginNext,
+    Leave,
+}
+
 /// What comes after a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Finished {
@@ -238,12 +245,12 @@ impl<W: Word> WorkerLedger<'_, W> {
         false
     }
 
-    /// Shows that the running record is done, and begins the next if there is one and it is wanted.
-    pub(crate) fn finish(&self, begin_next: bool) -> Finished {
+    /// Shows that the running record is done, and begins the next if there is one and the worker does not leave.
+    pub(crate) fn finish(&self, after_record: AfterRecord) -> Finished {
         let mut seen = self.0.load();
         loop {
             let after = View(seen).finished();
-            let next_has_begun = begin_next && after.may_begin();
+            let next_has_begun = after_record == AfterRecord::BeginNext && after.may_begin();
             let new = if next_has_begun { after.0 | BEGUN } else { after.0 };
             match self.0.compare_exchange(seen, new) {
                 Ok(_) => {

@@ -118,7 +118,7 @@ impl Memory {
     /// The kernel refuses memfds, seals, or the memory.
     pub(super) fn new() -> io::Result<(Self, PrivateFd)> {
         let fd = anonymous()?;
-        // Now: at the first write it would be SIGBUS.
+        // The pages are allocated now: a failure at the first write would be SIGBUS.
         fallocate(&fd, FallocateFlags::empty(), 0, LEN as libc::off_t)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(more, Err(Errno::EPERM));
     }
 
-    /// As somebody who holds a lock that lies where the bell is.
+    /// A futex operation on the bell, as by a task that uses the word as a lock.
     fn futex(memory: &Memory, operation: libc::c_int) -> libc::c_long {
         let forever = std::ptr::null::<libc::timespec>();
         // SAFETY: the word is mapped and aligned.

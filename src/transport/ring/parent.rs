@@ -1,7 +1,7 @@
 //! The parent's end of the rings.
 //!
 //! The parent keeps everything that it must know in private memory: how far it has written and read, what it has sent, how
-//! long each record is. What the worker writes is read once, into a private copy, and compared with that. What cannot be is
+//! long each record is. What the worker writes is read once, into a private copy, and compared with that. An impossible value is
 //! [`Broken`], and ends the worker.
 
 mod progress;
@@ -30,6 +30,7 @@ use super::record::Broken;
 use super::record::DownHead;
 use crate::sys::processor::Cpu;
 use crate::transport::arrival::Arrival;
+use crate::transport::arrival::ServiceTime;
 use crate::transport::frame::Head;
 use crate::transport::note::Note;
 use crate::work::batch::Span;
@@ -100,17 +101,19 @@ pub(crate) struct ParentEnd {
     in_flight: VecDeque<Entry>,
     /// The function of the last items that were sent.
     selected: Option<Target>,
-    /// How many records were done, how many of them were orders, and how many rings were received, in total.
+    /// Totals: records done, how many of them were orders, and rings received.
     records: u64,
-    obeyed: u64,
+    executed: u64,
     rings: u64,
-    busy: ServiceTime,
+    /// The worker's own measurement when it was last taken.
+    busy_ns: u64,
+    busy_records: u64,
     spin_ns: u64,
     /// The processor of this side, as the worker was shown.
     place: Cpu,
-    /// What was found wrong when something was sent.
+    /// The error that was found while something was sent.
     broken: Option<Broken>,
-    /// What is wrong has been reported.
+    /// The error has been reported.
     is_given_up: bool,
     /// How many records were done when the worker was last asked to ring and had not begun the next one.
     waited_for: cell::Cell<Option<Count>>,
@@ -125,15 +128,8 @@ pub(crate) struct AnswerProbe {
 
 impl AnswerProbe {
     pub(crate) fn has_news(&self) -> bool {
-        ParentLedger(self.memory.cell(Cell::Ledger)).look().done() != self.seen
+        ParentLedger(self.memory.cell(Cell::Ledger)).load().done() != self.seen
     }
-}
-
-/// How long the worker was busy, by its own measurement: a hint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ServiceTime {
-    pub(crate) ns: u64,
-    pub(crate) records: u64,
 }
 
 /// What was taken back.
@@ -163,9 +159,10 @@ impl ParentEnd {
             in_flight: VecDeque::new(),
             selected: None,
             records: 0,
-            obeyed: 0,
+            executed: 0,
             rings: 0,
-            busy: ServiceTime::default(),
+            busy_ns: 0,
+            busy_records: 0,
             spin_ns: 0,
             place: Cpu::default(),
             broken: None,
@@ -181,17 +178,18 @@ impl ParentEnd {
 
     /// Whether everything that was sent is known to be done, and the ledger agrees.
     pub(crate) fn is_idle(&self) -> bool {
-        self.sent == self.seen && self.is_right()
+        self.sent == self.seen && self.is_consistent()
     }
 
-    /// Whether the ledger can be what a worker of this build left. If not, nothing is sent, and that is news.
-    fn is_right(&self) -> bool {
-        self.check(self.ledger().look()).is_ok()
+    /// Whether a worker of this build can have left the ledger like this. If not, nothing more is sent, and
+    /// [`has_news`](Self::has_news) reports it.
+    fn is_consistent(&self) -> bool {
+        self.check(self.ledger().load()).is_ok()
     }
 
     fn room(&self) -> usize {
         let used = usize::try_from(self.down_write - self.down_read).expect("what is in a ring fits a ring");
-        if self.is_right() { RING_LEN - used } else { 0 }
+        if self.is_consistent() { RING_LEN - used } else { 0 }
     }
 
     fn show(&mut self, records: u32) {
@@ -202,7 +200,7 @@ impl ParentEnd {
         if wake == Wake::Needed {
             self.memory.ring();
         }
-        // Now: with more in flight, more values would pass as valid.
+        // Before `sent` grows: with more in flight, more values would pass as valid.
         self.broken = self.check(before).err();
         self.sent = self.sent.plus(records);
     }
@@ -240,7 +238,7 @@ impl ParentEnd {
         self.room() >= target + record::HEAD + record::NUMBER
     }
 
-    /// Puts one item into the ring whose bytes travel as this attachment. There is room.
+    /// Puts one item into the ring whose bytes travel as this attachment. The caller has checked for room.
     pub(crate) fn send_attached_item(&mut self, span: &Span, number: u32) {
         self.show_place(self.in_flight.is_empty());
         let target = self.target(span);
@@ -257,7 +255,7 @@ impl ParentEnd {
         self.room() >= record::HEAD + record::NUMBER + note.frame.len()
     }
 
-    /// Puts an order into the ring. There is room.
+    /// Puts an order into the ring. The caller has checked for room.
     pub(crate) fn send_note(&mut self, note: Note, attachment: Option<u32>) {
         let len = attachment.map_or(0, |_| record::NUMBER) + note.frame.len();
         let head = DownHead { is_order: true, is_attached: attachment.is_some(), len };
@@ -344,7 +342,7 @@ impl ParentEnd {
         unbegun
     }
 
-    /// Whether the ledger can be what a worker of this build left.
+    /// Checks that a worker of this build can have left the ledger like this.
     fn check(&self, view: View) -> Result<(), Broken> {
         if let Some(broken) = &self.broken {
             return Err(broken.clone());
@@ -369,11 +367,11 @@ impl ParentEnd {
 
     /// Whether [`receive`](Self::receive) would find something.
     pub(crate) fn has_news(&self) -> bool {
-        !self.is_given_up && !self.is_still(self.ledger().look())
+        !self.is_given_up && !self.is_unchanged(self.ledger().load())
     }
 
     /// Whether the ledger shows nothing new for the parent.
-    fn is_still(&self, view: View) -> bool {
+    fn is_unchanged(&self, view: View) -> bool {
         view.done() == self.seen && self.check(view).is_ok()
     }
 
@@ -388,7 +386,7 @@ impl ParentEnd {
         arrivals.bytes.clear();
         arrivals.read = 0;
         arrivals.records = 0;
-        let view = self.ledger().look();
+        let view = self.ledger().load();
         self.check(view)?;
         self.shown = view.done();
         let records = view.done().since(self.seen);
@@ -419,7 +417,7 @@ impl ParentEnd {
             match &mut entry.contents {
                 Contents::Select | Contents::Note(_) => {
                     self.in_flight.pop_front();
-                    self.obeyed += 1;
+                    self.executed += 1;
                     self.done(arrivals, 1, end);
                 }
                 Contents::AttachedItem { .. } => {
@@ -463,15 +461,17 @@ impl ParentEnd {
         }
     }
 
-    /// Asks the worker to ring when it has finished another record. False: it has already, or its ledger makes no sense.
+    /// Asks the worker to ring when it has finished another record. False if it has finished one already, or its ledger is
+    /// invalid.
     pub(crate) fn ask_to_ring(&self) -> bool {
         let view = self.ledger().sleep();
         let is_waited_for = (!view.has_begun() && view.sent() != view.done()).then_some(view.done());
         if is_waited_for.is_some() && self.waited_for.replace(is_waited_for) == is_waited_for {
-            // It should have begun since it was last asked. A task may have cleared the flag that would have woken it.
+            // The worker has begun nothing since it was last asked: a task may have cleared the flag that would have
+            // woken it.
             self.memory.ring();
         }
-        self.is_still(view)
+        self.is_unchanged(view)
     }
 
     /// The worker has rung. To be called after its answers were received.
@@ -511,13 +511,14 @@ impl ParentEnd {
     }
 
     /// How long the worker was busy since the last call, by its own measurement.
-    pub(crate) fn busy(&mut self) -> ServiceTime {
-        let now = ServiceTime {
-            ns: self.memory.cell(Cell::BusyNs).load(Ordering::Relaxed),
-            records: self.memory.cell(Cell::BusyRecords).load(Ordering::Relaxed),
+    pub(crate) fn take_service_time(&mut self) -> ServiceTime {
+        let since = |cell: Cell, before: &mut u64| {
+            let now = self.memory.cell(cell).load(Ordering::Relaxed);
+            now.wrapping_sub(std::mem::replace(before, now))
         };
-        let before = std::mem::replace(&mut self.busy, now);
-        ServiceTime { ns: now.ns.wrapping_sub(before.ns), records: now.records.wrapping_sub(before.records) }
+        let ns = since(Cell::BusyNs, &mut self.busy_ns);
+        let records = since(Cell::BusyRecords, &mut self.busy_records);
+        ServiceTime { ns, records: u32::try_from(records).unwrap_or(u32::MAX) }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::work::batch::Span;
 #[derive(Debug)]
 pub(crate) struct RingLink {
     pub(crate) rings: Box<ParentEnd>,
-    /// Through which the worker wakes the parent.
+    /// The worker rings it to wake the parent.
     pub(crate) bell: Bell,
     /// Numbers the descriptors that travel on the control socket.
     attachments_sent: u32,
@@ -53,11 +53,11 @@ impl RingLink {
         Ok(Sent::Taken)
     }
 
-    /// Sends an order, or gives it back: there is no room.
+    /// Sends an order; gives it back if there is no room.
     ///
     /// # Errors
     ///
-    /// There never will be, or the control socket is broken. The order is gone, as the worker soon is.
+    /// There will never be room, or the control socket is broken. The order is dropped, and the worker is to be ended.
     pub(crate) fn send_note(&mut self, control: &Socket, note: Note) -> io::Result<Option<Note>> {
         if !self.rings.has_room_for(&note) {
             return Ok(Some(note));
@@ -85,7 +85,7 @@ impl RingLink {
         }
     }
 
-    /// The control socket is full. A worker that has something to do will read on; an idle one never will.
+    /// The control socket is full. A busy worker will read from it; an idle one never will.
     fn stuck_unless_busy(&self) -> io::Result<Sent> {
         match self.rings.is_idle() {
             false => Ok(Sent::Full),

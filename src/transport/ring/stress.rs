@@ -1,4 +1,4 @@
-//! Both ends at work at the same time, each with its own mapping: every record arrives once, in order and unharmed, and
+//! Both ends at work at the same time, each with its own mapping: every record arrives once, in order and undamaged, and
 //! neither side oversleeps, however often records are taken back.
 //!
 //! `PROCPOOL_STRESS_RECORDS` says how many records, if a million is not enough.
@@ -38,11 +38,11 @@ use crate::work::function::Completion;
 use crate::work::function::FunctionId;
 
 const RECORDS: u64 = 1_000_000;
-/// Somebody who sleeps longer has missed a ring.
-const PATIENCE_MS: u16 = 30_000;
+/// A side that sleeps longer has missed a ring.
+const WAIT_MAX_MS: u16 = 30_000;
 const VALUE: AnswerKind = AnswerKind::Completion(Completion::Value);
 
-/// Bytes that follow from the number of their record; of different lengths, most of them short.
+/// Bytes that are computed from the number of their record; of different lengths, most of them short.
 fn put_record(number: u64, salt: u64, bytes: &mut Vec<u8>) {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt;
     bytes.extend_from_slice(&number.to_le_bytes());
@@ -57,14 +57,14 @@ fn number_of(record: &[u8], salt: u64) -> u64 {
     let number = u64::from_le_bytes(*record.first_chunk().unwrap());
     let mut whole = Vec::new();
     put_record(number, salt, &mut whole);
-    assert_eq!(record, whole, "record {number} came to harm");
+    assert_eq!(record, whole, "record {number} is damaged");
     number
 }
 
 const DOWN: u64 = 0;
 const UP: u64 = 1 << 40;
 
-/// Runs what comes, which must be in order, until it is told to stop; gives how many records there were.
+/// Runs records, which must come in order, until it is told to stop. Returns how many there were.
 fn work(mut rings: WorkerEnd) -> u64 {
     let (mut expected, mut out) = (0, Vec::new());
     loop {
@@ -80,7 +80,7 @@ fn work(mut rings: WorkerEnd) -> u64 {
                     out.clear();
                     put_record(expected, UP, &mut out);
                     let kind = if expected % 100 == 3 { AnswerKind::Panicked } else { VALUE };
-                    rings.answer(kind, false, &out).unwrap();
+                    rings.answer(kind, &out).unwrap();
                     expected += 1;
                 }
             }
@@ -103,7 +103,7 @@ fn span(numbers: std::ops::Range<u64>) -> Span {
         close_item(&mut bytes, start);
         ends.push(u32::try_from(bytes.len()).unwrap());
     }
-    // Now and then another function, so that the worker is told.
+    // Another function now and then, so that a `Select` order is sent.
     let function = FunctionId(u32::try_from(numbers.start >> 12 & 1).unwrap());
     let target = Target { function, context: 0, timeout: None };
     let items = Items::Inline { bytes, ends };
@@ -121,7 +121,7 @@ struct Parent {
 }
 
 impl Parent {
-    fn hear(&mut self) {
+    fn receive(&mut self) {
         self.end.receive(&mut self.arrivals).unwrap();
         while let Some(run) = self.end.next_run(&mut self.arrivals).unwrap() {
             match run {
@@ -144,14 +144,14 @@ impl Parent {
         self.end.taken(&self.arrivals);
     }
 
-    /// Until the worker rings, if there is nothing to hear.
+    /// Sleeps until the worker rings, unless there is something to receive.
     fn sleep(&mut self) {
         if self.end.is_idle() || !self.end.ask_to_ring() {
             return;
         }
         let mut fds = [PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
         assert_eq!(
-            poll(&mut fds, PollTimeout::from(PATIENCE_MS)),
+            poll(&mut fds, PollTimeout::from(WAIT_MAX_MS)),
             Ok(1),
             "no ring came, {} of {} done",
             self.answered,
@@ -159,13 +159,13 @@ impl Parent {
         );
         self.bell.read_exact(&mut [0; 8]).unwrap();
         self.sleeps += 1;
-        self.hear();
+        self.receive();
         self.end.rung().unwrap();
     }
 }
 
 #[test]
-fn every_record_arrives_once_and_nobody_oversleeps() {
+fn every_record_arrives_once_and_no_side_oversleeps() {
     let wanted = std::env::var("PROCPOOL_STRESS_RECORDS").ok().and_then(|records| records.parse().ok());
     let records: u64 = wanted.unwrap_or(RECORDS);
     let (mut end, memory) = ParentEnd::new().unwrap();
@@ -175,13 +175,13 @@ fn every_record_arrives_once_and_nobody_oversleeps() {
     end.allow_spinning(5_000);
     let worker = thread::spawn(move || work(theirs));
     let mut parent = Parent { end, bell: ours, arrivals: Arrivals::default(), sent: 0, answered: 0, sleeps: 0 };
-    let (mut dice, mut recalled) = (1u64, 0);
+    let (mut state, mut recalled) = (1u64, 0);
     while parent.answered < records {
-        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let throw = dice >> 33;
-        match throw % 16 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let random = state >> 33;
+        match random % 16 {
             0..8 if parent.sent < records => {
-                let items = (throw >> 4) % 100 + 1;
+                let items = (random >> 4) % 100 + 1;
                 let span = span(parent.sent..records.min(parent.sent + items));
                 parent.sent += u64::from(parent.end.send_items(&span));
             }
@@ -190,8 +190,8 @@ fn every_record_arrives_once_and_nobody_oversleeps() {
                 parent.sent -= unbegun.items;
                 recalled += unbegun.items;
             }
-            9..12 => parent.hear(),
-            12..14 if parent.sent == records || throw & 16 == 0 => parent.sleep(),
+            9..12 => parent.receive(),
+            12..14 if parent.sent == records || random & 16 == 0 => parent.sleep(),
             _ => {}
         }
     }

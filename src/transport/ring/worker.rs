@@ -16,6 +16,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::write;
 use start_methods::PrivateFd;
 
+use super::ledger::AfterRecord;
 use super::ledger::Wake;
 use super::ledger::WorkerLedger;
 use super::memory::Cell;
@@ -33,6 +34,7 @@ use crate::sys::spin::AdaptiveSpin;
 use crate::transport::frame::AnswerKind;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
+use crate::transport::record::broken;
 
 /// How much is copied out of the down ring at once, unless a record is longer.
 const READ_AHEAD: usize = 4096;
@@ -42,7 +44,7 @@ const CHECKPOINT_NS: u64 = 20_000;
 /// This many sleeps in a row, each no longer than `SHORT_SLEEP`, are taken as calls that follow each other closely.
 const SHORT_SLEEPS: u32 = 3;
 /// A worker that has migrated within this time waits longer before it migrates again.
-const LATELY: Duration = Duration::from_millis(20);
+const RECENTLY: Duration = Duration::from_millis(20);
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
 /// The worker's state of its rings.
@@ -66,12 +68,12 @@ pub(crate) struct WorkerEnd {
     place: Cpu,
     short_sleeps: u32,
     /// Whether it may migrate to another processor, after how many short sleeps, and when it did last.
-    may_leave: bool,
+    may_migrate: bool,
     short_sleeps_max: u32,
-    left_at: Option<Instant>,
-    /// The identity of the bell's file, and whether the bell is gone.
+    migrated_at: Option<Instant>,
+    /// The identity of the bell's file, and whether a task has closed or replaced it.
     bell_id: Option<(u64, u64, u32)>,
-    is_mute: bool,
+    bell_lost: bool,
 }
 
 /// Measures how long records take.
@@ -97,7 +99,7 @@ impl WorkerEnd {
         Ok(Self {
             memory: Memory::map(&memory)?,
             bell_id: bell_id(&bell),
-            is_mute: false,
+            bell_lost: false,
             bell,
             position: 0,
             copied_from: 0,
@@ -110,15 +112,15 @@ impl WorkerEnd {
             spin: AdaptiveSpin::short(),
             place: Cpu::default(),
             short_sleeps: 0,
-            may_leave: true,
+            may_migrate: true,
             short_sleeps_max: SHORT_SLEEPS,
-            left_at: None,
+            migrated_at: None,
         })
     }
 
-    /// Does not move to other processors: the user's code may forbid the system calls that this takes.
-    pub(crate) fn stay(&mut self) {
-        self.may_leave = false;
+    /// Never migrates to another processor from now on: the user's code may forbid the system calls for it.
+    pub(crate) fn forbid_migration(&mut self) {
+        self.may_migrate = false;
     }
 
     fn ledger(&self) -> WorkerLedger<'_, AtomicU64> {
@@ -135,13 +137,13 @@ impl WorkerEnd {
             if self.ledger().sleep() {
                 let asleep = Instant::now();
                 self.memory.sleep(rings);
-                self.has_slept(asleep.elapsed());
+                self.on_wake(asleep.elapsed());
             }
         }
         self.clock.since = Instant::now();
     }
 
-    fn has_slept(&mut self, time: Duration) {
+    fn on_wake(&mut self, time: Duration) {
         self.spin.found_after_sleep(time);
         self.short_sleeps = if time < SHORT_SLEEP { self.short_sleeps.saturating_add(1) } else { 0 };
         self.show_place();
@@ -167,19 +169,20 @@ impl WorkerEnd {
             return true;
         }
         let has_room = self.memory.cell(Cell::SpinNs).load(Ordering::Relaxed) > 0;
-        if !has_room || !self.may_leave || self.short_sleeps < self.short_sleeps_max {
+        if !has_room || !self.may_migrate || self.short_sleeps < self.short_sleeps_max {
             return false;
         }
         self.short_sleeps = 0;
         // If the kernel brings it back, or no other processor is suitable, the next attempt waits longer.
-        let lately = self.left_at.replace(Instant::now()).is_some_and(|left_at| left_at.elapsed() < LATELY);
-        self.short_sleeps_max = if lately { self.short_sleeps_max.saturating_mul(2) } else { SHORT_SLEEPS };
+        let recently =
+            self.migrated_at.replace(Instant::now()).is_some_and(|migrated_at| migrated_at.elapsed() < RECENTLY);
+        self.short_sleeps_max = if recently { self.short_sleeps_max.saturating_mul(2) } else { SHORT_SLEEPS };
         let here = self.place;
         // Before the migration: the parent may spin for this worker from now on.
         self.show(Cpu::default());
-        let has_left = here.migrate_away();
+        let has_migrated = here.migrate_away();
         self.show_place();
-        has_left
+        has_migrated
     }
 
     /// Spins for work for a while, and longer the next time if work came.
@@ -265,7 +268,17 @@ impl WorkerEnd {
     ///
     /// It is longer than any answer may be.
     #[inline]
-    pub(crate) fn answer(&mut self, kind: AnswerKind, is_attached: bool, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn answer(&mut self, kind: AnswerKind, bytes: &[u8]) -> io::Result<()> {
+        self.write_answer(UpHead { kind, is_attached: false, len: bytes.len() }, bytes)
+    }
+
+    /// As [`answer`](Self::answer), with bytes that travel as the attachment with this number.
+    pub(crate) fn answer_attached(&mut self, kind: AnswerKind, number: u32) -> io::Result<()> {
+        self.write_answer(UpHead { kind, is_attached: true, len: record::NUMBER }, &number.to_le_bytes())
+    }
+
+    #[inline]
+    fn write_answer(&mut self, head: UpHead, bytes: &[u8]) -> io::Result<()> {
         let needed = record::HEAD + bytes.len();
         if needed > RING_LEN {
             return Err(broken("an answer is longer than the ring"));
@@ -273,7 +286,6 @@ impl WorkerEnd {
         while !self.has_room(needed) {
             self.wait_for_room(needed);
         }
-        let head = UpHead { kind, is_attached, len: bytes.len() };
         self.memory.put_head(Ring::Up, self.write, head.to_bytes());
         failpoint!("mid_answer");
         self.memory.put(Ring::Up, self.write + record::HEAD as u64, bytes);
@@ -310,23 +322,24 @@ impl WorkerEnd {
     }
 
     /// Records the time at which an item with a time limit begins.
-    pub(crate) fn show_beginning(&self) {
+    pub(crate) fn show_start(&self) {
         self.memory.cell(Cell::BeganNs).store(clock::monotonic_ns(), Ordering::Relaxed);
     }
 
     /// Shows that the record is done. Returns what follows.
     #[inline]
     pub(crate) fn finish(&mut self) -> Next {
-        let finished = self.ledger().finish(!self.is_mute);
+        let after_record = if self.bell_lost { AfterRecord::Leave } else { AfterRecord::BeginNext };
+        let finished = self.ledger().finish(after_record);
         if finished.wake == Wake::Needed {
-            self.is_mute |= !self.ring_the_parent();
+            self.bell_lost |= !self.ring_the_parent();
         }
         // After the answer is shown, since a thread may be waiting for it.
         self.clock.records += 1;
         if self.clock.records >= self.clock.every || !finished.next_has_begun {
             self.checkpoint();
         }
-        match (finished.next_has_begun, self.is_mute) {
+        match (finished.next_has_begun, self.bell_lost) {
             (true, _) => Next::HasBegun,
             (false, false) => Next::Wait,
             (false, true) => Next::Leave,
@@ -357,8 +370,4 @@ impl WorkerEnd {
 /// Identifies the bell, to tell it from a file that a task has opened under its number.
 fn bell_id(bell: &PrivateFd) -> Option<(u64, u64, u32)> {
     fstat(bell).ok().map(|status| (status.st_dev, status.st_ino, status.st_mode))
-}
-
-fn broken(detail: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, detail)
 }

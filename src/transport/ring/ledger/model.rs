@@ -1,8 +1,8 @@
-//! The ledger, tried in every order that the memory model allows (loom).
+//! The ledger, run in every order that the memory model allows (loom).
 //!
-//! The code under test is the code that ships, over loom's atomics. Bytes of records are stood for by relaxed atomics,
+//! The code under test is the code that ships, over loom's atomics. Relaxed atomics stand for the bytes of records,
 //! so that a change of the ledger that did not order them would show an old value. A bell is a futex: a count, and
-//! somebody who sleeps until it changes.
+//! a thread that sleeps until it changes.
 
 use loom::model::Builder;
 use loom::sync::Arc;
@@ -13,6 +13,7 @@ use loom::sync::atomic::AtomicU64;
 use loom::sync::atomic::Ordering;
 use loom::thread;
 
+use super::AfterRecord;
 use super::Count;
 use super::ParentLedger;
 use super::Wake;
@@ -97,7 +98,7 @@ impl Shared {
 
     /// Whether the next has begun.
     fn finish(&self) -> bool {
-        let finished = self.worker().finish(true);
+        let finished = self.worker().finish(AfterRecord::BeginNext);
         if finished.wake == Wake::Needed {
             self.parent_bell.ring();
         }
@@ -117,19 +118,19 @@ impl Shared {
 
     /// The parent sleeps until `records` are done.
     fn wait_until_done(&self, records: u32) {
-        let mut seen = self.parent().look().done();
+        let mut seen = self.parent().load().done();
         while seen != Count::default().plus(records) {
             let rings = self.parent_bell.rings();
             if self.parent().sleep().done() == seen {
                 self.parent_bell.sleep(rings);
             }
-            seen = self.parent().look().done();
+            seen = self.parent().load().done();
         }
     }
 }
 
 fn model(f: impl Fn() + Sync + Send + 'static) {
-    // Every order with up to three switches where nobody had to wait: loom's authors find next to all faults so.
+    // Every order with up to three preemptions: according to the authors of loom, these reveal almost all faults.
     model_with(3, f);
 }
 
@@ -140,7 +141,7 @@ fn model_with(switches: usize, f: impl Fn() + Sync + Send + 'static) {
 }
 
 #[test]
-fn every_record_is_answered_and_nobody_oversleeps() {
+fn every_record_is_answered_and_no_side_oversleeps() {
     model(|| {
         let shared = Arc::new(Shared::default());
         let worker = Arc::clone(&shared);
@@ -319,14 +320,14 @@ fn what_a_leaving_worker_has_not_begun_stays_unbegun() {
         let worker = thread::spawn(move || {
             worker.begin();
             worker.run(0);
-            let finished = worker.worker().finish(false);
+            let finished = worker.worker().finish(AfterRecord::Leave);
             assert!(!finished.next_has_begun);
             finished.wake
         });
         let asked = shared.parent().sleep().done() == Count::default();
         shared.send(1, 8);
         let wake = worker.join().unwrap();
-        let view = shared.parent().look();
+        let view = shared.parent().load();
         assert_eq!((view.sent().since(view.done()), view.has_begun()), (1, false));
         assert_eq!(wake == Wake::Needed, asked);
         assert_eq!(shared.begun[1].load(Ordering::Relaxed), 0);

@@ -2,8 +2,7 @@
 //!
 //! Steps are drawn at random: the parent's calls, in any order that the engine could make them in; honest steps of the
 //! real [`WorkerEnd`]; and writes that no worker of ours makes, anywhere in the shared memory. With honest steps only,
-//! a model knows every answer. With others, all that is asked is that the parent gives well-formed runs or [`Broken`],
-//! and never loses count.
+//! a model knows every answer. With others, the parent must yield well-formed runs or [`Broken`], and never lose count.
 
 #![expect(clippy::unwrap_used, reason = "a trial stops at the first surprise")]
 
@@ -68,13 +67,13 @@ struct Trial {
     worker: WorkerEnd,
     bell: File,
     arrivals: Arrivals,
-    /// Somebody has written to the memory who should not.
+    /// A misdeed has written to the memory.
     is_tampered: bool,
-    /// What was received has not been looked at to its end.
-    is_hearing: bool,
+    /// Received answers are still to be processed.
+    is_receiving: bool,
     serial: u32,
     sent_items: u64,
-    heard_items: u64,
+    received_items: u64,
     unbegun_items: u64,
 
     // The following fields are kept while no step tampers with the memory.
@@ -84,16 +83,16 @@ struct Trial {
     running: Option<Known>,
     selected: Option<u32>,
     replies: VecDeque<Reply>,
-    /// Of these, so many are received; and so many records were finished after that.
+    /// How many of the replies were received, and how many records were finished since then.
     received: usize,
     finished: u32,
     /// Bytes in the up ring, as far as they are finished and as far as they are received.
     up: usize,
     up_received: usize,
-    /// The parent has asked the worker to ring; it has rung, and was not heard yet.
+    /// The parent has asked the worker to ring; the worker has rung, and the parent has not processed it.
     is_asked: bool,
     has_rung: bool,
-    /// The worker has said that it sleeps.
+    /// The worker has set its flag of a sleeper.
     sleeps: bool,
 }
 
@@ -109,10 +108,10 @@ impl Trial {
             bell: ours,
             arrivals: Arrivals::default(),
             is_tampered: false,
-            is_hearing: false,
+            is_receiving: false,
             serial: 0,
             sent_items: 0,
-            heard_items: 0,
+            received_items: 0,
             unbegun_items: 0,
             waiting: VecDeque::new(),
             is_begun: false,
@@ -144,19 +143,19 @@ impl Trial {
             Step::Recall => self.recall(),
             Step::Receive => self.receive(),
             Step::NextRun => drop(self.next_run()),
-            Step::HearAll => {
+            Step::ReceiveAll => {
                 self.receive();
                 while self.next_run() {}
             }
             Step::AskToRing => {
                 let is_quiet = self.end.ask_to_ring();
-                if !self.is_tampered && !self.is_hearing {
+                if !self.is_tampered && !self.is_receiving {
                     assert_eq!(is_quiet, self.finished == 0);
                 }
                 self.is_asked = true;
             }
             Step::Rung => self.rung(),
-            Step::LookInPassing => self.look_in_passing(),
+            Step::Peek => self.peek(),
             Step::Begin if !self.is_tampered => self.begin(),
             Step::Finish { kind, len } if !self.is_tampered => self.finish(kind, len),
             Step::FallAsleep if !self.is_tampered => {
@@ -173,7 +172,7 @@ impl Trial {
         }
         let has_more = self.end.sent.since(sent_before).wrapping_sub(1) < 1 << 20;
         if !self.is_tampered && slept && has_more {
-            assert_ne!(self.end.memory.rings(), rings, "who sleeps is woken for what is sent");
+            assert_ne!(self.end.memory.rings(), rings, "a worker that sleeps is woken for what is sent");
             self.sleeps = false;
         }
         self.check_counts();
@@ -193,7 +192,7 @@ impl Trial {
             records += more_records;
         }
         assert_eq!(records, end.sent.since(end.seen), "every record in flight has an entry");
-        assert_eq!(self.sent_items, items + self.heard_items + self.unbegun_items, "every item is somewhere, once");
+        assert_eq!(self.sent_items, items + self.received_items + self.unbegun_items, "every item is somewhere, once");
         assert!(end.down_write - end.down_read <= RING_LEN as u64);
         let ends: Vec<u64> = end.in_flight.iter().map(|entry| entry.end).collect();
         assert!(ends.is_sorted() && ends.last().is_none_or(|&last| last == end.down_write));
@@ -268,10 +267,10 @@ impl Trial {
     }
 
     fn receive(&mut self) {
-        // As the engine does: never before what came last was looked at to its end.
-        while self.is_hearing && self.next_run() {}
+        // As the engine does: only when everything received before has been processed.
+        while self.is_receiving && self.next_run() {}
         let received = self.end.receive(&mut self.arrivals);
-        self.is_hearing = received.is_ok();
+        self.is_receiving = received.is_ok();
         if !self.is_tampered {
             received.unwrap();
             self.received = self.replies.len();
@@ -282,7 +281,7 @@ impl Trial {
 
     /// The next run of what was received; false if there is no more.
     fn next_run(&mut self) -> bool {
-        if !self.is_hearing {
+        if !self.is_receiving {
             return false;
         }
         let mut arrivals = std::mem::take(&mut self.arrivals);
@@ -290,7 +289,7 @@ impl Trial {
         let found = match run {
             Ok(Some(run)) => {
                 let replies = replies(run);
-                self.heard_items += replies.len() as u64;
+                self.received_items += replies.len() as u64;
                 if !self.is_tampered {
                     assert!(replies.len() <= self.received);
                     self.received -= replies.len();
@@ -302,16 +301,16 @@ impl Trial {
             }
             Ok(None) => {
                 self.end.taken(&arrivals);
-                self.is_hearing = false;
+                self.is_receiving = false;
                 if !self.is_tampered {
-                    assert_eq!(self.received, 0, "all that was received is heard");
+                    assert_eq!(self.received, 0, "all that was received is processed");
                     self.up -= std::mem::take(&mut self.up_received);
                 }
                 false
             }
             Err(broken) => {
                 assert!(self.is_tampered, "{broken:?}");
-                self.is_hearing = false;
+                self.is_receiving = false;
                 false
             }
         };
@@ -329,12 +328,12 @@ impl Trial {
         }
     }
 
-    fn look_in_passing(&mut self) {
-        let (has_news, lookout) = (self.end.has_news(), self.end.probe());
-        let _busy = self.end.busy();
+    fn peek(&mut self) {
+        let (has_news, probe) = (self.end.has_news(), self.end.probe());
+        let _time = self.end.take_service_time();
         self.end.allow_spinning(u64::from(self.serial));
-        if !self.is_tampered && !self.is_hearing {
-            assert_eq!((has_news, lookout.has_news()), (self.finished > 0, self.finished > 0));
+        if !self.is_tampered && !self.is_receiving {
+            assert_eq!((has_news, probe.has_news()), (self.finished > 0, self.finished > 0));
         }
     }
 
@@ -404,8 +403,8 @@ fn replies(run: Arrival<'_>) -> Vec<Reply> {
     }
 }
 
-/// Takes a private copy of a ring apart, as far as it makes sense.
-pub(crate) fn take_apart(bytes: &[u8], records: u32, items_max: u32) {
+/// Splits a private copy of a ring into answers, up to the first that is invalid.
+pub(crate) fn split_all(bytes: &[u8], records: u32, items_max: u32) {
     let mut arrivals = Arrivals { bytes: bytes.to_vec(), read: 0, records };
     while arrivals.records > 0 {
         let before = arrivals.read;
@@ -417,10 +416,10 @@ pub(crate) fn take_apart(bytes: &[u8], records: u32, items_max: u32) {
     }
 }
 
-/// What stands in the ring of the answers, once so many records are done.
+/// The bytes of the up ring, once this many records are done.
 #[cfg(test)]
 pub(crate) fn answers_in(end: &ParentEnd, records: u32) -> Option<Vec<u8>> {
-    let view = end.ledger().look();
+    let view = end.ledger().load();
     let len = usize::try_from(end.memory.cell(Cell::Answered).load(Ordering::Acquire)).unwrap();
     let mut bytes = Vec::new();
     end.memory.copy_out(Ring::Up, 0, len, &mut bytes);
@@ -433,15 +432,15 @@ pub(crate) fn run(steps: Vec<Step>) {
     for step in steps {
         trial.take(step);
     }
-    // The end of the worker, as the engine hears of it.
-    trial.take(Step::HearAll);
+    // The end of the worker, as the engine processes it.
+    trial.take(Step::ReceiveAll);
     trial.take(Step::Recall);
 }
 
 #[cfg(test)]
 proptest! {
     #[test]
-    fn an_honest_worker_is_heard_to_the_letter(steps in vec(honest_step(), 0..150)) {
+    fn every_answer_of_an_honest_worker_is_received(steps in vec(honest_step(), 0..150)) {
         run(steps);
     }
 
@@ -468,14 +467,14 @@ fn a_ledger_is_news_if_only_its_rest_is_wrong() {
 
 #[cfg(test)]
 #[test]
-fn a_worker_whose_flag_was_taken_down_is_woken_all_the_same() {
+fn a_worker_whose_sleep_flag_was_cleared_is_still_woken() {
     let mut trial = Trial::new();
     assert!(WorkerLedger(trial.end.memory.cell(Cell::Ledger)).sleep());
     trial.commit(Misdeed::Word(0));
     trial.send_items(&[1], 1);
     let rings = trial.end.memory.rings();
     assert!(trial.end.ask_to_ring());
-    assert_eq!(trial.end.memory.rings(), rings, "it has been shown its work a moment ago");
+    assert_eq!(trial.end.memory.rings(), rings, "it was sent its work a moment ago");
     assert!(trial.end.ask_to_ring());
     assert_ne!(trial.end.memory.rings(), rings);
 }

@@ -15,7 +15,7 @@ use crate::work::progress::Progress;
 impl ParentEnd {
     /// How far the worker has come with the next item.
     pub(crate) fn progress(&self) -> Progress {
-        let view = self.ledger().look();
+        let view = self.ledger().load();
         let item_is_next = matches!(self.in_flight.front(), Some(entry) if entry.contents.is_work());
         match view.has_begun() && view.done() == self.seen {
             true if item_is_next => Progress::Runs { since: self.began() },
@@ -55,8 +55,8 @@ impl ParentEnd {
         Instant::now().checked_sub(Duration::from_nanos(ago))
     }
 
-    /// How many orders are known to have been obeyed, in total.
-    pub(crate) fn obeyed(&self) -> u64 {
-        self.obeyed
+    /// The number of orders known to be executed, in total.
+    pub(crate) fn executed(&self) -> u64 {
+        self.executed
     }
 }

@@ -17,21 +17,21 @@ pub(crate) enum Step {
     Recall,
     Receive,
     NextRun,
-    HearAll,
+    ReceiveAll,
     AskToRing,
     Rung,
-    LookInPassing,
+    Peek,
     Begin,
     Finish { kind: u8, len: usize },
     FallAsleep,
     Misdeed(Misdeed),
 }
 
-/// What only a task that writes where it should not does to the shared memory.
+/// A write to the shared memory that only a misbehaving task makes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Misdeed {
     Word(u64),
-    /// The word that the parent expects, but for this.
+    /// The word that the parent expects, changed by this.
     NearlyRight {
         sent: i32,
         done: i32,
@@ -41,14 +41,14 @@ pub(crate) enum Misdeed {
         cell: usize,
         value: u64,
     },
-    /// So many bytes of answers more than the parent has taken.
+    /// The end of the answers, this many bytes beyond what the parent has taken.
     Answered(u64),
     Bytes {
         is_up: bool,
         position: u64,
         bytes: Vec<u8>,
     },
-    /// Answers where the parent looks for them, some of them with heads that promise too much.
+    /// Answers at the parent's read position, some with lengths that are too long.
     Forged {
         heads: Vec<u32>,
         done: u32,
@@ -79,10 +79,10 @@ pub(crate) fn honest_step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Recall),
         2 => Just(Step::Receive),
         4 => Just(Step::NextRun),
-        2 => Just(Step::HearAll),
+        2 => Just(Step::ReceiveAll),
         2 => Just(Step::AskToRing),
         1 => Just(Step::Rung),
-        1 => Just(Step::LookInPassing),
+        1 => Just(Step::Peek),
         4 => Just(Step::Begin),
         16 => (0..12u8, len).prop_map(|(kind, len)| Step::Finish { kind, len }),
         1 => Just(Step::FallAsleep),

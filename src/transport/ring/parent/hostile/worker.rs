@@ -1,4 +1,4 @@
-//! The honest worker of a trial: the real one, step by step, and what it must find.
+//! The honest worker of a trial: the real worker end, step by step, and what it must find.
 
 use std::io::Read;
 
@@ -58,8 +58,8 @@ impl Trial {
         if self.running.take().is_some() {
             let reply = self.reply(kind, len);
             match &reply {
-                Reply::Here { kind, bytes } => self.worker.answer(*kind, false, bytes).unwrap(),
-                Reply::Attached { kind, number } => self.worker.answer(*kind, true, &number.to_le_bytes()).unwrap(),
+                Reply::Here { kind, bytes } => self.worker.answer(*kind, bytes).unwrap(),
+                Reply::Attached { kind, number } => self.worker.answer_attached(*kind, *number).unwrap(),
             }
             self.up += record::HEAD
                 + match &reply {
@@ -71,7 +71,7 @@ impl Trial {
         self.finished += 1;
         let next = self.worker.finish();
         if std::mem::take(&mut self.is_asked) {
-            self.bell.read_exact(&mut [0; 8]).expect("who was asked to ring has rung");
+            self.bell.read_exact(&mut [0; 8]).expect("a worker that was asked to ring has rung");
             self.has_rung = true;
         }
         match next {
