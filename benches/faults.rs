@@ -48,8 +48,8 @@ fn main() -> anyhow::Result<()> {
         print("overshoot", method, (0..rounds).map(|_| overshoot(&pool, &note)))?;
         print("cancel to error", method, (0..rounds).map(|_| cancel_to_error(&pool, &note)))?;
         drop(pool);
-        for (name, is_stopped) in [("terminate, busy", false), ("terminate, stopped", true)] {
-            print(name, method, (0..sized(5, 1)).map(|_| terminate(method, is_stopped)))?;
+        for (name, workers) in [("terminate, busy", Workers::Busy), ("terminate, stopped", Workers::Stopped)] {
+            print(name, method, (0..sized(5, 1)).map(|_| terminate(method, workers)))?;
         }
     }
     Ok(())
@@ -130,7 +130,14 @@ fn cancel_to_error(pool: &Pool, note: &str) -> anyhow::Result<Duration> {
     }
 }
 
-fn terminate(method: StartMethod, is_stopped: bool) -> anyhow::Result<Duration> {
+/// The state of the workers when their pool is terminated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Workers {
+    Busy,
+    Stopped,
+}
+
+fn terminate(method: StartMethod, workers: Workers) -> anyhow::Result<Duration> {
     let folder = TempDir::new()?;
     let note = folder.path().join("note").display().to_string();
     let pool = build(method)?;
@@ -140,7 +147,7 @@ fn terminate(method: StartMethod, is_stopped: bool) -> anyhow::Result<Duration> 
         std::thread::sleep(Duration::from_millis(1));
     }
     let queued = pool.map_async(0..sized(1_000_000u32, 1000), |x| x);
-    if is_stopped {
+    if workers == Workers::Stopped {
         for pid in pool.pids() {
             kill(Pid::from_raw(pid.try_into()?), Signal::SIGSTOP)?;
         }

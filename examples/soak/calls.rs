@@ -163,7 +163,7 @@ impl Caller<'_> {
             }
             Kind::Map => self.settle_all(batch, pool.map_results(items, work_alone)),
             Kind::With => {
-                let context = Context::new(seed, self.dice.once_in(4));
+                let context = if self.dice.once_in(4) { Context::bulky(seed) } else { Context::small(seed) };
                 self.settle_all(batch, pool.with(&context).map_results(items, work_with));
             }
             Kind::ApplyAsync => {

@@ -69,8 +69,12 @@ impl Answer {
 }
 
 impl Context {
-    pub(crate) fn new(seed: u64, is_bulky: bool) -> Self {
-        Self { seed, padding: if is_bulky { vec![0x33; BULK_BYTES] } else { Vec::new() } }
+    pub(crate) fn small(seed: u64) -> Self {
+        Self { seed, padding: Vec::new() }
+    }
+
+    pub(crate) fn bulky(seed: u64) -> Self {
+        Self { seed, padding: vec![0x33; BULK_BYTES] }
     }
 }
 

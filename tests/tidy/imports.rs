@@ -31,7 +31,7 @@ pub(crate) struct Import {
 /// The imports between different files, but for those of `lib.rs`; and what is wrong with the tree.
 pub(crate) fn imports(sources: &Sources) -> (Vec<Import>, Vec<String>) {
     let mut tree = Tree { sources, modules: Vec::new(), paths: Vec::new(), wrong: Vec::new() };
-    tree.read_file(ROOT_FILE.to_owned(), None, false);
+    tree.read_file(ROOT_FILE.to_owned(), Place::default());
     let declared: BTreeSet<&String> = tree.modules.iter().map(|module| &module.file).collect();
     let lost = sources.keys().filter(|file| !declared.contains(file));
     tree.wrong.extend(lost.map(|file| format!("{file}: no `mod` declares this file")).collect::<Vec<_>>());
@@ -41,10 +41,16 @@ pub(crate) fn imports(sources: &Sources) -> (Vec<Import>, Vec<String>) {
     (found, tree.wrong)
 }
 
-struct Module {
-    file: String,
+/// Where a module is declared.
+#[derive(Clone, Copy, Default)]
+struct Place {
     parent: Option<usize>,
     in_test: bool,
+}
+
+struct Module {
+    file: String,
+    place: Place,
     children: BTreeMap<String, usize>,
     /// What `use` brings into scope, as written.
     names: BTreeMap<String, Vec<String>>,
@@ -65,8 +71,8 @@ struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    fn read_file(&mut self, file: String, parent: Option<usize>, in_test: bool) -> usize {
-        let module = self.add_module(file.clone(), parent, in_test);
+    fn read_file(&mut self, file: String, place: Place) -> usize {
+        let module = self.add_module(file.clone(), place);
         if let Some(text) = self.sources.get(&file) {
             self.read_module(&tokens(text), module, &module_folder(&file));
         } else {
@@ -75,8 +81,8 @@ impl<'a> Tree<'a> {
         module
     }
 
-    fn add_module(&mut self, file: String, parent: Option<usize>, in_test: bool) -> usize {
-        self.modules.push(Module { file, parent, in_test, children: BTreeMap::new(), names: BTreeMap::new() });
+    fn add_module(&mut self, file: String, place: Place) -> usize {
+        self.modules.push(Module { file, place, children: BTreeMap::new(), names: BTreeMap::new() });
         self.modules.len() - 1
     }
 
@@ -84,14 +90,14 @@ impl<'a> Tree<'a> {
     fn read_module(&mut self, tokens: &[Token<'a>], module: usize, folder: &str) {
         let mut at = 0;
         while at < tokens.len() {
-            let in_test = tokens[at].in_test || self.modules[module].in_test;
+            let in_test = tokens[at].in_test || self.modules[module].place.in_test;
             if tokens[at].text == "mod" && starts_with(tokens, at + 2, &[";"]) {
                 self.read_child(tokens[at + 1].text, module, folder, in_test);
                 at += 3;
             } else if tokens[at].text == "mod" && starts_with(tokens, at + 2, &["{"]) {
                 let name = tokens[at + 1].text;
                 let close = crate::lex::closing(tokens, at + 2);
-                let child = self.add_module(self.modules[module].file.clone(), Some(module), in_test);
+                let child = self.add_module(self.modules[module].file.clone(), Place { parent: Some(module), in_test });
                 self.modules[module].children.insert(name.to_owned(), child);
                 self.read_module(&tokens[at + 3..close], child, &format!("{folder}{name}/"));
                 at = close + 1;
@@ -108,7 +114,7 @@ impl<'a> Tree<'a> {
     fn read_child(&mut self, name: &str, module: usize, folder: &str, in_test: bool) {
         let candidates = [format!("{folder}{name}.rs"), format!("{folder}{name}/mod.rs")];
         let found = candidates.iter().find(|file| self.sources.contains_key(*file)).unwrap_or(&candidates[0]);
-        let child = self.read_file(found.clone(), Some(module), in_test);
+        let child = self.read_file(found.clone(), Place { parent: Some(module), in_test });
         self.modules[module].children.insert(name.to_owned(), child);
     }
 
@@ -178,7 +184,7 @@ impl<'a> Tree<'a> {
                 return None;
             }
         }
-        (from.file != to.file && from.file != ROOT_FILE && !to.in_test).then(|| Import {
+        (from.file != to.file && from.file != ROOT_FILE && !to.place.in_test).then(|| Import {
             from: from.file.clone(),
             line: path.line,
             to: to.file.clone(),
@@ -195,7 +201,7 @@ impl<'a> Tree<'a> {
             match first.as_str() {
                 "crate" => module = 0,
                 "self" => {}
-                "super" => module = self.modules[module].parent?,
+                "super" => module = self.modules[module].place.parent?,
                 _ => break,
             }
             is_relative = false;

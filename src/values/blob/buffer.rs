@@ -9,7 +9,10 @@
 //!
 //! Also called: shared memory buffer, single-writer mapping.
 
-#![expect(unsafe_code, reason = "the one writable mapping is a raw pointer; its SAFETY notes say who reads and writes")]
+#![expect(
+    unsafe_code,
+    reason = "the one writable mapping is a raw pointer; its SAFETY notes say which side reads and writes"
+)]
 
 use std::num::NonZero;
 use std::os::fd::AsFd;

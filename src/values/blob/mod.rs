@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Most of the cost of a large value is new pages: the kernel must find, clear, map and free them. So a [`BlobCache`]
-//! keeps for reuse what has been used: files, their mappings, and the memory of copies. Who may read what, and how:
+//! keeps for reuse what has been used: files, their mappings, and the memory of copies. The rules of access:
 //!
 //! - *What a parent sends* is in a [buffer](buffer::Buffer), which only the parent can write, not even a worker that has
 //!   the descriptor. A worker keeps it mapped, and decodes in place. The parent reuses it when the item has been

@@ -27,7 +27,7 @@ cases![
     callback_runs_off_the_callers_thread,
     callback_runs_although_the_handle_is_dropped,
     callback_of_map_gets_all_values,
-    panicking_callback_harms_nobody,
+    panicking_callback_is_harmless,
     callback_may_submit,
     callback_may_wait_for_another_job,
     callback_may_terminate,
@@ -114,7 +114,7 @@ fn callback_of_map_gets_all_values(method: StartMethod) {
     assert!(handle.successful());
 }
 
-fn panicking_callback_harms_nobody(method: StartMethod) {
+fn panicking_callback_is_harmless(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let (sender, calls) = mpsc::channel();
     let loud = pool.apply_async((1u8,), |x| x).on_success(|_| panic!("a callback that panics on purpose"));

@@ -20,7 +20,7 @@ use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
 
 cases![
-    context_that_fills_the_road_lets_items_through,
+    context_that_fills_the_link_lets_items_through,
     reaches_every_kind_of_call,
     is_a_method_receiver,
     is_sent_once_to_each_worker,
@@ -198,7 +198,7 @@ fn failing_to_deserialize_is_an_error_of_each_item(method: StartMethod) {
 }
 
 /// The context alone nearly fills the link, and its worker sends no answer after reading it.
-fn context_that_fills_the_road_lets_items_through(method: StartMethod) {
+fn context_that_fills_the_link_lets_items_through(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let context = vec![1u8; 59_000];
     let items = (0..20u8).map(|x| vec![x; 20_000]);

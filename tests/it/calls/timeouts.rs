@@ -33,7 +33,7 @@ cases![
     stopped_and_stubborn_tasks_end,
     what_the_task_has_started_ends_with_it,
     item_of_another_call_is_unharmed,
-    nobody_needs_to_wait_for_it,
+    no_thread_needs_to_wait_for_it,
     it_is_not_tried_again,
     workers_leave_after_their_share_all_the_same,
     task_knows_its_deadline,
@@ -222,7 +222,7 @@ fn item_of_another_call_is_unharmed(method: StartMethod) {
     assert_eq!(book.lines().len(), 250, "no item begins twice");
 }
 
-fn nobody_needs_to_wait_for_it(method: StartMethod) {
+fn no_thread_needs_to_wait_for_it(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let handle = pool.timeout(SHORT).apply_async((7u32,), hang_at_7);
     let pid = pool.pids()[0];

@@ -18,7 +18,7 @@ cases![
     panic_leaves_the_worker_alive,
     panic_after_a_caught_one_is_the_one_reported,
     long_panic_message_arrives,
-    long_texts_harm_nobody,
+    long_texts_are_harmless,
     anyhow_error_arrives_as_its_chain,
     own_result_is_a_value,
     map_gives_the_error_of_the_lowest_index,
@@ -109,7 +109,7 @@ fn long_panic_message_arrives(method: StartMethod) {
 
 /// Texts that are longer than a frame, in every kind of failure of a task, between items that succeed. The characters
 /// have three bytes, so truncation may hit the middle of one.
-fn long_texts_harm_nobody(method: StartMethod) {
+fn long_texts_are_harmless(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let pids = pool.pids();
     let results = pool.chunk_size(8).map_results(0..32u32, |x| -> anyhow::Result<u32> {

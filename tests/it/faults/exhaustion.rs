@@ -23,7 +23,7 @@ cases![
     few_descriptors_give_an_error_or_a_pool,
     descriptors_that_run_out_later_cost_no_results,
     starts_go_on_while_a_caller_waits,
-    starts_go_on_while_somebody_joins,
+    starts_go_on_during_a_join,
     payloads_need_no_descriptors_that_are_not_there,
     large_items_that_wait_need_few_descriptors,
     large_values_that_no_file_takes,
@@ -173,7 +173,7 @@ fn starts_go_on_while_a_caller_waits(method: StartMethod) {
     });
 }
 
-fn starts_go_on_while_somebody_joins(method: StartMethod) {
+fn starts_go_on_during_a_join(method: StartMethod) {
     with_one_worker_held(method, |pool, holder, gate| {
         let book = Notebook::new();
         let close_and_join = || {

@@ -24,13 +24,13 @@ use crate::harness::stage::Notebook;
 
 cases![
     pools_are_made_beside_a_stopped_server,
-    server_that_is_stopped_under_a_recycle_hangs_nobody,
+    server_that_is_stopped_under_a_recycle_hangs_nothing,
     server_that_is_stopped_harms_no_running_task,
     server_that_is_stopped_and_continued_serves_on,
     pool_with_a_start_under_way_ends_beside_a_stopped_server,
     pool_ends_in_order_beside_a_stopped_server,
     statuses_are_exact_or_unknown_beside_a_stopped_server,
-    server_that_dies_in_a_burst_of_recycles_hangs_nobody,
+    server_that_dies_in_a_burst_of_recycles_hangs_nothing,
     server_that_stops_while_it_starts_is_replaced,
     server_that_dies_with_all_workers_is_replaced,
 ];
@@ -95,7 +95,7 @@ fn pools_are_made_beside_a_stopped_server(method: StartMethod) {
     drop(new);
 }
 
-fn server_that_is_stopped_under_a_recycle_hangs_nobody(method: StartMethod) {
+fn server_that_is_stopped_under_a_recycle_hangs_nothing(method: StartMethod) {
     let pool = Pool::builder().processes(2).start_method(method).max_tasks_per_child(1).build().unwrap();
     stage::assert_works(&pool);
     stop(starter(&pool));
@@ -180,7 +180,7 @@ fn statuses_are_exact_or_unknown_beside_a_stopped_server(method: StartMethod) {
     in_time("what follows", || assert_works_or_is_lost(&pool, method));
 }
 
-fn server_that_dies_in_a_burst_of_recycles_hangs_nobody(method: StartMethod) {
+fn server_that_dies_in_a_burst_of_recycles_hangs_nothing(method: StartMethod) {
     let pool = Pool::builder().processes(4).start_method(method).max_tasks_per_child(1).build().unwrap();
     stage::assert_works(&pool);
     let first = starter(&pool);

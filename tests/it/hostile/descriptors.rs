@@ -9,6 +9,8 @@ use std::os::fd::RawFd;
 
 use procpool::Pool;
 use procpool::StartMethod;
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::harness::cases;
 use crate::harness::processes;
@@ -19,7 +21,7 @@ use crate::harness::sys;
 cases![
     worker_that_lost_a_socket_is_replaced,
     worker_that_lost_all_descriptors_is_replaced,
-    worker_with_a_damaged_descriptor_holds_nobody_up,
+    worker_with_a_damaged_descriptor_holds_nothing_up,
     worker_without_standard_streams_works_on,
 ];
 
@@ -69,20 +71,27 @@ const SOCKET_DAMAGES: Range<usize> = 4..6;
 /// Applied to all descriptors at once.
 const TOTAL_LOSSES: Range<usize> = 6..9;
 
-/// Which descriptor: a socket or not, and its index among those.
-type Aim = (bool, usize);
+/// A descriptor of a worker, by its index among those of its kind.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Aim {
+    Socket(usize),
+    Other(usize),
+}
 
 /// Breaks the descriptor in an item in the middle of a map. Returns the worker in which it was done.
 fn harm(pool: &Pool, deed: usize, aim: Aim) -> u32 {
     stage::until_all_work(pool);
     let book = Notebook::new();
     let items = (0..40u32).map(|x| (x, deed, aim, book.path()));
-    let results = pool.chunk_size(CHUNK).map_results(items, |(x, deed, (at_socket, index), book)| {
+    let results = pool.chunk_size(CHUNK).map_results(items, |(x, deed, aim, book)| {
         // Only once: the item may run again elsewhere, if the pool cannot see that its worker had begun it.
         if x == 12 && stage::first_to_claim(&format!("{book}.claim")) {
             let plumbing = Plumbing::find();
             stage::note(&book, std::process::id());
-            let fd = if at_socket { plumbing.sockets[index] } else { plumbing.others[index] };
+            let fd = match aim {
+                Aim::Socket(index) => plumbing.sockets[index],
+                Aim::Other(index) => plumbing.others[index],
+            };
             DEEDS[deed](&plumbing, fd);
         }
         x
@@ -106,7 +115,7 @@ fn worker_that_lost_a_socket_is_replaced(method: StartMethod) {
     let (sockets, _) = plumbing_counts(&pool);
     assert!(sockets > 0);
     for (deed, index) in SOCKET_LOSSES.flat_map(|deed| (0..sockets).map(move |index| (deed, index))) {
-        let worker = harm(&pool, deed, (true, index));
+        let worker = harm(&pool, deed, Aim::Socket(index));
         stage::until_replaced(&pool, 2, &[worker]);
         stage::assert_works(&pool);
     }
@@ -115,17 +124,17 @@ fn worker_that_lost_a_socket_is_replaced(method: StartMethod) {
 fn worker_that_lost_all_descriptors_is_replaced(method: StartMethod) {
     let pool = stage::pool(method, 2);
     for deed in TOTAL_LOSSES {
-        let worker = harm(&pool, deed, (true, 0));
+        let worker = harm(&pool, deed, Aim::Socket(0));
         stage::until_replaced(&pool, 2, &[worker]);
         stage::assert_works(&pool);
     }
 }
 
 /// The damage depends on what the descriptor is for. The pool continues, with or without this worker.
-fn worker_with_a_damaged_descriptor_holds_nobody_up(method: StartMethod) {
+fn worker_with_a_damaged_descriptor_holds_nothing_up(method: StartMethod) {
     let (sockets, others) = plumbing_counts(&stage::pool(method, 1));
-    let damages = SOCKET_DAMAGES.flat_map(|deed| (0..sockets).map(move |index| (deed, (true, index))));
-    let losses = LOSSES.flat_map(|deed| (0..others).map(move |index| (deed, (false, index))));
+    let damages = SOCKET_DAMAGES.flat_map(|deed| (0..sockets).map(move |index| (deed, Aim::Socket(index))));
+    let losses = LOSSES.flat_map(|deed| (0..others).map(move |index| (deed, Aim::Other(index))));
     for (deed, aim) in damages.chain(losses) {
         let pool = stage::pool(method, 2);
         harm(&pool, deed, aim);

@@ -30,13 +30,13 @@ cases![
     printed_output_is_not_doubled,
     task_that_starts_threads_and_children_works,
     task_that_closes_its_descriptors_loses_only_itself,
-    task_that_writes_into_every_descriptor_hangs_nobody,
+    task_that_writes_into_every_descriptor_hangs_nothing,
     task_that_changes_its_signal_mask_works_on,
     interrupting_the_parents_group_spares_workers,
     environment_changes_stay_in_the_worker,
     bursts_of_calls_change_no_set_of_processors,
     one_processor_is_enough_for_bursts_of_calls,
-    filter_that_kills_for_moves_kills_nobody,
+    filter_that_kills_for_migrating_kills_no_worker,
 ];
 
 fn status_field(name: &str) -> String {
@@ -178,7 +178,7 @@ fn task_that_closes_its_descriptors_loses_only_itself(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-fn task_that_writes_into_every_descriptor_hangs_nobody(method: StartMethod) {
+fn task_that_writes_into_every_descriptor_hangs_nothing(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let results = pool
         .chunk_size(1)
@@ -264,7 +264,7 @@ fn forbid_moves(_: u8) {
 }
 
 /// The filter is installed before the pool is made, or by its initializer.
-fn filter_that_kills_for_moves_kills_nobody(method: StartMethod) {
+fn filter_that_kills_for_migrating_kills_no_worker(method: StartMethod) {
     let pool = Pool::builder().processes(2).start_method(method).initializer((0,), forbid_moves).build().unwrap();
     stage::until_all_work(&pool);
     let pids = pool.pids();

@@ -22,7 +22,7 @@ cases![
     every_manner_of_death_spares_its_neighbours,
     program_in_the_place_of_a_worker_is_ended,
     fork_that_ends_by_itself_is_unseen,
-    fork_that_stays_holds_nobody_up,
+    fork_that_stays_holds_nothing_up,
     fork_that_comes_back_from_its_task_answers_nothing,
     fork_that_comes_back_from_its_task_spoils_no_large_result,
     fork_that_takes_the_place_of_the_worker_answers_nothing_twice,
@@ -121,7 +121,7 @@ fn fork_that_ends_by_itself_is_unseen(method: StartMethod) {
 }
 
 /// The fork has copies of all that the worker has: control socket, link and lifeline.
-fn fork_that_stays_holds_nobody_up(method: StartMethod) {
+fn fork_that_stays_holds_nothing_up(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (book, mut gate) = (Notebook::new(), Gate::closed());
     let items = (0..20u32).map(|x| (x, book.path(), gate.path()));

@@ -15,20 +15,17 @@ use crate::harness::sys;
 
 cases![
     answers_of_a_worker_that_must_go_count,
-    closed_control_socket_costs_nobody_elses_item,
+    closed_control_socket_costs_no_other_item,
     stubborn_child_of_a_task_ends_with_the_pool,
-    shut_road_keeps_the_parent_asleep,
+    shut_link_keeps_the_parent_asleep,
 ];
 
 /// (link, control). Only the link's socket is also open in the parent. With rings there is no such socket.
 fn sockets(parents: &[String]) -> (Option<RawFd>, RawFd) {
-    let all = processes::descriptors(std::process::id());
-    let of = |is_link| {
-        let wanted =
-            |it: &&(i32, String)| it.0 > 2 && it.1.starts_with("socket:") && parents.contains(&it.1) == is_link;
-        all.iter().find(wanted).map(|(fd, _)| *fd)
-    };
-    (of(true), of(false).unwrap())
+    let all = processes::descriptors(std::process::id()).into_iter();
+    let sockets = all.filter(|(fd, target)| *fd > 2 && target.starts_with("socket:"));
+    let (links, controls): (Vec<_>, Vec<_>) = sockets.partition(|(_, target)| parents.contains(target));
+    (links.first().map(|(fd, _)| *fd), controls[0].0)
 }
 
 fn own_targets() -> Vec<String> {
@@ -61,7 +58,7 @@ fn answers_of_a_worker_that_must_go_count(method: StartMethod) {
     }
 }
 
-fn closed_control_socket_costs_nobody_elses_item(method: StartMethod) {
+fn closed_control_socket_costs_no_other_item(method: StartMethod) {
     let pool = stage::pool(method, 1);
     stage::until_all_work(&pool);
     pool.apply((own_targets(),), |targets| nix::unistd::close(sockets(&targets).1).unwrap()).unwrap();
@@ -83,7 +80,7 @@ fn stubborn_child_of_a_task_ends_with_the_pool(method: StartMethod) {
     stage::until("the end of the task's child", || processes::ended(child));
 }
 
-fn shut_road_keeps_the_parent_asleep(method: StartMethod) {
+fn shut_link_keeps_the_parent_asleep(method: StartMethod) {
     let pool = stage::pool(method, 1);
     stage::until_all_work(&pool);
     let cpu = || nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap().user_time();

@@ -144,13 +144,20 @@ fn role(scene: &str, method: StartMethod, book: &Notebook, gate: &Gate) -> Strin
     format!("{scene}|{method}|{}|{}", book.path(), gate.path())
 }
 
-fn kill_and_watch(scene: &str, method: StartMethod, stop_first: bool) {
+/// The state of the victim's processes when their parent is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Workers {
+    Running,
+    Stopped,
+}
+
+fn kill_and_watch(scene: &str, method: StartMethod, workers: Workers) {
     let (book, gate) = (Notebook::new(), Gate::closed());
     let (mut child, mut doomed) = victim(scene, method, &book, &gate);
     doomed.extend(processes::descendants(child.id()).iter().map(|process| process.pid));
     let pidfds: Vec<_> = doomed.iter().map(|&pid| sys::pidfd_open(pid).unwrap()).collect();
     assert!(doomed.iter().all(|&pid| !processes::ended(pid)));
-    if stop_first {
+    if workers == Workers::Stopped {
         doomed.iter().for_each(|&pid| stage::signal(pid, Signal::SIGSTOP));
     }
     child.kill().unwrap();
@@ -162,19 +169,19 @@ fn kill_and_watch(scene: &str, method: StartMethod, stop_first: bool) {
 }
 
 fn killed_parent_takes_idle_workers_along(method: StartMethod) {
-    kill_and_watch("idle", method, false);
+    kill_and_watch("idle", method, Workers::Running);
 }
 
 fn killed_parent_takes_busy_workers_along(method: StartMethod) {
-    kill_and_watch("busy", method, false);
+    kill_and_watch("busy", method, Workers::Running);
 }
 
 fn killed_parent_takes_stopped_workers_along(method: StartMethod) {
-    kill_and_watch("busy", method, true);
+    kill_and_watch("busy", method, Workers::Stopped);
 }
 
 fn killed_parent_takes_starting_workers_along(method: StartMethod) {
-    kill_and_watch("starting", method, false);
+    kill_and_watch("starting", method, Workers::Running);
 }
 
 fn end_and_watch(scene: &str, method: StartMethod, code: i32) {

@@ -33,7 +33,7 @@ cases![
     preload_is_seen_by_forkserver_workers_only,
     preload_after_the_start_is_refused,
     panicking_preload_is_an_error,
-    dead_template_hangs_nobody,
+    dead_template_hangs_nothing,
     servers_reap_at_once,
 ];
 
@@ -195,7 +195,7 @@ fn panicking_preload_is_an_error(method: StartMethod) {
 }
 
 /// The parent of a replacement is the template (`fork`), the server (`forkserver`) or this process (`spawn`).
-fn dead_template_hangs_nobody(method: StartMethod) {
+fn dead_template_hangs_nothing(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let replace = |pool: &Pool| {
         let victim = pool.pids()[0];

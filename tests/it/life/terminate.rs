@@ -29,7 +29,7 @@ cases![
     terminate_ends_tasks_that_ignore_sigterm,
     terminate_ends_what_tasks_have_started,
     terminate_ends_a_half_consumed_imap,
-    without_grace_nobody_is_asked,
+    without_grace_no_worker_is_asked,
     with_grace_a_task_puts_things_away,
     the_shortest_grace_counts,
     join_waits_for_a_long_grace,
@@ -209,7 +209,7 @@ fn stubborn(pool: &Pool, gate: &Gate, book: &Notebook) -> AsyncResult<()> {
     })
 }
 
-fn without_grace_nobody_is_asked(method: StartMethod) {
+fn without_grace_no_worker_is_asked(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let (gate, book) = (Gate::closed(), Notebook::new());
     let handle = stubborn(&pool, &gate, &book);

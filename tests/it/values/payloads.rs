@@ -14,7 +14,7 @@ cases![
     many_large_values_at_once,
     small_values_pass_among_large_ones,
     large_context_and_large_items,
-    large_results_of_an_imap_nobody_reads,
+    large_results_of_an_unread_imap,
 ];
 
 /// A pattern in which missing, doubled and foreign bytes show; cheap even without optimisation.
@@ -106,7 +106,7 @@ fn large_context_and_large_items(method: StartMethod) {
 }
 
 /// The results have to wait; the pool must not block.
-fn large_results_of_an_imap_nobody_reads(method: StartMethod) {
+fn large_results_of_an_unread_imap(method: StartMethod) {
     let pool = stage::pool(method, 2);
     let mut unread = pool.imap(0..8usize, |x| vec![7u8; (1 << 20) + x]);
     assert_eq!(unread.next().unwrap().unwrap().len(), 1 << 20);

@@ -24,7 +24,7 @@ cases![
     other_items_of_the_job_are_unharmed,
     large_values_that_fail_half_way,
     message_of_the_value_is_kept,
-    long_messages_of_values_harm_nobody,
+    long_messages_of_values_are_harmless,
     deserializing_happens_once_for_each_side,
     large_arguments_and_results,
     large_contexts_and_initializers,
@@ -257,7 +257,7 @@ impl<'de> Deserialize<'de> for Wordy {
 }
 
 /// The message is longer than a frame, from either side.
-fn long_messages_of_values_harm_nobody(method: StartMethod) {
+fn long_messages_of_values_are_harmless(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let pids = pool.pids();
     let call = pool.chunk_size(5);

@@ -32,7 +32,7 @@ struct Rig {
 }
 
 impl Rig {
-    #[expect(clippy::zombie_processes, reason = "whoever owns the pidfd reaps it")]
+    #[expect(clippy::zombie_processes, reason = "the owner of the pidfd reaps it")]
     fn new() -> Self {
         let (here, there) = Socket::pair().unwrap();
         let script = "sleep 1000 & echo $!; wait; exec sleep 1000";
