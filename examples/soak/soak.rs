@@ -23,6 +23,7 @@ use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::pool_log;
 use crate::tally::Tally;
+use crate::verdict::KEPT_MAX;
 use crate::verdict::Left;
 use crate::verdict::Verdict;
 use crate::watchdog;
@@ -109,8 +110,8 @@ fn work_under_fire(
     });
 }
 
-/// Reads the gauges when no call, kill, start or reaping is under way. A reading that does not return to its first
-/// value shows a leak.
+/// Reads the gauges when no call, kill, start or reaping is under way. The pool may keep [`KEPT_MAX`] descriptors more than
+/// at `first`; a reading that stays above that shows a leak.
 fn quiet(pool: &Pool, tally: &Tally, first: Option<Gauges>) -> anyhow::Result<Gauges> {
     // No worker is killed now, so this must succeed.
     let answers = pool.map_results(0..64u32, work::work_aside)?;
@@ -123,7 +124,7 @@ fn quiet(pool: &Pool, tally: &Tally, first: Option<Gauges>) -> anyhow::Result<Ga
         let gauges = Gauges::read(&pids)?;
         let is_quiet = pids.len() == pool.processes()
             && before.is_some_and(|before: Gauges| before.descriptors == gauges.descriptors)
-            && first.is_none_or(|first| first.descriptors == gauges.descriptors)
+            && first.is_none_or(|first| gauges.descriptors <= first.descriptors + KEPT_MAX)
             && gauges.zombies == 0;
         if is_quiet || Instant::now() >= give_up {
             return Ok(gauges);

@@ -19,7 +19,7 @@ use crate::tally::Tally;
 /// memory that threads once needed; it does not depend on the number of items.
 const GROWTH_KIB_MAX: i64 = 4096;
 /// The files that a pool keeps for later large values, one descriptor each.
-const KEPT_MAX: i64 = 16;
+pub(crate) const KEPT_MAX: usize = 16;
 
 /// What is left over, or has grown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -245,7 +245,7 @@ impl Verdict {
         let Left { descriptors_in_use, descriptors_at_end, zombies, processes, resident_kib } = self.left;
         self.counts().into_iter().all(|(_, count)| count == 0)
             && self.kept_by_workers == 0
-            && descriptors_in_use <= KEPT_MAX
+            && descriptors_in_use <= KEPT_MAX as i64
             && (descriptors_at_end, zombies, processes) == (0, 0, 0)
             && resident_kib <= GROWTH_KIB_MAX
     }
