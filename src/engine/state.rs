@@ -306,23 +306,23 @@ impl Engine {
         let holds = if self.schedule.holds_only(worker, number) { Holds::Nothing } else { Holds::Other };
         let context = self.jobs.get(span.batch.job).and_then(|job| job.context.as_ref());
         let Some(handle) = self.workers.get_mut(worker) else {
-            self.schedule.send_refused(worker, 0);
+            self.schedule.send_refused(worker, number, 0);
             return;
         };
         match handle.send(span, number, context, holds) {
             Ok(Sent::Taken) => self.allow_spinning(worker),
             Ok(Sent::Part(items)) => {
-                self.schedule.send_refused(worker, items);
+                self.schedule.send_refused(worker, number, items);
                 self.allow_spinning(worker);
             }
             Ok(Sent::Full) => {
-                self.schedule.send_refused(worker, 0);
+                self.schedule.send_refused(worker, number, 0);
                 self.workers.wait_for_room(worker, &mut self.effects);
             }
             // The next answer asks again.
-            Ok(Sent::Later) => self.schedule.send_refused(worker, 0),
+            Ok(Sent::Later) => self.schedule.send_refused(worker, number, 0),
             Err(error) => {
-                self.schedule.send_refused(worker, 0);
+                self.schedule.send_refused(worker, number, 0);
                 self.after_send(worker, Err(error));
             }
         }

@@ -2,8 +2,9 @@
 //!
 //! Also called: run queue, round-robin scheduling.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::hash::BuildHasherDefault;
 
 use crate::schedule::departure::Lost;
 use crate::schedule::load::ItemId;
@@ -11,6 +12,7 @@ use crate::schedule::queue::JobQueue;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
+use crate::work::jobs::JobIdHasher;
 
 /// The end of a queue at which work is inserted.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +24,14 @@ enum QueueEnd {
 /// All queued work.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    jobs: BTreeMap<JobId, JobQueue>,
-    /// The jobs that have queued spans, each once. The next to be served is at the front.
+    jobs: HashMap<JobId, JobQueue, BuildHasherDefault<JobIdHasher>>,
+    /// The jobs that have queued spans, each once, and among them jobs that were cancelled since they were queued. The
+    /// next to be served is at the front, which is never a cancelled one.
     rotation: VecDeque<JobId>,
+    /// How many of them were cancelled.
+    stale: usize,
+    /// The items in all queues.
+    queued_items: u64,
     /// Work of cancelled jobs, until the engine takes it.
     dropped: Vec<Span>,
 }
@@ -37,17 +44,31 @@ impl Backlog {
 
     pub(super) fn remove(&mut self, job: JobId) {
         if let Some(queue) = self.jobs.remove(&job) {
-            assert!(queue.spans.is_empty(), "a job ends when its queue is empty");
+            assert!(queue.is_empty(), "a job ends when its queue is empty");
         }
     }
 
     /// No more items of the job are handed out; those in its queue are dropped.
     pub(super) fn cancel(&mut self, job: JobId) {
-        self.rotation.retain(|&queued| queued != job);
-        if let Some(queue) = self.jobs.get_mut(&job) {
-            queue.cancelled = true;
-            queue.queued_items = 0;
-            self.dropped.extend(queue.spans.drain(..));
+        let Some(queue) = self.jobs.get_mut(&job) else { return };
+        // Its place in the rotation is skipped later: a search for it would take as many steps as there are jobs.
+        self.stale += usize::from(!queue.is_empty());
+        self.queued_items -= queue.queued_items();
+        queue.cancel(&mut self.dropped);
+        self.skip_stale();
+    }
+
+    /// Makes the front of the rotation a job that has queued spans, and keeps the places of others from prevailing.
+    fn skip_stale(&mut self) {
+        let Self { jobs, rotation, stale, .. } = self;
+        let is_live = |job: &JobId| jobs.get(job).is_some_and(|queue| !queue.is_empty());
+        while *stale > 0 && rotation.front().is_some_and(|job| !is_live(job)) {
+            rotation.pop_front();
+            *stale -= 1;
+        }
+        if *stale > rotation.len() / 2 {
+            rotation.retain(is_live);
+            *stale = 0;
         }
     }
 
@@ -56,8 +77,7 @@ impl Backlog {
     }
 
     pub(super) fn clear(&mut self) {
-        self.jobs.clear();
-        self.rotation.clear();
+        *self = Self { dropped: std::mem::take(&mut self.dropped), ..Self::default() };
     }
 
     /// Whether no work is queued.
@@ -66,7 +86,7 @@ impl Backlog {
     }
 
     pub(super) fn queued_items(&self) -> u64 {
-        self.jobs.values().map(|queue| queue.queued_items).sum()
+        self.queued_items
     }
 
     pub(super) fn queue(&self, job: JobId) -> Option<&JobQueue> {
@@ -88,10 +108,13 @@ impl Backlog {
         let job = self.rotation.pop_front()?;
         let queue = self.jobs.get_mut(&job).expect("the rotation names open jobs");
         let span = queue.cut(items_max(queue).max(1));
-        if !queue.spans.is_empty() {
+        let item_ns = queue.item_ns;
+        if !queue.is_empty() {
             self.rotation.push_back(job);
         }
-        Some((span, queue.item_ns))
+        self.queued_items -= u64::from(span.len());
+        self.skip_stale();
+        Some((span, item_ns))
     }
 
     /// Work arrives at the back of its job's queue.
@@ -140,20 +163,32 @@ impl Backlog {
     fn enqueue(&mut self, span: Span, end: QueueEnd) {
         let job = span.batch.job;
         let queue = self.jobs.get_mut(&job).expect("work belongs to an open job");
-        if queue.cancelled {
+        if queue.is_cancelled() {
             self.dropped.push(span);
             return;
         }
-        if queue.spans.is_empty() {
+        if queue.is_empty() {
             match end {
                 QueueEnd::Front => self.rotation.push_front(job),
                 QueueEnd::Back => self.rotation.push_back(job),
             }
         }
-        queue.queued_items += u64::from(span.len());
+        self.queued_items += u64::from(span.len());
         match end {
-            QueueEnd::Front => queue.spans.push_front(span),
-            QueueEnd::Back => queue.spans.push_back(span),
+            QueueEnd::Front => queue.push_front(span),
+            QueueEnd::Back => queue.push_back(span),
         }
+    }
+
+    /// The total of the queues, counted anew.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn check(&self) {
+        assert_eq!(self.queued_items, self.jobs.values().map(JobQueue::queued_items).sum::<u64>());
+        let is_live = |job: &JobId| self.jobs.get(job).is_some_and(|queue| !queue.is_empty());
+        let live = self.rotation.iter().filter(|job| is_live(job)).count();
+        assert_eq!(live, self.jobs.values().filter(|queue| !queue.is_empty()).count(), "each is in the rotation, once");
+        assert_eq!(live + self.stale, self.rotation.len());
+        assert!(self.rotation.front().is_none_or(is_live), "the front can be served");
+        assert!(self.stale <= live, "most places in the rotation are of jobs that have work");
     }
 }

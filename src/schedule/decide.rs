@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use crate::schedule::action::Action;
 use crate::schedule::load::BACKLOG_NS;
-use crate::schedule::load::FRAMES_MAX;
 use crate::schedule::queue::JobQueue;
 use crate::schedule::restarts::Ending;
+use crate::schedule::roster::RosterEntry;
 use crate::schedule::roster::Stage;
 use crate::schedule::state::Lifecycle;
 use crate::schedule::state::Schedule;
@@ -27,40 +26,40 @@ impl Schedule {
         if self.lifecycle == Lifecycle::Ended || self.backlog.is_empty() {
             return;
         }
-        let ready = self.roster.ids(|entry| entry.stage == Stage::Ready && !entry.link_full);
-        let mut busy = self.roster.busy();
-        for &worker in &ready {
-            if busy < self.size.max() && self.roster.entry(worker).load.is_empty() && self.hand_over(worker, now) {
-                busy += 1;
+        while self.roster.busy() < self.size.max()
+            && let Some(worker) = self.roster.to_employ()
+        {
+            if !self.hand_over(worker, now) {
+                return;
             }
         }
-        for &worker in &ready {
-            while self.wants_ahead(worker) && self.hand_over(worker, now) {}
-        }
+        // If the worker with the least work ahead wants none of the next frame, no other does.
+        while let Some(worker) = self.roster.lightest()
+            && self.wants_ahead(worker)
+            && self.hand_over(worker, now)
+        {}
     }
 
-    /// Whether a busy worker should be sent the next frame now, before it has finished what it holds (prefetch).
+    /// Whether a busy worker that may be sent more should be sent the next frame now, before it has finished what it holds
+    /// (prefetch).
     fn wants_ahead(&self, worker: WorkerId) -> bool {
         let Some(entry) = self.roster.get(worker) else { return false };
         let Some(queue) = self.backlog.front() else { return false };
         let Some(item_ns) = queue.item_ns else { return false };
         let frame_ns = item_ns.saturating_mul(u64::from(queue.frame_items(self.grain)));
-        entry.stage == Stage::Ready
-            && !entry.link_full
-            && !entry.load.is_empty()
-            && entry.load.frames() < FRAMES_MAX
-            && entry.load.backlog_ns().saturating_add(frame_ns) <= BACKLOG_NS
+        entry.load().backlog_ns().saturating_add(frame_ns) <= BACKLOG_NS
     }
 
     /// Sends the next frame to the worker. Returns false if there is none.
     fn hand_over(&mut self, worker: WorkerId, now: Instant) -> bool {
-        let allowance = self.roster.entry(worker).load.allowance().unwrap_or(u64::MAX);
+        let allowance = self.roster.get(worker).and_then(|entry| entry.load().allowance()).unwrap_or(u64::MAX);
         let items_max = |queue: &JobQueue| queue.items_max(self.size.max(), self.grain).min(allowance);
         let Some((span, item_ns)) = self.backlog.cut(items_max) else { return false };
-        let entry = self.roster.entry(worker);
-        let number = entry.load.push(span.clone(), item_ns.unwrap_or(BACKLOG_NS), now);
-        let spent = entry.load.allowance() == Some(0);
-        self.actions.push_back(Action::Send(worker, span, number));
+        let (number, spent) = self.roster.change_live(worker, |entry| {
+            let number = entry.load.push(span.clone(), item_ns.unwrap_or(BACKLOG_NS), now);
+            (number, entry.load.allowance() == Some(0))
+        });
+        self.agenda.send(worker, span, number);
         if spent {
             self.retire(worker);
         }
@@ -69,14 +68,11 @@ impl Schedule {
 
     /// Makes the worker leave for good. What it has not begun is recalled.
     pub(super) fn make_leave(&mut self, worker: WorkerId) {
-        let Some(entry) = self.roster.get_mut(worker) else { return };
-        let before = std::mem::replace(&mut entry.stage, Stage::Leaving);
-        if before == Stage::Leaving {
-            return;
-        }
-        self.actions.push_back(Action::Recall(worker));
+        let before = self.roster.change(worker, |entry| std::mem::replace(&mut entry.stage, Stage::Leaving));
+        let Some(before) = before.filter(|&before| before != Stage::Leaving) else { return };
+        self.agenda.recall(worker);
         if before != Stage::Retiring {
-            self.actions.push_back(Action::Stop(worker));
+            self.tell_to_stop(worker);
         }
     }
 
@@ -88,11 +84,8 @@ impl Schedule {
             Lifecycle::Closing => self.size.max(),
             Lifecycle::Ended => return,
         };
-        while self.alive() > max {
-            if self.take_back_start() {
-                continue;
-            }
-            let Some(worker) = self.roster.most_dispensable() else { break };
+        while self.alive() > max && self.take_back_start() {}
+        for worker in self.roster.most_dispensable(self.alive().saturating_sub(max)) {
             self.make_leave(worker);
         }
     }
@@ -124,15 +117,19 @@ impl Schedule {
     }
 
     fn retire(&mut self, worker: WorkerId) {
-        self.roster.entry(worker).stage = Stage::Retiring;
-        self.actions.push_back(Action::Stop(worker));
+        self.roster.change_live(worker, |entry| entry.stage = Stage::Retiring);
+        self.tell_to_stop(worker);
+    }
+
+    fn tell_to_stop(&mut self, worker: WorkerId) {
+        let stop = self.roster.change_live(worker, RosterEntry::next_stop);
+        self.agenda.stop(worker, stop);
     }
 
     /// Brings the number of workers to the one that the work and the lifecycle require.
     pub(super) fn balance(&mut self, now: Instant) {
         if self.lifecycle == Lifecycle::Closing && self.backlog.is_empty() && self.feeding == 0 {
-            let ready = self.roster.ids(|entry| entry.stage == Stage::Ready);
-            ready.into_iter().for_each(|worker| self.retire(worker));
+            self.roster.ready().into_iter().for_each(|worker| self.retire(worker));
         }
         if self.restarts.again_at(now).is_some() {
             return;
@@ -140,21 +137,15 @@ impl Schedule {
         self.restarts.clear_timer();
         for _ in self.alive()..self.wanted() {
             self.starts_pending += 1;
-            self.actions.push_back(Action::Start);
+            self.agenda.start();
         }
     }
 
     /// Withdraws a `Start` that was not carried out yet, if there are enough workers without it. Returns whether it did.
     pub(super) fn take_back_start(&mut self) -> bool {
-        let decided = self.actions.iter().rposition(|action| matches!(action, Action::Start));
-        match decided {
-            Some(position) if self.alive() > self.wanted() => {
-                self.actions.remove(position);
-                self.starts_pending -= 1;
-                true
-            }
-            _ => false,
-        }
+        let is_taken_back = self.alive() > self.wanted() && self.agenda.take_back_start();
+        self.starts_pending -= usize::from(is_taken_back);
+        is_taken_back
     }
 
     /// How many workers stay, counting those whose start is pending.
@@ -180,10 +171,10 @@ impl Schedule {
         self.restarts.failed(ending, now);
         // A worker that lives and has served keeps the pool alive, however often replacements fail: what it holds must not
         // be lost with the pool.
-        let serving = self.roster.all().any(|entry| entry.stage != Stage::Starting);
+        let serving = self.roster.has_served();
         if self.restarts.are_too_many(self.size.max(), now) && !serving && !self.broken && self.wanted() > 0 {
             self.broken = true;
-            self.actions.push_back(Action::Break);
+            self.agenda.break_pool();
         }
     }
 

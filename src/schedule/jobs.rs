@@ -74,6 +74,6 @@ impl Schedule {
 
     /// The workers that hold items of the job.
     pub(crate) fn holders(&self, job: JobId) -> Vec<WorkerId> {
-        self.roster.ids(|entry| entry.load.holds(job))
+        self.roster.holders(job)
     }
 }

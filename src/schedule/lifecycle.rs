@@ -30,10 +30,9 @@ impl Schedule {
     pub(crate) fn end(&mut self) {
         self.lifecycle = Lifecycle::Ended;
         self.backlog.clear();
-        self.actions.clear();
-        for entry in self.roster.all_mut() {
-            entry.load.clear();
-        }
+        // No start that is withdrawn will be answered.
+        self.starts_pending -= self.agenda.clear();
+        self.roster.clear_loads();
     }
 
     /// Whether no worker is left, none is being started, and no work waits for one.

@@ -172,9 +172,22 @@ impl Load {
         Some(FinishedFrame { job: frame.span.batch.job, items: frame.items, elapsed_ns, blob })
     }
 
-    /// Removes the last `count` frames, except the first `kept` items of the oldest of them. Returns them oldest first.
-    pub(crate) fn take_last(&mut self, count: usize, kept: u32) -> Vec<Span> {
-        let first = self.frames.len().checked_sub(count).expect("only what was sent comes back");
+    /// Where the frame is among those in flight.
+    fn place_of(&self, number: FrameNumber) -> Option<usize> {
+        let FrameNumber(first) = self.front()?;
+        // Numbers wrap, and those of the frames in flight are close to each other.
+        let distance = |FrameNumber(number)| number.wrapping_sub(first);
+        self.frames.binary_search_by_key(&distance(number), |frame| distance(frame.number)).ok()
+    }
+
+    /// Whether the frame is in flight, or some of its items are.
+    pub(crate) fn is_in_flight(&self, number: FrameNumber) -> bool {
+        self.place_of(number).is_some()
+    }
+
+    /// Removes this frame and those behind it, except the first `kept` items of this one. Returns them oldest first.
+    pub(crate) fn take_from(&mut self, number: FrameNumber, kept: u32) -> Vec<Span> {
+        let first = self.place_of(number).expect("only what was sent comes back");
         let mut taken = self.frames.split_off(first);
         if kept > 0
             && let Some(frame) = taken.front_mut()

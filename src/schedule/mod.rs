@@ -20,6 +20,7 @@
 //! back from a busy worker for an idle one), autoscaling.
 
 mod action;
+mod agenda;
 mod backlog;
 mod decide;
 mod departure;
@@ -30,8 +31,11 @@ mod policy;
 mod queue;
 pub(crate) mod restarts;
 mod roster;
+#[cfg(test)]
+mod scale;
 pub(crate) mod size;
 mod state;
+mod steps;
 pub(crate) mod time_limit;
 mod timers;
 #[cfg(any(test, fuzzing))]

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
+use crate::schedule::steps;
 use crate::work::batch::ChunkSize;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
@@ -25,7 +26,7 @@ pub(super) const DEATHS_MAX: u32 = 100;
 /// The queue of one job.
 #[derive(Debug)]
 pub(crate) struct JobQueue {
-    pub(crate) spans: VecDeque<Span>,
+    spans: VecDeque<Span>,
     policy: JobPolicy,
     /// How often each item was lost with its worker, for the items that were.
     losses: BTreeMap<u64, u32>,
@@ -35,9 +36,9 @@ pub(crate) struct JobQueue {
     pub(crate) item_ns: Option<u64>,
     /// Maximum items in one frame. It doubles with each measured frame, so that a wrong first measurement does little harm.
     frame_items_max: u32,
-    pub(crate) queued_items: u64,
+    queued_items: u64,
     /// Work that comes back to this queue is dropped: its results are no longer wanted.
-    pub(crate) cancelled: bool,
+    cancelled: bool,
 }
 
 impl JobQueue {
@@ -52,6 +53,37 @@ impl JobQueue {
             queued_items: 0,
             cancelled: false,
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        steps::count();
+        self.spans.is_empty()
+    }
+
+    pub(crate) fn queued_items(&self) -> u64 {
+        steps::count();
+        self.queued_items
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled
+    }
+
+    pub(crate) fn push_front(&mut self, span: Span) {
+        self.queued_items += u64::from(span.len());
+        self.spans.push_front(span);
+    }
+
+    pub(crate) fn push_back(&mut self, span: Span) {
+        self.queued_items += u64::from(span.len());
+        self.spans.push_back(span);
+    }
+
+    /// Moves all that is queued to `dropped`.
+    pub(crate) fn cancel(&mut self, dropped: &mut Vec<Span>) {
+        self.cancelled = true;
+        self.queued_items = 0;
+        dropped.extend(self.spans.drain(..));
     }
 
     /// Counts that the item was lost with its worker. Returns how often that has happened to it.

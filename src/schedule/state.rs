@@ -1,9 +1,9 @@
 //! The state of all decisions. The methods are in the files beside this one, by what they are about.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::schedule::action::Action;
+use crate::schedule::agenda::Agenda;
 use crate::schedule::backlog::Backlog;
 use crate::schedule::policy::PoolPolicy;
 use crate::schedule::restarts::Restarts;
@@ -35,7 +35,7 @@ pub(crate) struct Schedule {
     pub(super) restarts: Restarts,
     /// Jobs that will still submit after `close`: calls that are blocked in `map`.
     pub(super) feeding: usize,
-    pub(super) actions: VecDeque<Action>,
+    pub(super) agenda: Agenda,
     pub(super) broken: bool,
 }
 
@@ -55,13 +55,20 @@ impl Schedule {
             starts_pending: size.wanted(),
             restarts: Restarts::default(),
             feeding: 0,
-            actions: VecDeque::new(),
+            agenda: Agenda::default(),
             broken: false,
         }
     }
 
     /// The oldest action that has not been carried out.
     pub(crate) fn next_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        self.agenda.next(&self.roster)
+    }
+
+    /// Compares running totals and indices with what they are of.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn check(&self) {
+        self.backlog.check();
+        self.roster.check();
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::schedule::action::Action;
 use crate::schedule::state::Schedule;
 use crate::schedule::time_limit::TimeVerdict;
 use crate::schedule::worker_id::WorkerId;
@@ -12,7 +11,7 @@ use crate::work::progress::Progress;
 impl Schedule {
     /// The workers whose item may have run for too long by now.
     pub(crate) fn checks_due(&self, now: Instant) -> Vec<WorkerId> {
-        self.roster.checks_due().filter(|&(_, due)| due <= now).map(|(worker, _)| worker).collect()
+        self.roster.checks_due(now)
     }
 
     /// How long the item that the worker must answer next may run, if its time is limited.
@@ -22,20 +21,19 @@ impl Schedule {
 
     /// What to do about the worker's item, now that the worker has made this progress.
     pub(crate) fn check_deadline(&mut self, worker: WorkerId, progress: Progress, now: Instant) -> TimeVerdict {
-        self.roster.get_mut(worker).map_or(TimeVerdict::Wait, |entry| entry.load.check_deadline(progress, now))
+        let verdict = self.roster.change(worker, |entry| entry.load.check_deadline(progress, now));
+        verdict.unwrap_or(TimeVerdict::Wait)
     }
 
     /// The worker has carried out the orders that precede its next item.
     pub(crate) fn is_prepared(&mut self, worker: WorkerId, now: Instant) {
-        if let Some(entry) = self.roster.get_mut(worker) {
-            entry.load.restart_timer(now);
-        }
+        self.roster.change(worker, |entry| entry.load.restart_timer(now));
     }
 
     /// When [`tick`](Self::tick) must be called at the latest, if no other event occurs.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let recall_at = self.recall().map(|(_, due)| due);
-        let check_at = self.roster.checks_due().map(|(_, due)| due).min();
+        let check_at = self.roster.next_check().map(|(_, due)| due);
         let idle_until = self.idle_too_long().map(|(_, due)| due);
         let old_at = self.too_old().map(|(_, due)| due);
         let timers = [recall_at, self.restarts.timer(), check_at, idle_until, old_at, self.shortage_at()];
@@ -47,8 +45,8 @@ impl Schedule {
         if let Some((worker, due)) = self.recall()
             && now >= due
         {
-            self.actions.push_back(Action::Recall(worker));
-            self.roster.entry(worker).recalled(now);
+            self.agenda.recall(worker);
+            self.roster.change_live(worker, |entry| entry.recalled(now));
         }
         while let Some((worker, _)) = self.idle_too_long().filter(|&(_, due)| due <= now) {
             self.size.shrink();

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use crate::schedule::action::Action;
 use crate::schedule::departure::Departure;
 use crate::schedule::departure::FirstItem;
 use crate::schedule::departure::Lost;
@@ -54,13 +53,16 @@ impl Schedule {
     /// The worker has run its initializer and waits for work.
     pub(crate) fn ready(&mut self, worker: WorkerId, now: Instant) {
         self.restarts.succeeded();
-        let Some(entry) = self.roster.get_mut(worker) else { return };
-        if entry.stage == Stage::Starting {
-            entry.stage = Stage::Ready;
-            entry.ready_since = now;
-            entry.idle_since = now;
+        let greeted = self.roster.change(worker, |entry| {
+            if entry.stage == Stage::Starting {
+                entry.stage = Stage::Ready;
+                entry.ready_since = now;
+                entry.idle_since = now;
+            }
+        });
+        if greeted.is_some() {
+            self.dispatch(now);
         }
-        self.dispatch(now);
     }
 
     /// Whether the worker holds nothing that was sent before this frame.
@@ -91,13 +93,14 @@ impl Schedule {
 
     /// The worker has answered its next items, all of one frame. Returns the frame if it has no more items.
     pub(crate) fn settled(&mut self, worker: WorkerId, items: u32, now: Instant) -> Option<FinishedFrame> {
-        let entry = self.roster.entry(worker);
-        entry.link_full = false;
-        let finished = entry.load.settle(items, now);
-        if entry.load.is_empty() {
-            entry.idle_since = now;
-        }
-        finished
+        self.roster.change_live(worker, |entry| {
+            entry.link_full = false;
+            let finished = entry.load.settle(items, now);
+            if entry.load.is_empty() {
+                entry.idle_since = now;
+            }
+            finished
+        })
     }
 
     /// Called after one or more [`settled`](Self::settled): sends the worker more work, and decides what else is due.
@@ -105,29 +108,26 @@ impl Schedule {
         self.dispatch(now);
     }
 
-    /// The link took only `items_taken` items of the last frame that was decided for the worker, and will take none of
-    /// the frames that were decided after it. All of that goes back to the front of its queues.
-    pub(crate) fn send_refused(&mut self, worker: WorkerId, items_taken: u32) {
-        let mut refused = 1;
-        let is_leaving = self.roster.get(worker).is_some_and(|entry| entry.stage == Stage::Leaving);
-        // A stop behind the refused frames is withdrawn as well, unless the worker must leave in any case.
-        self.actions.retain(|action| match action {
-            Action::Send(to, ..) if *to == worker => {
-                refused += 1;
-                false
-            }
-            Action::Stop(to) => *to != worker || is_leaving,
-            _ => true,
-        });
+    /// The link took only `items_taken` items of this frame, and will take none of the frames that were decided for the
+    /// worker after it. All of that goes back to the front of its queues.
+    pub(crate) fn send_refused(&mut self, worker: WorkerId, number: FrameNumber, items_taken: u32) {
         if self.lifecycle == Lifecycle::Ended {
             return;
         }
-        let Some(entry) = self.roster.get_mut(worker) else { return };
-        let returned = entry.load.take_last(refused, items_taken);
-        entry.link_full = true;
-        if entry.stage == Stage::Retiring && entry.load.allowance() != Some(0) {
-            // It stays, so the replacement that was decided with its retirement is not needed.
-            entry.stage = Stage::Ready;
+        let refused = self.roster.change(worker, |entry| {
+            let returned = entry.load.take_from(number, items_taken);
+            entry.link_full = true;
+            // A stop behind the refused frames is withdrawn, unless the worker must leave in any case.
+            let stays = entry.stage == Stage::Retiring && entry.load.allowance() != Some(0);
+            if stays {
+                entry.stage = Stage::Ready;
+                entry.next_stop();
+            }
+            (returned, stays)
+        });
+        let Some((returned, stays)) = refused else { return };
+        if stays {
+            // The replacement that was decided with its retirement is not needed.
             self.take_back_start();
         }
         self.backlog.put_back(returned);
@@ -135,9 +135,7 @@ impl Schedule {
 
     /// The link to the worker may have room again. Decides nothing yet.
     pub(crate) fn clear_link_full(&mut self, worker: WorkerId) {
-        if let Some(entry) = self.roster.get_mut(worker) {
-            entry.link_full = false;
-        }
+        self.roster.change(worker, |entry| entry.link_full = false);
     }
 
     /// This work was taken back before the worker had begun it. Frames need not be the last ones: the worker may read one
@@ -147,16 +145,19 @@ impl Schedule {
         if self.lifecycle == Lifecycle::Ended {
             return Vec::new();
         }
-        let Some(entry) = self.roster.get_mut(worker) else { return Vec::new() };
-        let first = entry.load.running();
-        let mut returned = entry.load.take_unbegun(unbegun);
-        let is_left = entry.stage == Stage::Leaving && entry.load.is_empty();
-        if entry.load.is_empty() {
-            // No answer will come that would show that the link has room.
-            entry.link_full = false;
-            entry.idle_since = now;
-        }
-        let deaths = first.filter(|_| is_left).map_or(0, |item| self.backlog.count_death(item));
+        let returned = self.roster.change(worker, |entry| {
+            let first = entry.load.running();
+            let returned = entry.load.take_unbegun(unbegun);
+            if entry.load.is_empty() {
+                // No answer will come that would show that the link has room.
+                entry.link_full = false;
+                entry.idle_since = now;
+            }
+            let is_left = entry.stage == Stage::Leaving && entry.load.is_empty();
+            (returned, first.filter(|_| is_left))
+        });
+        let Some((mut returned, left)) = returned else { return Vec::new() };
+        let deaths = left.map_or(0, |item| self.backlog.count_death(item));
         let lost = match deaths >= DEATHS_MAX {
             true => self.backlog.lose_first(&mut returned),
             false => Vec::new(),

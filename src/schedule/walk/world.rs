@@ -339,7 +339,7 @@ impl World {
                     let mut span = span;
                     worker.unread.push_back((number, span.split_front(taken)));
                 }
-                self.schedule.send_refused(id, taken);
+                self.schedule.send_refused(id, number, taken);
             }
         }
     }
@@ -372,6 +372,7 @@ impl World {
     }
 
     fn check_rules(&mut self) {
+        self.schedule.check();
         for job in self.jobs.values() {
             for item in &job.items {
                 assert!(item.started <= 1 + job.retries, "no item begins more often than it may");
