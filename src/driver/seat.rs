@@ -12,6 +12,7 @@ use crate::driver::shared::Seat;
 use crate::driver::shared::Shared;
 use crate::engine::Engine;
 use crate::engine::Ringers;
+use crate::engine::rounds::RECHECK;
 use crate::engine::watch::Source;
 use crate::engine::watch::Watch;
 use crate::error::PoolError;
@@ -22,8 +23,6 @@ use crate::work::batch::JobId;
 
 /// How long answers from rings may keep a driver from polling the epoll set.
 const TURN_EVERY: Duration = Duration::from_millis(1);
-/// How long a driver sleeps at most while workers are busy. They ring, so this is for bells that a task has closed.
-const RECHECK: Duration = Duration::from_secs(1);
 
 impl Driven {
     /// Marks the driver as asleep and asks the workers to ring. Returns whether any will, and until when the driver may
@@ -32,6 +31,7 @@ impl Driven {
         // Under the lock, and the lock is released only after: a thread that changes something afterwards sees
         // `asleep_until` and rings, and a worker that answers afterwards sees that it must ring. What a worker
         // answered just before is `Late`: then the sleep ends at once.
+        self.engine.recheck(now);
         let ringers = self.engine.ask_to_ring();
         let recheck = match ringers {
             Ringers::None => None,
@@ -185,7 +185,7 @@ impl Shared {
             return;
         }
         // One follower only. If it does not need the seat any more, it offers it on when its wait ends.
-        if let Some(follower) = driven.followers.first() {
+        if let Some(follower) = driven.followers.any() {
             follower.notify_all();
         } else if driven.background_sleeps || (driven.background_dozes && driven.engine.unfinished() > 0) {
             driven.background_sleeps = false;
@@ -204,11 +204,11 @@ impl Shared {
         // On both lists before the lock is released by the sleep, which closes the gap between the caller's check and
         // the sleep.
         let condvar = Arc::new(Condvar::new());
-        driven.followers.push(Arc::clone(&condvar));
-        driven.engine.watchers(job).push(Arc::clone(&condvar));
+        driven.followers.join(Arc::clone(&condvar));
+        driven.engine.watchers(job).join(Arc::clone(&condvar));
         condvar::sleep(&condvar, &mut driven, deadline);
-        driven.followers.retain(|follower| !Arc::ptr_eq(follower, &condvar));
-        driven.engine.watchers(job).retain(|watcher| !Arc::ptr_eq(watcher, &condvar));
+        driven.followers.leave(&condvar);
+        driven.engine.watchers(job).leave(&condvar);
         driven
     }
 }

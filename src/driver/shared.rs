@@ -16,6 +16,7 @@ use crate::engine::watch::Watch;
 use crate::error::PoolError;
 use crate::sys::owner_process::OwnerProcess;
 use crate::sys::spin::AdaptiveSpin;
+use crate::sys::waiters::Waiters;
 use crate::transport::link::AnswerProbe;
 use crate::values::blob::BlobCache;
 
@@ -49,7 +50,7 @@ pub(super) struct Driven {
     /// unfinished does.
     pub(super) background_dozes: bool,
     /// Threads that wait for the seat or for their job.
-    pub(super) followers: Vec<Arc<Condvar>>,
+    pub(super) followers: Waiters,
     /// The background thread must leave.
     pub(super) leaving: bool,
     /// The background thread has left, or was never started.
@@ -95,7 +96,7 @@ impl Shared {
                 probes: Vec::new(),
                 background_sleeps: false,
                 background_dozes: false,
-                followers: Vec::new(),
+                followers: Waiters::default(),
                 leaving: false,
                 background_gone: true,
             }),

@@ -49,8 +49,8 @@ impl Engine {
     }
 
     fn on_room(&mut self, worker: WorkerId) {
-        let Some(handle) = self.workers.get_mut(worker) else { return };
-        match handle.flush() {
+        let Some(sent) = self.workers.flush(worker) else { return };
+        match sent {
             Ok(Sent::Taken) => {
                 self.workers.has_room_again(worker, &mut self.effects);
                 self.schedule.clear_link_full(worker);
@@ -100,8 +100,8 @@ impl Engine {
         share: Share,
         now: Instant,
     ) -> Result<(), LinkError> {
-        let Some(handle) = self.workers.get_mut(worker) else { return Ok(()) };
-        handle.link.receive(inbox, share)?;
+        self.workers.receive(worker, inbox, share)?;
+        let Some(handle) = self.workers.get(worker) else { return Ok(()) };
         let executed = handle.link.orders_executed();
         let measures_itself = handle.link.measures_itself();
         let mut answered = None;
@@ -146,8 +146,9 @@ impl Engine {
         let Some(handle) = self.workers.get_mut(worker) else { return };
         handle.link.received(inbox);
         let service_time = handle.link.take_service_time();
-        if handle.link.has_notes() {
-            let sent = handle.flush();
+        if handle.link.has_notes()
+            && let Some(sent) = self.workers.flush(worker)
+        {
             self.after_send(worker, sent);
         }
         self.kill_if_idle(worker);

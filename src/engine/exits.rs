@@ -42,9 +42,8 @@ impl Engine {
             self.workers.kill_group(worker, &mut self.effects);
         }
         self.reap_if_exited(worker);
-        let Some(handle) = self.workers.get_mut(worker) else { return };
         // Its status is still to come. From here on that is what is waited for, not the pidfd, which stays readable.
-        handle.status_due.get_or_insert_with(|| Instant::now() + STATUS_TIMEOUT);
+        self.workers.await_status(worker, Instant::now() + STATUS_TIMEOUT);
         self.workers.unwatch(worker, Descriptor::Pidfd);
     }
 

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use parking_lot::Condvar;
-
 use crate::engine::effects::Due;
 use crate::engine::effects::Effects;
 use crate::error::TaskError;
+use crate::sys::waiters::Waiters;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::jobs::Cancelled;
@@ -74,7 +73,7 @@ impl JobTable {
     }
 
     /// Threads that wait for the job without driving.
-    pub(crate) fn watchers(&mut self, id: JobId) -> &mut Vec<Arc<Condvar>> {
+    pub(crate) fn watchers(&mut self, id: JobId) -> &mut Waiters {
         &mut self.held(id).watchers
     }
 
@@ -120,9 +119,7 @@ impl JobTable {
     /// is missing.
     pub(crate) fn progress(&mut self, id: JobId, effects: &mut Effects) -> Option<Finished> {
         let job = self.jobs.get_mut(&id)?;
-        for watcher in &job.watchers {
-            watcher.notify_all();
-        }
+        job.watchers.notify_all();
         if !job.is_complete() || job.is_finished() {
             return None;
         }

@@ -24,6 +24,7 @@ use crate::schedule::load::ItemId;
 use crate::schedule::time_limit::TimeVerdict;
 use crate::work::batch::JobId;
 use crate::work::jobs::Cancelled;
+use crate::work::jobs::Job;
 
 impl Engine {
     /// The caller wants no more of the job: what waits is not run, and what runs is stopped. Whether anything of it was
@@ -36,6 +37,10 @@ impl Engine {
         job.cancelled = Some(Cancelled::ByCaller);
         self.schedule.cancel(id, Instant::now());
         self.carry_out();
+        if self.jobs.get(id).is_none_or(Job::is_settled) {
+            // It was all queued: there is no need to look for it among the workers.
+            return true;
+        }
         for worker in self.schedule.holders(id) {
             match self.schedule.running(worker) {
                 Some(item) if item.job == id => self.stop_item(worker, item, TaskError::Cancelled),
@@ -53,7 +58,8 @@ impl Engine {
         if !is_due(self.next_timer()) {
             return;
         }
-        for worker in self.workers.ids() {
+        let due = self.workers.timers_due(now);
+        for &worker in &due {
             let Some(handle) = self.workers.get_mut(worker) else { continue };
             if is_due(handle.kill_at) {
                 handle.kill_at = None;
@@ -69,6 +75,7 @@ impl Engine {
                 self.workers.kill_for(worker, error, &mut self.effects);
             }
         }
+        due.into_iter().for_each(|worker| self.workers.rearm(worker));
         for worker in self.schedule.checks_due(now) {
             self.check_deadline(worker, now);
         }
@@ -85,7 +92,7 @@ impl Engine {
     }
 
     /// When [`turn`](Self::turn) must be called at the latest, if nothing happens.
-    pub(crate) fn next_timer(&self) -> Option<Instant> {
+    pub(crate) fn next_timer(&mut self) -> Option<Instant> {
         [self.workers.next_timer(), self.schedule.next_timer()].into_iter().flatten().min()
     }
 

@@ -29,6 +29,7 @@ mod job_table;
 mod limits;
 mod reports;
 mod requests;
+pub(crate) mod rounds;
 mod state;
 mod trust;
 mod turn;

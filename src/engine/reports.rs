@@ -35,6 +35,7 @@ impl Engine {
                 Ok(Some(())) => {
                     let ready_due = self.initializer_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
                     handle.greeting = Greeting::Hello { ready_due };
+                    self.workers.rearm(worker);
                 }
                 Ok(None) if !is_closed => return,
                 Ok(None) | Err(StartError::DiedBeforeHello { .. }) => {

@@ -19,7 +19,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use log::Level;
-use parking_lot::Condvar;
 use start_methods::Child;
 use start_methods::StartError;
 
@@ -44,6 +43,7 @@ use crate::sys::failpoint::shortened;
 use crate::sys::processor;
 use crate::sys::processor::Cpu;
 use crate::sys::spin;
+use crate::sys::waiters::Waiters;
 use crate::transport::link::AnswerProbe;
 use crate::transport::link::Holds;
 use crate::transport::link::Inbox;
@@ -85,7 +85,7 @@ pub(crate) struct Engine {
     /// When SIGKILL follows, once the pool has ended.
     killed_by: Option<Instant>,
     /// Threads that wait for the end of workers without driving.
-    watchers: Vec<Arc<Condvar>>,
+    watchers: Waiters,
     /// Reads results that did not fit a frame.
     pub(super) cache: Arc<BlobCache>,
     pub(super) inbox: Inbox,
@@ -102,24 +102,25 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(watch: Arc<Watch>, cache: Arc<BlobCache>, config: &Config) -> Self {
+        let processors = processor::available_at_first();
         Self {
             phase: Phase::Running,
             effects: Effects::default(),
             schedule: Schedule::new(config.policy()),
             jobs: JobTable::default(),
-            workers: Workers::new(watch),
+            workers: Workers::new(watch, processors),
             next_id: 1,
             last_start_error: None,
             is_template_refused: false,
             killed_by: None,
-            watchers: Vec::new(),
+            watchers: Waiters::default(),
             cache,
             inbox: Inbox::default(),
             buffer: Vec::new(),
             rss_max: config.max_rss_per_child,
             initializer_timeout: config.initializer_timeout,
             news: Vec::new(),
-            processors: processor::available_at_first(),
+            processors,
         }
     }
 
@@ -167,7 +168,7 @@ impl Engine {
     }
 
     /// The threads that wait for this job, or for the end of workers, without driving.
-    pub(crate) fn watchers(&mut self, job: Option<JobId>) -> &mut Vec<Arc<Condvar>> {
+    pub(crate) fn watchers(&mut self, job: Option<JobId>) -> &mut Waiters {
         match job {
             Some(job) => self.jobs.watchers(job),
             None => &mut self.watchers,
@@ -189,9 +190,14 @@ impl Engine {
         self.workers.take_watch()
     }
 
-    /// Asks every busy worker to wake the driver at its next answer.
-    pub(crate) fn ask_to_ring(&self) -> Ringers {
+    /// Asks every busy worker to wake the driver at its next answer, unless it was asked for that answer already.
+    pub(crate) fn ask_to_ring(&mut self) -> Ringers {
         self.workers.ask_to_ring()
+    }
+
+    /// From time to time, makes the next [`ask_to_ring`](Self::ask_to_ring) ask again those that were asked.
+    pub(crate) fn recheck(&mut self, now: Instant) {
+        self.workers.recheck(now);
     }
 
     /// Adds a probe for each worker that may answer soon; none if the workers need every processor, since a thread that
@@ -208,9 +214,7 @@ impl Engine {
 
     /// Wakes the threads that wait for the end of workers.
     pub(super) fn notify_watchers(&self) {
-        for watcher in &self.watchers {
-            watcher.notify_all();
-        }
+        self.watchers.notify_all();
     }
 
     /// Wakes the threads that wait for the pool's end, whatever brought it about, if it has come.
@@ -284,8 +288,7 @@ impl Engine {
                 Action::Start => self.effects.starts += 1,
                 Action::Send(worker, span, number) => self.send(worker, &span, number),
                 Action::Stop(worker) => {
-                    if let Some(handle) = self.workers.get_mut(worker) {
-                        let sent = handle.stop();
+                    if let Some(sent) = self.workers.stop(worker) {
                         self.after_send(worker, sent);
                     }
                 }
@@ -305,11 +308,11 @@ impl Engine {
     fn send(&mut self, worker: WorkerId, span: &Span, number: FrameNumber) {
         let holds = if self.schedule.holds_only(worker, number) { Holds::Nothing } else { Holds::Other };
         let context = self.jobs.get(span.batch.job).and_then(|job| job.context.as_ref());
-        let Some(handle) = self.workers.get_mut(worker) else {
+        let Some(sent) = self.workers.send(worker, (span, number), context, holds) else {
             self.schedule.send_refused(worker, number, 0);
             return;
         };
-        match handle.send(span, number, context, holds) {
+        match sent {
             Ok(Sent::Taken) => self.allow_spinning(worker),
             Ok(Sent::Part(items)) => {
                 self.schedule.send_refused(worker, number, items);
@@ -354,8 +357,7 @@ impl Engine {
     /// Takes back the work that the worker has not begun; all other orders are sent again.
     pub(super) fn recall(&mut self, worker: WorkerId) {
         let unbegun = self.take_back(worker, Peer::Alive);
-        let Some(handle) = self.workers.get_mut(worker) else { return };
-        let sent = handle.flush();
+        let Some(sent) = self.workers.flush(worker) else { return };
         self.after_send(worker, sent);
         if unbegun.is_empty() {
             return;

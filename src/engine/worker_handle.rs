@@ -7,6 +7,7 @@ use std::time::Instant;
 use nix::unistd::SysconfVar;
 use start_methods::Child;
 
+use crate::engine::rounds::Place;
 use crate::engine::trust::Trust;
 use crate::error::Panic;
 use crate::error::TaskError;
@@ -14,6 +15,7 @@ use crate::schedule::load::ItemId;
 use crate::sys::failpoint::shortened;
 use crate::transport::link::Holds;
 use crate::transport::link::Link;
+use crate::transport::link::Wakeup;
 use crate::transport::note::Sent;
 use crate::work::batch::Span;
 use crate::work::jobs::JobContext;
@@ -58,11 +60,14 @@ pub(crate) enum Death {
 }
 
 impl Death {
-    /// The worker has been sent SIGKILL, again or for the first time.
-    pub(crate) fn fall_due(&mut self, now: Instant) {
-        if *self == Death::NotDue {
-            *self = Death::Due { give_up_at: now + shortened!("death_timeout", DEATH_TIMEOUT) };
-        }
+    /// The worker has been sent SIGKILL, again or for the first time. Returns when it is given up.
+    pub(crate) fn fall_due(&mut self, now: Instant) -> Instant {
+        let give_up_at = match *self {
+            Death::NotDue => now + shortened!("death_timeout", DEATH_TIMEOUT),
+            Death::Due { give_up_at } => give_up_at,
+        };
+        *self = Death::Due { give_up_at };
+        give_up_at
     }
 }
 
@@ -83,6 +88,8 @@ pub(crate) struct WorkerHandle {
     /// SIGKILL follows at this time.
     pub(crate) kill_at: Option<Instant>,
     pub(crate) death: Death,
+    /// Its place in the rounds in which workers are looked at and asked to ring.
+    pub(crate) place: Place,
     rss_read_at: Option<Instant>,
 }
 
@@ -107,6 +114,7 @@ impl WorkerHandle {
             nonsense: 0,
             kill_at: None,
             death: Death::NotDue,
+            place: Place::default(),
             rss_read_at: None,
         }
     }
@@ -139,6 +147,24 @@ impl WorkerHandle {
     /// Sends the orders that wait for room, as far as there is room.
     pub(crate) fn flush(&mut self) -> io::Result<Sent> {
         self.link.flush(self.child.control())
+    }
+
+    /// Whether a look at its link may reveal answers that count.
+    pub(crate) fn may_have_news(&self) -> bool {
+        self.trust.is_read() && self.link.is_active()
+    }
+
+    /// Whether it is known to have something to answer.
+    pub(crate) fn owes_answers(&self) -> bool {
+        self.trust.is_read() && self.link.owes_answers()
+    }
+
+    /// Asks the worker to wake the driver; see [`Link::ask_to_ring`].
+    pub(crate) fn ask_to_ring(&self) -> Wakeup {
+        match self.trust.is_read() {
+            true => self.link.ask_to_ring(),
+            false => Wakeup::NotNeeded,
+        }
     }
 
     /// The resident memory of the worker in bytes, if it is known and was not read a moment ago.

@@ -3,7 +3,11 @@
 //! Knows nothing of jobs, and decides nothing: the other half keeps the jobs, the schedule decides, and
 //! [`Engine`](crate::engine::state::Engine) puts events in order.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::BinaryHeap;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
@@ -16,6 +20,8 @@ use nix::sys::signal::Signal;
 use start_methods::Child;
 
 use crate::engine::effects::Effects;
+use crate::engine::rounds::Look;
+use crate::engine::rounds::Rounds;
 use crate::engine::watch::Interest;
 use crate::engine::watch::Source;
 use crate::engine::watch::Watch;
@@ -24,10 +30,17 @@ use crate::error::PoolError;
 use crate::schedule::WorkerId;
 use crate::sys::failpoint::fault;
 use crate::sys::processor::Cpu;
+use crate::transport::arrival::LinkError;
 use crate::transport::link::AnswerProbe;
+use crate::transport::link::Holds;
+use crate::transport::link::Inbox;
+use crate::transport::link::Share;
 use crate::transport::link::Trigger;
 use crate::transport::link::Wakeup;
 use crate::transport::note::Sent;
+use crate::work::batch::Span;
+use crate::work::jobs::JobContext;
+use crate::work::unbegun::FrameNumber;
 
 /// How long a worker may live on with its control socket closed.
 const SILENT_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -80,6 +93,11 @@ pub(crate) struct Workers {
     handles: BTreeMap<WorkerId, WorkerHandle>,
     /// Workers that were given up, since SIGKILL did not end them.
     unreaped: BTreeMap<WorkerId, Child>,
+    rounds: Rounds,
+    /// When something must be done about a worker, at the latest; and times that no longer matter.
+    timers: BinaryHeap<Reverse<(Instant, WorkerId)>>,
+    /// Which workers have a context.
+    introduced: HashMap<u64, BTreeSet<WorkerId>>,
     /// Gone when the pool is joined.
     watch: Option<Arc<Watch>>,
     /// The pool has ended: no answer counts any more.
@@ -87,8 +105,16 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    pub(crate) fn new(watch: Arc<Watch>) -> Self {
-        Self { handles: BTreeMap::new(), unreaped: BTreeMap::new(), watch: Some(watch), answers_ignored: false }
+    pub(crate) fn new(watch: Arc<Watch>, processors: usize) -> Self {
+        Self {
+            handles: BTreeMap::new(),
+            unreaped: BTreeMap::new(),
+            rounds: Rounds::new(processors),
+            timers: BinaryHeap::new(),
+            introduced: HashMap::new(),
+            watch: Some(watch),
+            answers_ignored: false,
+        }
     }
 
     pub(crate) fn get(&self, worker: WorkerId) -> Option<&WorkerHandle> {
@@ -97,10 +123,6 @@ impl Workers {
 
     pub(crate) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut WorkerHandle> {
         self.handles.get_mut(&worker)
-    }
-
-    pub(crate) fn ids(&self) -> Vec<WorkerId> {
-        self.handles.keys().copied().collect()
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {
@@ -137,6 +159,7 @@ impl Workers {
     pub(crate) fn add(&mut self, worker: WorkerId, handle: WorkerHandle) -> Result<(), Refused> {
         match self.watch_descriptors(worker, &handle) {
             Ok(()) => {
+                self.timers.extend(handle.next_timer().map(|at| Reverse((at, worker))));
                 self.handles.insert(worker, handle);
                 Ok(())
             }
@@ -149,9 +172,20 @@ impl Workers {
 
     /// Removes a worker that is dead.
     pub(crate) fn remove(&mut self, worker: WorkerId) -> Option<WorkerHandle> {
-        let handle = self.handles.remove(&worker)?;
+        let handle = self.take_out(worker)?;
         // Before its descriptors are closed: a forked process may hold copies, and they would stay in the set.
         self.unwatch_descriptors(&handle);
+        Some(handle)
+    }
+
+    fn take_out(&mut self, worker: WorkerId) -> Option<WorkerHandle> {
+        let mut handle = self.handles.remove(&worker)?;
+        self.rounds.forget(&mut handle.place);
+        for context in handle.link.contexts() {
+            if let Some(workers) = self.introduced.get_mut(&context) {
+                workers.remove(&worker);
+            }
+        }
         Some(handle)
     }
 
@@ -159,7 +193,7 @@ impl Workers {
     pub(crate) fn remove_unended(&mut self, worker: WorkerId) -> Option<WorkerHandle> {
         self.unwatch(worker, Descriptor::Link);
         self.unwatch(worker, Descriptor::Control);
-        self.handles.remove(&worker)
+        self.take_out(worker)
     }
 
     fn watch_descriptors(&self, worker: WorkerId, handle: &WorkerHandle) -> io::Result<()> {
@@ -210,37 +244,120 @@ impl Workers {
         self.answers_ignored || self.handles.get(&worker).is_none_or(|handle| !handle.trust.is_read())
     }
 
-    fn read(&self) -> impl Iterator<Item = (WorkerId, &WorkerHandle)> {
-        let handles = self.handles.iter().filter(|(_, handle)| !self.answers_ignored && handle.trust.is_read());
-        handles.map(|(&worker, handle)| (worker, handle))
+    /// Sends work; `None` if the worker is gone. See [`Link::send`](crate::transport::link::Link::send).
+    pub(crate) fn send(
+        &mut self,
+        worker: WorkerId,
+        (span, number): (&Span, FrameNumber),
+        context: Option<&JobContext>,
+        holds: Holds,
+    ) -> Option<io::Result<Sent>> {
+        let handle = self.handles.get_mut(&worker)?;
+        let new = context.map(|context| context.id).filter(|&context| !handle.link.has_context(context));
+        let sent = handle.send(span, number, context, holds);
+        self.rounds.given(worker, &mut handle.place);
+        if let Some(context) = new.filter(|&context| handle.link.has_context(context)) {
+            self.introduced.entry(context).or_default().insert(worker);
+        }
+        Some(sent)
     }
 
-    /// Adds the workers that have answered without telling the kernel.
-    pub(crate) fn with_news(&self, workers: &mut Vec<WorkerId>) {
-        workers.extend(self.read().filter(|(_, handle)| handle.link.has_news()).map(|(worker, _)| worker));
+    /// Tells the worker to leave when it has done what it was given; `None` if it is gone.
+    pub(crate) fn stop(&mut self, worker: WorkerId) -> Option<io::Result<Sent>> {
+        self.give(worker, WorkerHandle::stop)
     }
 
-    /// Asks every busy worker to wake the driver at its next answer.
-    pub(crate) fn ask_to_ring(&self) -> Ringers {
-        let mut ringers = Ringers::None;
-        for (_, handle) in self.read() {
-            match handle.link.ask_to_ring() {
-                Wakeup::NotNeeded => {}
-                Wakeup::Asked => ringers = Ringers::Some,
-                Wakeup::TooLate => return Ringers::Late,
+    /// Sends the orders that wait for room, as far as there is room; `None` if the worker is gone.
+    pub(crate) fn flush(&mut self, worker: WorkerId) -> Option<io::Result<Sent>> {
+        self.give(worker, WorkerHandle::flush)
+    }
+
+    /// Every order goes through here or through [`send`](Self::send): the answer to one that does not would not be seen.
+    fn give(
+        &mut self,
+        worker: WorkerId,
+        order: impl FnOnce(&mut WorkerHandle) -> io::Result<Sent>,
+    ) -> Option<io::Result<Sent>> {
+        let handle = self.handles.get_mut(&worker)?;
+        let sent = order(handle);
+        self.rounds.given(worker, &mut handle.place);
+        Some(sent)
+    }
+
+    /// Begins to take in answers; see [`Link::receive`](crate::transport::link::Link::receive).
+    ///
+    /// # Errors
+    ///
+    /// The link makes no sense.
+    pub(crate) fn receive(&mut self, worker: WorkerId, inbox: &mut Inbox, share: Share) -> Result<(), LinkError> {
+        let Some(handle) = self.handles.get_mut(&worker) else { return Ok(()) };
+        self.rounds.received(worker, &mut handle.place);
+        handle.link.receive(inbox, share)
+    }
+
+    /// Adds workers that have answered without telling the kernel.
+    pub(crate) fn with_news(&mut self, news: &mut Vec<WorkerId>) {
+        let handles = &mut self.handles;
+        debug_assert!(handles.values().all(|handle| handle.place.is_active() || !handle.owes_answers()));
+        self.rounds.look(news, |worker| match handles.get_mut(&worker) {
+            Some(handle) if handle.may_have_news() => match handle.link.has_news() {
+                true => Look::News,
+                false => Look::Nothing,
+            },
+            Some(handle) => {
+                handle.place.leave();
+                Look::Idle
+            }
+            None => Look::Idle,
+        });
+    }
+
+    /// Asks every busy worker to wake the driver at its next answer, unless it was asked for that answer already.
+    pub(crate) fn ask_to_ring(&mut self) -> Ringers {
+        if self.answers_ignored {
+            return Ringers::None;
+        }
+        while let Some(worker) = self.rounds.next_unasked() {
+            let Some(handle) = self.handles.get_mut(&worker) else { continue };
+            handle.place.take_turn();
+            match handle.ask_to_ring() {
+                Wakeup::NotNeeded => self.rounds.forget(&mut handle.place),
+                Wakeup::Asked => self.rounds.asked(&mut handle.place),
+                Wakeup::TooLate => {
+                    self.rounds.late(worker, &mut handle.place);
+                    return Ringers::Late;
+                }
             }
         }
-        ringers
+        if self.rounds.has_asked() { Ringers::Some } else { Ringers::None }
+    }
+
+    /// From time to time, makes the next [`ask_to_ring`](Self::ask_to_ring) ask again those that were asked.
+    pub(crate) fn recheck(&mut self, now: Instant) {
+        if !self.rounds.is_recheck_due(now) {
+            return;
+        }
+        for worker in self.rounds.active().to_vec() {
+            if let Some(handle) = self.handles.get_mut(&worker) {
+                self.rounds.must_ask(worker, &mut handle.place);
+            }
+        }
     }
 
     /// Adds a probe for each worker that may answer soon.
     pub(crate) fn probes(&self, here: Cpu, probes: &mut Vec<AnswerProbe>) {
-        probes.extend(self.read().filter_map(|(_, handle)| handle.link.probe(here)));
+        if self.answers_ignored {
+            return;
+        }
+        let active = self.rounds.active().iter().filter_map(|worker| self.handles.get(worker));
+        probes.extend(active.filter(|handle| handle.trust.is_read()).filter_map(|handle| handle.link.probe(here)));
     }
 
-    /// Tells every worker that a context is needed no longer. What the links said, for the caller to act on.
+    /// Tells the workers that have a context that it is needed no longer. What the links said, for the caller to act on.
     pub(crate) fn forget(&mut self, context: u64) -> Vec<(WorkerId, io::Result<Sent>)> {
-        self.handles.iter_mut().map(|(&worker, handle)| (worker, handle.forget(context))).collect()
+        let workers = self.introduced.remove(&context).unwrap_or_default();
+        let forget = |worker| Some((worker, self.give(worker, |handle| handle.forget(context))?));
+        workers.into_iter().filter_map(forget).collect()
     }
 
     /// Kills the worker and every process that descends from it.
@@ -249,7 +366,8 @@ impl Workers {
         if let Err(error) = kill_tree(handle) {
             effects.log(Level::Error, format!("worker {} cannot be killed: {error}", handle.pid()));
         }
-        handle.death.fall_due(Instant::now());
+        let give_up_at = handle.death.fall_due(Instant::now());
+        self.timers.push(Reverse((give_up_at, worker)));
     }
 
     /// Removes a worker that SIGKILL does not end. Only its end is watched from now on.
@@ -291,7 +409,16 @@ impl Workers {
     /// Kills the worker unless it leaves within [`SILENT_EXIT_TIMEOUT`].
     pub(crate) fn kill_soon(&mut self, worker: WorkerId) {
         if let Some(handle) = self.handles.get_mut(&worker) {
-            handle.kill_at.get_or_insert_with(|| Instant::now() + SILENT_EXIT_TIMEOUT);
+            let kill_at = *handle.kill_at.get_or_insert_with(|| Instant::now() + SILENT_EXIT_TIMEOUT);
+            self.timers.push(Reverse((kill_at, worker)));
+        }
+    }
+
+    /// The end of the worker has been seen: its status must be known by this time.
+    pub(crate) fn await_status(&mut self, worker: WorkerId, due: Instant) {
+        if let Some(handle) = self.handles.get_mut(&worker) {
+            let due = *handle.status_due.get_or_insert(due);
+            self.timers.push(Reverse((due, worker)));
         }
     }
 
@@ -323,8 +450,32 @@ impl Workers {
     }
 
     /// When something must be done about a worker, if nothing happens before.
-    pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.handles.values().filter_map(WorkerHandle::next_timer).min()
+    pub(crate) fn next_timer(&mut self) -> Option<Instant> {
+        while let Some(&Reverse((at, worker))) = self.timers.peek() {
+            let due = self.handles.get(&worker).and_then(WorkerHandle::next_timer);
+            if due.is_some_and(|due| due <= at) {
+                return due;
+            }
+            // It was put off, or no longer matters.
+            self.timers.pop();
+            self.timers.extend(due.map(|due| Reverse((due, worker))));
+        }
+        None
+    }
+
+    /// The workers about which something must be done by now. Each must be [rearmed](Self::rearm) after that.
+    pub(crate) fn timers_due(&mut self, now: Instant) -> Vec<WorkerId> {
+        let mut workers = Vec::new();
+        while self.next_timer().is_some_and(|due| due <= now) {
+            workers.extend(self.timers.pop().map(|Reverse((_, worker))| worker));
+        }
+        workers
+    }
+
+    /// Sets the next timer of a worker.
+    pub(crate) fn rearm(&mut self, worker: WorkerId) {
+        let due = self.handles.get(&worker).and_then(WorkerHandle::next_timer);
+        self.timers.extend(due.map(|due| Reverse((due, worker))));
     }
 
     /// Asks every worker to leave, and has it killed at `kill_at`. Their answers are not read any more.
@@ -348,8 +499,9 @@ impl Workers {
 
     /// No worker may live longer than this.
     pub(crate) fn kill_by(&mut self, kill_at: Option<Instant>) {
-        for handle in self.handles.values_mut() {
+        for (&worker, handle) in &mut self.handles {
             handle.kill_at = [handle.kill_at, kill_at].into_iter().flatten().min();
+            self.timers.extend(handle.kill_at.map(|at| Reverse((at, worker))));
         }
     }
 }

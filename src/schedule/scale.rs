@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Action;
 use super::Departure;
+use super::FirstItem;
 use super::PoolPolicy;
 use super::Schedule;
 use super::WorkerId;

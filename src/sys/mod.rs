@@ -10,3 +10,4 @@ pub(crate) mod pid_max;
 pub(crate) mod processor;
 pub(crate) mod spin;
 pub(crate) mod stack;
+pub(crate) mod waiters;

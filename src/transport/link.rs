@@ -209,6 +209,16 @@ impl Link {
         self.flush(control)
     }
 
+    /// The contexts that the worker has.
+    pub(crate) fn contexts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.contexts.iter().copied()
+    }
+
+    /// Whether the worker has the context.
+    pub(crate) fn has_context(&self, context: u64) -> bool {
+        self.contexts.contains(&context)
+    }
+
     /// Tells the worker that a context is needed no longer, if it has it.
     pub(crate) fn forget(&mut self, control: &Socket, context: u64) -> io::Result<Sent> {
         if self.contexts.remove(&context) {
@@ -427,6 +437,22 @@ impl Link {
     pub(crate) fn has_news(&self) -> bool {
         match &self.end {
             End::Ring(RingLink { rings, .. }) => !rings.is_idle() && rings.has_news(),
+            End::Socket(_) => false,
+        }
+    }
+
+    /// Whether a look at the link may reveal answers.
+    pub(crate) fn is_active(&self) -> bool {
+        match &self.end {
+            End::Ring(RingLink { rings, .. }) => !rings.is_idle(),
+            End::Socket(_) => false,
+        }
+    }
+
+    /// Whether answers are due that only a look at the link reveals.
+    pub(crate) fn owes_answers(&self) -> bool {
+        match &self.end {
+            End::Ring(RingLink { rings, .. }) => rings.owes_answers(),
             End::Socket(_) => false,
         }
     }

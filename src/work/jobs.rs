@@ -10,9 +10,8 @@ use std::hash::Hasher;
 use std::sync::Arc;
 use std::task::Waker;
 
-use parking_lot::Condvar;
-
 use crate::error::TaskError;
+use crate::sys::waiters::Waiters;
 use crate::values::blob::Blob;
 use crate::work::batch::JobId;
 use crate::work::batch::item_head;
@@ -164,7 +163,7 @@ pub(crate) struct Job {
     /// The waker of the last poll. A handle is one future, so one is enough.
     pub(crate) waker: Option<Waker>,
     /// Threads that wait for this job without driving the engine.
-    pub(crate) watchers: Vec<Arc<Condvar>>,
+    pub(crate) watchers: Waiters,
 }
 
 impl Job {
@@ -180,6 +179,11 @@ impl Job {
             return Some(Arc::get_mut(log).map(std::mem::take).unwrap_or_default());
         }
         (!self.log.is_empty()).then(|| std::mem::take(&mut self.log))
+    }
+
+    /// Whether every item that was submitted has a result.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.log.rest.is_some() || self.settled == self.submitted
     }
 
     /// Whether every item has a result, and no more items will come.

@@ -178,7 +178,12 @@ impl ParentEnd {
 
     /// Whether everything that was sent is known to be done, and the ledger agrees.
     pub(crate) fn is_idle(&self) -> bool {
-        self.sent == self.seen && self.is_consistent()
+        !self.owes_answers() && self.is_consistent()
+    }
+
+    /// Whether something that was sent is not known to be done.
+    pub(crate) fn owes_answers(&self) -> bool {
+        self.sent != self.seen
     }
 
     /// Whether a worker of this build can have left the ledger like this. If not, nothing more is sent, and
