@@ -16,6 +16,7 @@ mod common {
     pub(crate) mod fork;
     pub(crate) mod procspawned;
     pub(crate) mod quick;
+    pub(crate) mod table;
 }
 
 use std::hint::black_box;

@@ -17,6 +17,7 @@ mod common {
     pub(crate) mod quick;
     pub(crate) mod rate;
     pub(crate) mod shared;
+    pub(crate) mod table;
     pub(crate) mod threads;
 }
 

@@ -17,6 +17,7 @@ mod common {
     pub(crate) mod fork;
     pub(crate) mod quick;
     pub(crate) mod quiet;
+    pub(crate) mod table;
     pub(crate) mod threads;
 }
 
@@ -32,10 +33,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::contest::Contest;
-use common::contest::print_aligned;
 use common::fork::Forked;
 use common::quick::sized;
 use common::quiet::wait_for_one_thread;
+use common::table::print_aligned;
 use common::threads;
 use procpool::Pool;
 use procpool::StartMethod;

@@ -16,6 +16,7 @@ mod common {
     pub(crate) mod futex;
     pub(crate) mod quick;
     pub(crate) mod shared;
+    pub(crate) mod table;
 }
 
 use std::hint::black_box;

@@ -12,6 +12,7 @@ mod common {
     pub(crate) mod contest;
     pub(crate) mod procspawned;
     pub(crate) mod quick;
+    pub(crate) mod table;
 }
 
 use std::hint::black_box;

@@ -15,6 +15,7 @@ mod common {
     pub(crate) mod ours;
     pub(crate) mod quick;
     pub(crate) mod rate;
+    pub(crate) mod table;
 }
 
 use std::collections::VecDeque;

@@ -12,6 +12,7 @@ mod common {
     pub(crate) mod ours;
     pub(crate) mod quick;
     pub(crate) mod rate;
+    pub(crate) mod table;
     pub(crate) mod threads;
 }
 
@@ -22,10 +23,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use common::contest::Contest;
-use common::contest::print_aligned;
 use common::ours;
 use common::quick::sized;
 use common::rate::Rate;
+use common::table::print_aligned;
 use common::threads;
 use procpool::Pool;
 

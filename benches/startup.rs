@@ -14,6 +14,7 @@ mod common {
     pub(crate) mod fork;
     pub(crate) mod quick;
     pub(crate) mod quiet;
+    pub(crate) mod table;
 }
 
 use std::hint::black_box;
@@ -21,10 +22,10 @@ use std::time::Instant;
 
 use common::contest::Contest;
 use common::contest::Figures;
-use common::contest::print_aligned;
 use common::fork::Forked;
 use common::quick::sized;
 use common::quiet::wait_for_one_thread;
+use common::table::print_aligned;
 use procpool::Pool;
 use procpool::StartMethod;
 use procpool::forkserver;

@@ -24,6 +24,7 @@ use std::time::Instant;
 
 use super::quick::is_quick;
 use super::quick::sized;
+use super::table::print_aligned;
 
 const ROUNDS_MAX: usize = 15;
 
@@ -112,20 +113,6 @@ impl<const ROWS: usize> Contestant<'_, ROWS> {
             [f64::NAN; ROWS]
         })
     }
-}
-
-/// Prints aligned columns separated by bars, and an empty line at the end.
-pub(crate) fn print_aligned(lines: &[Vec<String>]) {
-    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max())
-        .map(Option::unwrap_or_default)
-        .collect();
-    for line in lines {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        println!("{}", cells.join(" | ").trim_end());
-    }
-    println!();
 }
 
 /// What a reader must know of the machine to judge the figures.
