@@ -8,19 +8,10 @@ use std::collections::VecDeque;
 use crate::schedule::action::Action;
 use crate::schedule::roster::Roster;
 use crate::schedule::steps;
+use crate::schedule::stop_number::StopNumber;
 use crate::schedule::worker_id::WorkerId;
 use crate::work::batch::Span;
 use crate::work::unbegun::FrameNumber;
-
-/// Numbers the stops of one worker: only the last counts, and only until it is withdrawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct StopNumber(u32);
-
-impl StopNumber {
-    pub(super) fn next(self) -> Self {
-        Self(self.0.wrapping_add(1))
-    }
-}
 
 /// A decision. A frame counts only while its worker is to hold it.
 #[derive(Debug)]

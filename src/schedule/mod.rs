@@ -36,6 +36,7 @@ mod scale;
 pub(crate) mod size;
 mod state;
 mod steps;
+mod stop_number;
 pub(crate) mod time_limit;
 mod timers;
 #[cfg(any(test, fuzzing))]

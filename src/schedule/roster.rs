@@ -16,7 +16,7 @@ use std::time::Instant;
 pub(super) use self::entry::RosterEntry;
 pub(super) use self::entry::Stage;
 use self::indices::Indices;
-use crate::schedule::agenda::StopNumber;
+use crate::schedule::stop_number::StopNumber;
 use crate::schedule::worker_id::WorkerId;
 use crate::work::batch::JobId;
 use crate::work::unbegun::FrameNumber;

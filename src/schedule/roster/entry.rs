@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::indices::Marks;
-use crate::schedule::agenda::StopNumber;
 use crate::schedule::load::BACKLOG_NS;
 use crate::schedule::load::FRAMES_MAX;
 use crate::schedule::load::Load;
 use crate::schedule::steps;
+use crate::schedule::stop_number::StopNumber;
 
 /// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! [`Broken`], and ends the worker.
 
 mod progress;
+mod recall;
 
 use std::cell;
 use std::collections::VecDeque;
@@ -130,14 +131,6 @@ impl AnswerProbe {
     pub(crate) fn has_news(&self) -> bool {
         ParentLedger(self.memory.cell(Cell::Ledger)).load().done() != self.seen
     }
-}
-
-/// What was taken back.
-#[derive(Debug, Default)]
-pub(crate) struct Recalled {
-    /// How many of the last items that were sent.
-    pub(crate) items: u64,
-    pub(crate) notes: Vec<Note>,
 }
 
 impl ParentEnd {
@@ -287,64 +280,6 @@ impl ParentEnd {
         self.push(Contents::Select);
         self.selected = Some(span.batch.target);
         1
-    }
-
-    /// Takes back everything that the worker has not begun.
-    pub(crate) fn recall(&mut self) -> Result<Recalled, Broken> {
-        let view = self.ledger().hold();
-        let checked = self.check(view);
-        let records = match checked {
-            Ok(()) => {
-                self.shown = view.done();
-                self.sent.since(view.done()) - u32::from(view.has_begun()) - self.records_bound(view)
-            }
-            Err(_) => 0,
-        };
-        let unbegun = self.take_back(records);
-        // In this order, each Release paired with an Acquire in the worker's `record` and `copy`: a worker that has seen the
-        // recall cannot copy ahead what the recall took back.
-        self.memory.cell(Cell::Sent).store(self.down_write, Ordering::Release);
-        self.memory.cell(Cell::Recalls).fetch_add(1, Ordering::Release);
-        if self.ledger().release(records) == Wake::Needed {
-            self.memory.ring();
-        }
-        checked.map(|()| unbegun)
-    }
-
-    fn take_back(&mut self, records: u32) -> Recalled {
-        let mut unbegun = Recalled::default();
-        let mut left = records;
-        while left > 0 {
-            let Some(mut entry) = self.in_flight.pop_back() else {
-                unreachable!("every record in flight has an entry")
-            };
-            let start = self.in_flight.back().map_or(self.down_read, |before| before.end);
-            match entry.contents {
-                Contents::Items(ref mut span) => {
-                    let taken = left.min(span.len());
-                    unbegun.items += u64::from(taken);
-                    left -= taken;
-                    let bytes = span.cut_back(taken);
-                    entry.end -= bytes;
-                    self.down_write = entry.end;
-                    if !span.is_empty() {
-                        self.in_flight.push_back(entry);
-                    }
-                    continue;
-                }
-                Contents::AttachedItem { .. } => unbegun.items += 1,
-                Contents::Select => {}
-                Contents::Note(note) => unbegun.notes.push(note),
-            }
-            left -= 1;
-            self.down_write = start;
-        }
-        unbegun.notes.reverse();
-        self.sent = self.sent.minus(records);
-        if records > 0 {
-            self.selected = None;
-        }
-        unbegun
     }
 
     /// Checks that a worker of this build can have left the ledger like this.

@@ -5,11 +5,8 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::Cell;
-use super::Contents;
 use super::ParentEnd;
-use super::View;
 use crate::sys::clock;
-use crate::transport::frame;
 use crate::work::progress::Progress;
 
 impl ParentEnd {
@@ -22,30 +19,6 @@ impl ParentEnd {
             true => Progress::Prepares,
             // What it has answered since the last `receive` is news; the next `receive` will ask again.
             false => Progress::Waits,
-        }
-    }
-
-    /// How many records behind the one that the worker has begun belong to it: if that is a context, the item that waits
-    /// for it, and the choice of its function. An item begins when the decoding of its context does.
-    pub(super) fn records_bound(&self, view: View) -> u32 {
-        if !view.has_begun() {
-            return 0;
-        }
-        let mut done = view.done().since(self.seen);
-        let mut contents = self.in_flight.iter().map(|entry| &entry.contents);
-        let begun = contents.by_ref().find(|contents| match done.checked_sub(contents.records()) {
-            Some(left) => {
-                done = left;
-                false
-            }
-            None => true,
-        });
-        let Some(Contents::Note(note)) = begun else { return 0 };
-        let Some(decoded) = frame::context_in(&note.frame) else { return 0 };
-        match (contents.next(), contents.next()) {
-            (Some(Contents::Select), Some(item)) if item.context() == Some(decoded) => 2,
-            (Some(item), _) if item.context() == Some(decoded) => 1,
-            _ => 0,
         }
     }
 
