@@ -123,6 +123,9 @@ impl Engine {
             };
             answered = Some(item.job);
             let items = self.settle_arrival(worker, item, arrival);
+            if let Some(handle) = self.workers.get_mut(worker) {
+                handle.link.answered(item.job, items);
+            }
             let Some(finished) = self.schedule.settled(worker, items, now) else { continue };
             if let Some(blob) = finished.blob {
                 self.effects.release(blob);
@@ -155,7 +158,7 @@ impl Engine {
         // What filled the link may have been orders, which have no answer. The caller makes the schedule go on.
         self.schedule.clear_link_full(worker);
         if let (Some(job), Some(time)) = (answered, service_time) {
-            self.schedule.measure(job, time.ns, time.records);
+            self.schedule.measure(job, time.ns, time.items);
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod entry;
 mod indices;
+mod marks;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -13,11 +13,11 @@ pub(crate) enum Arrival<'a> {
     Attached { kind: AnswerKind, number: u32 },
 }
 
-/// The time that the worker spent on its last records, as it reports it itself. A hint.
+/// The time that the worker spent on its last items, as it reports it itself. A hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceTime {
     pub(crate) ns: u64,
-    pub(crate) records: u32,
+    pub(crate) items: u32,
 }
 
 /// Why a link yields no answer.

@@ -27,6 +27,7 @@ use crate::transport::note::Sent;
 use crate::transport::ring;
 use crate::transport::ring::parent_link::RingLink;
 use crate::transport::socket;
+use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
@@ -399,10 +400,17 @@ impl Link {
         matches!(self.end, End::Ring(_))
     }
 
-    /// What the worker has measured since the last call, if it has.
+    /// The last `items` that were answered are of this job.
+    pub(crate) fn answered(&mut self, job: JobId, items: u32) {
+        if let End::Ring(ring) = &mut self.end {
+            ring.answered(job, items);
+        }
+    }
+
+    /// What the worker has measured since the last call, if that includes an item of the job of the last answer.
     pub(crate) fn take_service_time(&mut self) -> Option<ServiceTime> {
-        let End::Ring(RingLink { rings, .. }) = &mut self.end else { return None };
-        Some(rings.take_service_time()).filter(|time| time.records > 0)
+        let End::Ring(ring) = &mut self.end else { return None };
+        ring.take_service_time()
     }
 
     /// The worker has rung. To be called after its answers were received.

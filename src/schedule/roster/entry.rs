@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::indices::Marks;
+use super::marks::Marks;
 use crate::schedule::load::BACKLOG_NS;
 use crate::schedule::load::FRAMES_MAX;
 use crate::schedule::load::Load;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::entry::RosterEntry;
 use super::entry::Stage;
+use super::marks::Marks;
 use crate::schedule::worker_id::WorkerId;
 
 /// The workers by what decisions ask for.
@@ -24,19 +25,6 @@ pub(super) struct Indices {
     pub(super) stocked: BTreeSet<(Instant, WorkerId)>,
     /// Those whose item has a time limit, by when it must be checked.
     pub(super) checks: BTreeSet<(Instant, WorkerId)>,
-}
-
-/// Where the indices have a worker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Marks {
-    is_busy: bool,
-    is_starting: bool,
-    ready: Option<Instant>,
-    /// Its ticket in the line of idle workers.
-    idle: Option<u64>,
-    light: Option<u64>,
-    stocked: Option<Instant>,
-    check: Option<Instant>,
 }
 
 /// The idle workers in the order in which they ran out of work.

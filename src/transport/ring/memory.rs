@@ -1,7 +1,7 @@
 //! The memory that one worker and its parent share: a sealed memfd, mapped by both.
 //!
 //! ```text
-//!      0  ledger u64 · answered u64 · busy_ns u64 · busy_records u64     changed by the worker with every record
+//!      0  ledger u64 · answered u64 · busy_ns u64 · busy_items u64     changed by the worker with every record
 //!     32  began_ns u64 · worker_on u64                                   now and then
 //!    256  sent u64 · taken u64 · recalls u64 · spin_ns u64 · bell u32    changed by the parent
 //!    296  parent_on u64
@@ -78,7 +78,7 @@ pub(super) enum Cell {
     /// How long the worker has been busy in nanoseconds, by its own clock: a hint.
     BusyNs = 16,
     /// How many records it has finished in that time: a hint.
-    BusyRecords = 24,
+    BusyItems = 24,
     /// When the worker began its last item that has a time limit, by CLOCK_MONOTONIC: a hint.
     BeganNs = 32,
     /// The processor that the worker ran on last: a hint.

@@ -10,4 +10,6 @@ pub(crate) mod record;
 pub(crate) mod worker;
 
 #[cfg(test)]
+mod measuring;
+#[cfg(test)]
 mod stress;

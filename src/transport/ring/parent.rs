@@ -108,7 +108,7 @@ pub(crate) struct ParentEnd {
     rings: u64,
     /// The worker's own measurement when it was last taken.
     busy_ns: u64,
-    busy_records: u64,
+    busy_items: u64,
     spin_ns: u64,
     /// The processor of this side, as the worker was shown.
     place: Cpu,
@@ -155,7 +155,7 @@ impl ParentEnd {
             executed: 0,
             rings: 0,
             busy_ns: 0,
-            busy_records: 0,
+            busy_items: 0,
             spin_ns: 0,
             place: Cpu::default(),
             broken: None,

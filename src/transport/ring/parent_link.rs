@@ -10,11 +10,13 @@ use std::os::fd::BorrowedFd;
 use start_methods::Socket;
 
 use crate::sys::bell::Bell;
+use crate::transport::arrival::ServiceTime;
 use crate::transport::note::Note;
 use crate::transport::note::Sent;
 use crate::transport::ring::parent::ParentEnd;
 use crate::values::blob::Blob;
 use crate::work::batch::Items;
+use crate::work::batch::JobId;
 use crate::work::batch::Span;
 
 /// The rings and what belongs to them.
@@ -25,11 +27,26 @@ pub(crate) struct RingLink {
     pub(crate) bell: Bell,
     /// Numbers the descriptors that travel on the control socket.
     attachments_sent: u32,
+    /// The job of the last item that was answered, and how many items had been answered before its first one.
+    measured: Option<(JobId, u64)>,
 }
 
 impl RingLink {
     pub(crate) fn new(rings: ParentEnd) -> io::Result<Self> {
-        Ok(Self { rings: Box::new(rings), bell: Bell::new()?, attachments_sent: 0 })
+        Ok(Self { rings: Box::new(rings), bell: Bell::new()?, attachments_sent: 0, measured: None })
+    }
+
+    /// The last `items` that were answered are of this job.
+    pub(crate) fn answered(&mut self, job: JobId, items: u32) {
+        if self.measured.is_none_or(|(measured, _)| measured != job) {
+            self.measured = Some((job, self.rings.answered() - u64::from(items)));
+        }
+    }
+
+    /// What the worker has measured since the last call; `None` if that includes no item of the job of the last answer.
+    pub(crate) fn take_service_time(&mut self) -> Option<ServiceTime> {
+        let (_, before) = self.measured?;
+        self.rings.take_service_time(before)
     }
 
     /// Sends as many of the items as there is room for.

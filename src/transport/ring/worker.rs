@@ -38,8 +38,8 @@ use crate::transport::record::broken;
 
 /// How much is copied out of the down ring at once, unless a record is longer.
 const READ_AHEAD: usize = 4096;
-/// At most this many records lie between two readings of the clock, and about this much time.
-const CHECKPOINT_RECORDS: u32 = 64;
+/// At most this many items lie between two readings of the clock, and about this much time.
+const CHECKPOINT_ITEMS: u32 = 64;
 const CHECKPOINT_NS: u64 = 20_000;
 /// This many sleeps in a row, each no longer than `SHORT_SLEEP`, are taken as calls that follow each other closely.
 const SHORT_SLEEPS: u32 = 3;
@@ -76,17 +76,17 @@ pub(crate) struct WorkerEnd {
     bell_lost: bool,
 }
 
-/// Measures how long records take.
+/// Measures how long items take. Orders are left out: they take microseconds, and an item may take minutes.
 #[derive(Clone, Copy, Debug)]
 struct ServiceClock {
-    /// The last reading of the clock, and the records since then.
+    /// The last reading of the clock, and the items since then.
     since: Instant,
-    records: u32,
-    /// How many records lie between two readings.
+    items: u32,
+    /// How many items lie between two readings.
     every: u32,
     /// What the parent has been shown.
     busy_ns: u64,
-    busy_records: u64,
+    busy_items: u64,
 }
 
 impl WorkerEnd {
@@ -108,7 +108,7 @@ impl WorkerEnd {
             recalls: 0,
             write: 0,
             taken: 0,
-            clock: ServiceClock { since: Instant::now(), records: 0, every: 1, busy_ns: 0, busy_records: 0 },
+            clock: ServiceClock { since: Instant::now(), items: 0, every: 1, busy_ns: 0, busy_items: 0 },
             spin: AdaptiveSpin::short(),
             place: Cpu::default(),
             short_sleeps: 0,
@@ -224,6 +224,10 @@ impl WorkerEnd {
             false => None,
         };
         self.position += (record::HEAD + head.len) as u64;
+        if head.is_order && self.clock.items > 0 {
+            // The order's time is not theirs.
+            self.checkpoint();
+        }
         self.current = Record { is_order: head.is_order, attachment, range: start..end };
         Ok(())
     }
@@ -335,9 +339,13 @@ impl WorkerEnd {
             self.bell_lost |= !self.ring_the_parent();
         }
         // After the answer is shown, since a thread may be waiting for it.
-        self.clock.records += 1;
-        if self.clock.records >= self.clock.every || !finished.next_has_begun {
-            self.checkpoint();
+        if self.current.is_order {
+            self.clock.since = Instant::now();
+        } else {
+            self.clock.items += 1;
+            if self.clock.items >= self.clock.every || !finished.next_has_begun {
+                self.checkpoint();
+            }
         }
         match (finished.next_has_begun, self.bell_lost) {
             (true, _) => Next::HasBegun,
@@ -352,18 +360,19 @@ impl WorkerEnd {
         bell_id(&self.bell) == self.bell_id && write(&self.bell, &1u64.to_ne_bytes()).is_ok()
     }
 
-    /// Shows the parent how long the last records took.
+    /// Shows the parent how long the last items took.
     fn checkpoint(&mut self) {
         self.show_place();
         let now = Instant::now();
         let ns = u64::try_from((now - self.clock.since).as_nanos()).unwrap_or(u64::MAX);
         self.clock.busy_ns = self.clock.busy_ns.wrapping_add(ns);
-        self.clock.busy_records = self.clock.busy_records.wrapping_add(u64::from(self.clock.records));
+        self.clock.busy_items = self.clock.busy_items.wrapping_add(u64::from(self.clock.items));
         self.memory.cell(Cell::BusyNs).store(self.clock.busy_ns, Ordering::Relaxed);
-        self.memory.cell(Cell::BusyRecords).store(self.clock.busy_records, Ordering::Relaxed);
-        let each = ns / u64::from(self.clock.records.max(1));
+        // Release: pairs with the Acquire in the parent's `busy`. A parent that sees these items sees their time.
+        self.memory.cell(Cell::BusyItems).store(self.clock.busy_items, Ordering::Release);
+        let each = ns / u64::from(self.clock.items.max(1));
         let every = u32::try_from(CHECKPOINT_NS / each.max(1)).unwrap_or(u32::MAX);
-        self.clock = ServiceClock { since: now, records: 0, every: every.clamp(1, CHECKPOINT_RECORDS), ..self.clock };
+        self.clock = ServiceClock { since: now, items: 0, every: every.clamp(1, CHECKPOINT_ITEMS), ..self.clock };
     }
 }
 

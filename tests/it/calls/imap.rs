@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
+use procpool::Pool;
 use procpool::PoolError;
 use procpool::StartMethod;
 use procpool::TaskError;
@@ -30,6 +31,8 @@ cases![
     takes_infinite_inputs,
     takes_inputs_that_borrow_and_are_not_send,
     reads_ahead_only_so_far,
+    cold_one_reads_ahead_only_so_far,
+    one_after_quick_calls_reads_ahead_only_so_far,
     draws_nothing_before_it_is_asked,
     timeout_consumes_nothing,
     unordered_timeout_consumes_nothing,
@@ -122,6 +125,51 @@ fn reads_ahead_only_so_far(method: StartMethod) {
     gate.open();
     results.next().unwrap().unwrap();
     assert!(drawn.get() >= 1);
+}
+
+fn cold_one_reads_ahead_only_so_far(method: StartMethod) {
+    for _ in 0..30 {
+        assert_long_items_are_read_ahead_only_so_far(&stage::pool(method, 2));
+    }
+}
+
+fn one_after_quick_calls_reads_ahead_only_so_far(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    for _ in 0..30 {
+        pool.map(0..100u32, |x| x).unwrap();
+        assert_long_items_are_read_ahead_only_so_far(&pool);
+    }
+}
+
+/// The first item takes long and the others do not end, so the number of items drawn once it is answered is final: one
+/// item in progress and one behind it for each worker, or twice that by the time that a window is refilled.
+fn assert_long_items_are_read_ahead_only_so_far(pool: &Pool) {
+    let (drawn, book) = (Cell::new(0u64), Notebook::new());
+    let (mut first, mut others) = (Gate::closed(), Gate::closed());
+    let gates = [first.path(), others.path()];
+    let input = std::iter::repeat_with(|| {
+        let number = drawn.replace(drawn.get() + 1);
+        (book.path(), gates[usize::from(number > 0)].clone())
+    });
+    let mut results = pool.imap(input.take(1000), |(book, gate)| {
+        stage::note(&book, &gate);
+        stage::pass(&gate);
+    });
+    let mut time_out = |millis| {
+        let result = results.next_timeout(Duration::from_millis(millis));
+        assert_eq!(result.unwrap_err(), TimedOut);
+    };
+    stage::until("the first item to begin", || {
+        time_out(1);
+        book.lines().contains(&gates[0])
+    });
+    // From its beginning on it takes as long as this at least.
+    time_out(10);
+    first.open();
+    results.next().unwrap().unwrap();
+    assert_eq!(results.next_timeout(Duration::from_millis(1)).unwrap_err(), TimedOut);
+    assert!(drawn.get() <= 8, "drew {} items while two workers had ended one", drawn.get());
+    others.open();
 }
 
 /// Only `next` draws past the window; making the iterator need not wait, and an unused one draws at most its window.

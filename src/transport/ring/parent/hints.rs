@@ -1,4 +1,4 @@
-//! Hints that the two sides give each other: how long to spin, on which processor each side runs, and how long records take.
+//! Hints that the two sides give each other: how long to spin, on which processor each side runs, and how long items take.
 
 use std::sync::atomic::Ordering;
 
@@ -30,14 +30,24 @@ impl ParentEnd {
         Cpu::from_word(self.memory.cell(Cell::WorkerOn).load(Ordering::Relaxed)).is(here)
     }
 
-    /// How long the worker was busy since the last call, by its own measurement.
-    pub(crate) fn take_service_time(&mut self) -> ServiceTime {
-        let since = |cell: Cell, before: &mut u64| {
-            let now = self.memory.cell(cell).load(Ordering::Relaxed);
-            now.wrapping_sub(std::mem::replace(before, now))
-        };
-        let ns = since(Cell::BusyNs, &mut self.busy_ns);
-        let records = since(Cell::BusyRecords, &mut self.busy_records);
-        ServiceTime { ns, records: u32::try_from(records).unwrap_or(u32::MAX) }
+    /// How many items have been answered, in total.
+    pub(crate) fn answered(&self) -> u64 {
+        self.records - self.executed
+    }
+
+    /// How long the worker was busy since the last call that returned something, by its own measurement. `None` if that
+    /// includes none of the items after the first `before`: the worker shows the time of an item after its answer.
+    pub(crate) fn take_service_time(&mut self, before: u64) -> Option<ServiceTime> {
+        // Acquire: pairs with the Release in the worker's `checkpoint`. With the time of fewer items than were counted, the
+        // first item of a job could appear to take none.
+        let items = self.memory.cell(Cell::BusyItems).load(Ordering::Acquire);
+        let ns = self.memory.cell(Cell::BusyNs).load(Ordering::Relaxed);
+        if items == self.busy_items {
+            return None;
+        }
+        let ns = ns.wrapping_sub(std::mem::replace(&mut self.busy_ns, ns));
+        let new = items.wrapping_sub(std::mem::replace(&mut self.busy_items, items));
+        let is_included = i64::try_from(items.wrapping_sub(before)).is_ok_and(|included| included > 0);
+        is_included.then_some(ServiceTime { ns, items: u32::try_from(new).unwrap_or(u32::MAX) })
     }
 }

@@ -330,7 +330,7 @@ impl Trial {
 
     fn peek(&mut self) {
         let (has_news, probe) = (self.end.has_news(), self.end.probe());
-        let _time = self.end.take_service_time();
+        let _time = self.end.take_service_time(self.end.answered());
         self.end.allow_spinning(u64::from(self.serial));
         if !self.is_tampered && !self.is_receiving {
             assert_eq!((has_news, probe.has_news()), (self.finished > 0, self.finished > 0));

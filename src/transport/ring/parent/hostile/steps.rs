@@ -57,16 +57,8 @@ pub(crate) enum Misdeed {
     Holes,
 }
 
-pub(super) const CELLS: [Cell; 8] = [
-    Cell::Ledger,
-    Cell::Answered,
-    Cell::BusyNs,
-    Cell::BusyRecords,
-    Cell::Sent,
-    Cell::Taken,
-    Cell::Recalls,
-    Cell::SpinNs,
-];
+pub(super) const CELLS: [Cell; 8] =
+    [Cell::Ledger, Cell::Answered, Cell::BusyNs, Cell::BusyItems, Cell::Sent, Cell::Taken, Cell::Recalls, Cell::SpinNs];
 
 #[cfg(test)]
 pub(crate) fn honest_step() -> impl Strategy<Value = Step> {
