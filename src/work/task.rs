@@ -154,7 +154,7 @@ impl<E: fmt::Display + 'static> Initialized for Result<(), E> {
     }
 }
 
-/// The arguments of one call, as a tuple of one to twelve elements: `(a,)`, `(a, b)`, …
+/// The arguments of one call, as a tuple of up to twelve elements: `()`, `(a,)`, `(a, b)`, …
 ///
 /// # Examples
 ///
@@ -163,6 +163,7 @@ impl<E: fmt::Display + 'static> Initialized for Result<(), E> {
 /// # fn main() -> anyhow::Result<()> {
 /// # procpool::init();
 /// let pool = Pool::new(1)?;
+/// assert_ne!(pool.apply((), std::process::id)?, std::process::id());
 /// assert_eq!(pool.apply((-3i32,), i32::abs)?, 3);
 /// assert_eq!(pool.apply((5u8, 1, 3), u8::clamp)?, 3);
 /// assert_eq!(pool.starmap([(2u32, 3), (3, 2)], u32::pow)?, [8, 9]);
@@ -205,12 +206,12 @@ mod sealed {
 }
 
 macro_rules! args {
-    ($($T:ident $a:ident),+) => {
-        impl<$($T: 'static),+> sealed::Tuple for ($($T,)+) {}
+    ($($T:ident $a:ident),*) => {
+        impl<$($T: 'static),*> sealed::Tuple for ($($T,)*) {}
 
-        impl<$($T: 'static),+> Args for ($($T,)+) {
-            type Fp<O: 'static> = fn($($T),+) -> O;
-            type FpWith<C: 'static, O: 'static> = fn(&C, $($T),+) -> O;
+        impl<$($T: 'static),*> Args for ($($T,)*) {
+            type Fp<O: 'static> = fn($($T),*) -> O;
+            type FpWith<C: 'static, O: 'static> = fn(&C, $($T),*) -> O;
 
             fn address<O: 'static>(f: Self::Fp<O>) -> usize {
                 f as usize
@@ -221,18 +222,19 @@ macro_rules! args {
             }
 
             fn call<O: 'static>(self, f: Self::Fp<O>) -> O {
-                let ($($a,)+) = self;
-                f($($a),+)
+                let ($($a,)*) = self;
+                f($($a),*)
             }
 
             fn call_with<C: 'static, O: 'static>(self, f: Self::FpWith<C, O>, context: &C) -> O {
-                let ($($a,)+) = self;
-                f(context, $($a),+)
+                let ($($a,)*) = self;
+                f(context, $($a),*)
             }
         }
     };
 }
 
+args!();
 args!(A a);
 args!(A a, B b);
 args!(A a, B b, C_ c);

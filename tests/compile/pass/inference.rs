@@ -49,6 +49,8 @@ fn main() -> Result<(), TaskError> {
     assert_eq!(p.starmap([(1u32, 2u32), (3, 4)], |a, b| a + b)?, [3, 7]);
     assert_eq!(p.starmap([(2i64, 10)], i64::pow)?, [1024]);
     assert!(p.starmap([("ab".to_string(), 2), ("c".to_string(), 9)], join).is_err());
+    assert_eq!(p.apply((), || 1)?, 1);
+    assert_eq!(p.with(&vec![1u8, 2]).apply((), Vec::len)?, 2);
     assert_eq!(p.apply((3u64, 2), u64::pow)?, 9);
     assert!(p.apply(("x".to_string(),), parse).is_err());
     let failed = p.apply((7,), |x: i32| -> anyhow::Result<i32> { anyhow::bail!("no {x}") });

@@ -13,6 +13,7 @@ use crate::harness::stage::Notebook;
 
 cases![
     runs_in_a_worker_process,
+    takes_no_arguments,
     takes_one_to_twelve_arguments,
     takes_functions_methods_and_closures,
     gives_values_of_any_shape,
@@ -30,6 +31,19 @@ fn runs_in_a_worker_process(method: StartMethod) {
     assert!(pool.pids().contains(&pid), "{pid} is not one of {:?}", pool.pids());
     assert_eq!(pool.processes(), 2);
     assert_eq!(pool.start_method(), method);
+}
+
+fn takes_no_arguments(method: StartMethod) {
+    fn fails() -> anyhow::Result<u8> {
+        anyhow::bail!("with nothing")
+    }
+    let pool = stage::pool(method, 1);
+    assert_eq!(vec![pool.apply((), std::process::id).unwrap()], pool.pids());
+    assert_eq!(pool.apply((), || "a closure".to_owned()).unwrap(), "a closure");
+    assert_eq!(pool.apply_async((), || 7u8).get().unwrap(), 7);
+    assert_eq!(pool.with(&4u32).apply((), |context| context + 1).unwrap(), 5);
+    assert_eq!(pool.with(&"text".to_owned()).apply((), String::len).unwrap(), 4);
+    assert!(stage::error(pool.apply((), fails)).to_string().contains("with nothing"));
 }
 
 fn takes_one_to_twelve_arguments(method: StartMethod) {

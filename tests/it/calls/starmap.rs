@@ -18,6 +18,8 @@ cases![
 
 fn unpacks_tuples_of_every_arity(method: StartMethod) {
     let pool = stage::pool(method, 2);
+    assert_eq!(pool.starmap([(); 5000], || 7u8).unwrap(), [7; 5000]);
+    assert_eq!(pool.with(&3u8).starmap_async([(), ()], |context| *context).get().unwrap(), [3, 3]);
     assert_eq!(pool.starmap([(1u32,), (2,)], |a| a + 1).unwrap(), [2, 3]);
     assert_eq!(pool.starmap([(1, 2), (3, 4)], |a: u32, b| a + b).unwrap(), [3, 7]);
     assert_eq!(pool.starmap([(1u8, "a".to_owned(), true)], |a, b, c| format!("{a}{b}{c}")).unwrap(), ["1atrue"]);

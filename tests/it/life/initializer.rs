@@ -17,6 +17,7 @@ use crate::harness::stage::Notebook;
 
 cases![
     runs_once_in_each_worker_before_its_tasks,
+    takes_no_arguments,
     takes_arguments_of_several_kinds,
     may_return_a_result,
     failure_breaks_the_pool_with_its_message,
@@ -54,6 +55,16 @@ fn runs_once_in_each_worker_before_its_tasks(method: StartMethod) {
     let distinct: BTreeSet<&String> = initialized.iter().collect();
     assert_eq!((initialized.len(), distinct.len()), (3, 3));
     assert!(seen.iter().all(|(pid, _)| distinct.contains(&pid.to_string())));
+}
+
+fn takes_no_arguments(method: StartMethod) {
+    fn set() {
+        SETTING.store(9, Ordering::SeqCst);
+    }
+    let pool = builder(method, 1).initializer((), set).build().unwrap();
+    assert_eq!(pool.apply((), || SETTING.load(Ordering::SeqCst)).unwrap(), 9);
+    let pool = builder(method, 1).initializer((), || Err("no setting")).build().unwrap();
+    assert!(matches!(broken_by(&pool), PoolError::Initializer { message } if message == "no setting"));
 }
 
 fn takes_arguments_of_several_kinds(method: StartMethod) {
