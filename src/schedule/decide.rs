@@ -55,8 +55,10 @@ impl Schedule {
         let allowance = self.roster.get(worker).and_then(|entry| entry.load().allowance()).unwrap_or(u64::MAX);
         let items_max = |queue: &JobQueue| queue.items_max(self.size.max(), self.grain).min(allowance);
         let Some((span, item_ns)) = self.backlog.cut(items_max) else { return false };
+        let delay = self.roster.lone_delay();
         let (number, spent) = self.roster.change_live(worker, |entry| {
             let number = entry.load.push(span.clone(), item_ns.unwrap_or(BACKLOG_NS), now);
+            entry.set_lone_due(delay, now);
             (number, entry.load.allowance() == Some(0))
         });
         self.agenda.send(worker, span, number);

@@ -24,12 +24,19 @@ use crate::work::unbegun::FrameNumber;
 
 /// How long a worker may be idle while another holds more than it runs, before that work is recalled.
 const RECALL_AFTER: Duration = Duration::from_millis(1);
+/// How long a worker may take to begin its only item while another is idle, before the item is recalled: longer than a
+/// processor that is shared usually keeps a process waiting. It doubles each time that an item is recalled, up to the
+/// maximum, and starts anew when an item is answered: if all processes are slow, items must not wander for ever.
+const LONE_RECALL_AFTER: Duration = Duration::from_millis(10);
+const LONE_RECALL_DOUBLINGS: u32 = 10;
 
 /// All workers that are alive.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     entries: BTreeMap<WorkerId, RosterEntry>,
     indices: Indices,
+    /// How often a lone item was recalled since an item was last answered.
+    lone_recalls: u32,
 }
 
 impl Roster {
@@ -167,8 +174,25 @@ impl Roster {
     /// The worker from which work should be recalled because another is idle, and when.
     pub(super) fn recall(&self) -> Option<(WorkerId, Instant)> {
         let (_, idle_since) = self.idlest()?;
-        let &(stocked_since, id) = self.indices.stocked.first()?;
-        Some((id, idle_since.max(stocked_since) + RECALL_AFTER))
+        let stocked = self.indices.stocked.first();
+        let stocked = stocked.map(|&(since, id)| (id, idle_since.max(since) + RECALL_AFTER));
+        let lone = self.indices.lone.first().map(|&(due, id)| (id, due.max(idle_since)));
+        stocked.into_iter().chain(lone).min_by_key(|&(_, due)| due)
+    }
+
+    /// How long a worker may take to begin its only item.
+    pub(super) fn lone_delay(&self) -> Duration {
+        LONE_RECALL_AFTER * (1 << self.lone_recalls.min(LONE_RECALL_DOUBLINGS))
+    }
+
+    /// A lone item was recalled.
+    pub(super) fn lone_recalled(&mut self) {
+        self.lone_recalls = self.lone_recalls.saturating_add(1);
+    }
+
+    /// Items were answered.
+    pub(super) fn answered(&mut self) {
+        self.lone_recalls = 0;
     }
 
     /// The indices, made anew.

@@ -93,8 +93,10 @@ impl Schedule {
 
     /// The worker has answered its next items, all of one frame. Returns the frame if it has no more items.
     pub(crate) fn settled(&mut self, worker: WorkerId, items: u32, now: Instant) -> Option<FinishedFrame> {
+        self.roster.answered();
         self.roster.change_live(worker, |entry| {
             entry.link_full = false;
+            entry.is_unresponsive = false;
             let finished = entry.load.settle(items, now);
             if entry.load.is_empty() {
                 entry.idle_since = now;
@@ -147,16 +149,22 @@ impl Schedule {
         }
         let returned = self.roster.change(worker, |entry| {
             let first = entry.load.running();
+            let is_lone = entry.stage == Stage::Ready && entry.load.items() == 1;
             let returned = entry.load.take_unbegun(unbegun);
+            let is_lone = is_lone && entry.load.is_empty();
+            entry.is_unresponsive |= is_lone;
             if entry.load.is_empty() {
                 // No answer will come that would show that the link has room.
                 entry.link_full = false;
                 entry.idle_since = now;
             }
             let is_left = entry.stage == Stage::Leaving && entry.load.is_empty();
-            (returned, first.filter(|_| is_left))
+            (returned, first.filter(|_| is_left), is_lone)
         });
-        let Some((mut returned, left)) = returned else { return Vec::new() };
+        let Some((mut returned, left, is_lone)) = returned else { return Vec::new() };
+        if is_lone {
+            self.roster.lone_recalled();
+        }
         let deaths = left.map_or(0, |item| self.backlog.count_death(item));
         let lost = match deaths >= DEATHS_MAX {
             true => self.backlog.lose_first(&mut returned),

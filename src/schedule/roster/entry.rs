@@ -1,5 +1,6 @@
 //! One worker as the schedule sees it.
 
+use std::time::Duration;
 use std::time::Instant;
 
 use super::marks::Marks;
@@ -33,6 +34,11 @@ pub(in crate::schedule) struct RosterEntry {
     pub(in crate::schedule) idle_since: Instant,
     /// When work was last recalled from it.
     recalled_at: Option<Instant>,
+    /// When its only item is recalled if it has not begun by then. A worker that runs begins it at once; one that is stopped
+    /// may never.
+    lone_due: Option<Instant>,
+    /// An item was recalled from it that it had not begun in time. It is employed last, until it answers one.
+    pub(in crate::schedule) is_unresponsive: bool,
     /// Its last stop, if it was not withdrawn.
     pub(in crate::schedule) stop: StopNumber,
     /// Where the indices have it.
@@ -48,6 +54,8 @@ impl RosterEntry {
             ready_since: now,
             idle_since: now,
             recalled_at: None,
+            lone_due: None,
+            is_unresponsive: false,
             stop: StopNumber::default(),
             marks: Marks::default(),
         }
@@ -92,6 +100,16 @@ impl RosterEntry {
         }
     }
 
+    /// It holds this one frame since now. If that has one item, it is recalled after `delay` if it has not begun.
+    pub(in crate::schedule) fn set_lone_due(&mut self, delay: Duration, now: Instant) {
+        self.lone_due = (self.load.items() == 1).then_some(now + delay);
+    }
+
+    /// When its only item must be recalled, if it has not begun by then.
+    pub(super) fn lone_due(&self) -> Option<Instant> {
+        self.lone_due.filter(|_| self.load.items() == 1)
+    }
+
     /// Another stop is decided, or the last one is withdrawn.
     pub(in crate::schedule) fn next_stop(&mut self) -> StopNumber {
         self.stop = self.stop.next();
@@ -101,5 +119,7 @@ impl RosterEntry {
     /// A recall was decided. If it returns nothing, the next one waits its time.
     pub(in crate::schedule) fn recalled(&mut self, now: Instant) {
         self.recalled_at = Some(now);
+        // What is not returned has begun.
+        self.lone_due = None;
     }
 }

@@ -23,26 +23,36 @@ pub(super) struct Indices {
     pub(super) light: BTreeSet<(u64, WorkerId)>,
     /// Those that hold more than they run, by since when that is so.
     pub(super) stocked: BTreeSet<(Instant, WorkerId)>,
+    /// Those that hold one item which may not have begun, by when it is recalled.
+    pub(super) lone: BTreeSet<(Instant, WorkerId)>,
     /// Those whose item has a time limit, by when it must be checked.
     pub(super) checks: BTreeSet<(Instant, WorkerId)>,
 }
 
-/// The idle workers in the order in which they ran out of work.
+/// The idle workers in the order in which they ran out of work; in front of them those that are unresponsive.
 #[derive(Debug, Default)]
 pub(super) struct IdleLine {
-    line: VecDeque<(u64, WorkerId)>,
-    next_ticket: u64,
+    line: VecDeque<(i64, WorkerId)>,
+    /// How many tickets were given out at the end of the line, and in front of it.
+    back: i64,
+    front: i64,
 }
 
 impl IdleLine {
-    fn join(&mut self, id: WorkerId) -> u64 {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
+    fn join(&mut self, id: WorkerId) -> i64 {
+        let ticket = self.back;
+        self.back += 1;
         self.line.push_back((ticket, id));
         ticket
     }
 
-    fn leave(&mut self, ticket: u64) {
+    fn join_in_front(&mut self, id: WorkerId) -> i64 {
+        self.front += 1;
+        self.line.push_front((-self.front, id));
+        -self.front
+    }
+
+    fn leave(&mut self, ticket: i64) {
         match self.line.back() {
             // The last one is employed first.
             Some(&(last, _)) if last == ticket => {
@@ -97,6 +107,7 @@ impl Indices {
     pub(super) fn update(&mut self, id: WorkerId, entry: &mut RosterEntry) {
         let before = entry.marks;
         let idle = match (entry.is_idle(), before.idle) {
+            (true, None) if entry.is_unresponsive => Some(self.idle.join_in_front(id)),
             (true, None) => Some(self.idle.join(id)),
             (true, ticket) => ticket,
             (false, _) => None,
@@ -117,6 +128,7 @@ impl Indices {
         shift(&mut self.ready, id, before.ready, after.ready);
         shift(&mut self.light, id, before.light, after.light);
         shift(&mut self.stocked, id, before.stocked, after.stocked);
+        shift(&mut self.lone, id, before.lone, after.lone);
         shift(&mut self.checks, id, before.check, after.check);
     }
 }
@@ -131,6 +143,7 @@ fn unplaced(entry: &RosterEntry) -> Marks {
         idle: None,
         light: entry.light_ns(),
         stocked: entry.stocked_since(),
+        lone: entry.lone_due(),
         check: entry.load.check_due(),
     }
 }
@@ -158,6 +171,7 @@ mod check {
             assert_eq!((self.busy, self.starting), (anew.busy, anew.starting));
             assert_eq!((&self.ready, &self.light), (&anew.ready, &anew.light));
             assert_eq!((&self.stocked, &self.checks), (&anew.stocked, &anew.checks));
+            assert_eq!(self.lone, anew.lone);
         }
     }
 }

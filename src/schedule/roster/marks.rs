@@ -9,8 +9,9 @@ pub(super) struct Marks {
     pub(super) is_starting: bool,
     pub(super) ready: Option<Instant>,
     /// Its ticket in the line of idle workers.
-    pub(super) idle: Option<u64>,
+    pub(super) idle: Option<i64>,
     pub(super) light: Option<u64>,
     pub(super) stocked: Option<Instant>,
+    pub(super) lone: Option<Instant>,
     pub(super) check: Option<Instant>,
 }

@@ -3,12 +3,14 @@
 //! They are replaced or given up, and no wait hangs. A starter is the fork server, or the template of `fork`; `spawn`
 //! has none, and must be unaffected.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use procpool::AsyncResult;
 use procpool::Pool;
 use procpool::PoolError;
 use procpool::StartMethod;
@@ -33,6 +35,7 @@ cases![
     server_that_dies_in_a_burst_of_recycles_hangs_nothing,
     server_that_stops_while_it_starts_is_replaced,
     server_that_dies_with_all_workers_is_replaced,
+    idle_worker_that_is_stopped_keeps_no_item,
 ];
 
 /// Much longer than it takes to detect a stopped server, and shorter than the timeout of a slow one.
@@ -250,4 +253,31 @@ fn server_that_dies_with_all_workers_is_replaced(method: StartMethod) {
         }
         assert_eq!(pool.map(0..20u64, |x| x * x).unwrap(), (0..20u64).map(|x| x * x).collect::<Vec<_>>());
     }
+}
+
+/// As under a debugger: what the stopped worker is given and cannot begin runs elsewhere as soon as another is free. (Over a
+/// socket, only what brings nothing new: so both workers know the function.)
+fn idle_worker_that_is_stopped_keeps_no_item(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let task: fn(u64) -> (u64, u32) = |x| (x + 1, std::process::id());
+    let submit = || -> Vec<_> { (0..4u64).map(|x| pool.apply_async((x,), task)).collect() };
+    let collect = |handles: Vec<AsyncResult<(u64, u32)>>| {
+        let (values, pids): (Vec<u64>, BTreeSet<u32>) = handles.iter().map(|handle| handle.get().unwrap()).unzip();
+        assert_eq!(values, [1, 2, 3, 4]);
+        pids
+    };
+    let mut seen = BTreeSet::new();
+    stage::until("both workers", || {
+        seen.extend(collect(submit()));
+        seen.len() == 2
+    });
+    for pid in pool.pids() {
+        stage::signal(pid, Signal::SIGSTOP);
+        stage::until("a stopped worker", || Process::find(pid).unwrap().state == 'T');
+        for _ in 0..10 {
+            assert!(!collect(submit()).contains(&pid));
+        }
+        stage::signal(pid, Signal::SIGCONT);
+    }
+    stage::until_all_work(&pool);
 }
