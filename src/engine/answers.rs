@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use start_methods::PrivateFd;
-
 use crate::engine::reports::panic_of;
 use crate::engine::state::Engine;
 use crate::engine::state::Phase;
@@ -19,6 +17,7 @@ use crate::transport::arrival::Arrival;
 use crate::transport::arrival::LinkError;
 use crate::transport::frame::AnswerKind;
 use crate::transport::link::Inbox;
+use crate::transport::link::Received;
 use crate::transport::link::Share;
 use crate::transport::note::Sent;
 use crate::transport::panic_record::PanicRecord;
@@ -205,28 +204,28 @@ impl Engine {
     /// The value in the attachment with this number, or the error.
     fn attached_answer(&mut self, worker: WorkerId, kind: AnswerKind, number: u32) -> Result<Blob, TaskError> {
         let is_value = kind == AnswerKind::Completion(Completion::Value);
-        let Some(fd) = self.attachment(worker, number) else {
+        let Some(received) = self.attachment(worker, number) else {
             let is_lost = self.workers.get_mut(worker).is_some_and(|handle| handle.link.take_loss());
             return Err(match is_lost {
                 true => no_descriptor(),
                 false => self.distrust_answer(worker, "an answer whose attachment is missing".to_owned()),
             });
         };
-        let blob = Blob::receive(fd, &self.cache);
-        let read = match is_value {
-            true => return blob.map_err(|error| self.distrust_answer(worker, error.to_string())),
-            false => blob.and_then(|blob| blob.read_start(TEXT_MAX)),
+        let read = match received {
+            Ok(value) if is_value => return Ok(value),
+            Ok(text) => text.read_start(TEXT_MAX).map_err(|error| error.to_string()),
+            Err(message) => Err(message),
         };
         Err(match read {
             Ok(text) => error_of(kind, &text, self.pid(worker)),
-            Err(error) => self.distrust_answer(worker, error.to_string()),
+            Err(message) => self.distrust_answer(worker, message),
         })
     }
 
-    /// The descriptor that the worker has sent for this answer.
-    fn attachment(&mut self, worker: WorkerId, number: u32) -> Option<PrivateFd> {
-        if let Some(fd) = self.workers.get_mut(worker)?.link.take_attachment(number) {
-            return Some(fd);
+    /// The large value that the worker has sent for this answer.
+    fn attachment(&mut self, worker: WorkerId, number: u32) -> Option<Received> {
+        if let Some(received) = self.workers.get_mut(worker)?.link.take_attachment(number) {
+            return Some(received);
         }
         // The worker sends it before it shows the answer, so it is on the control socket now.
         self.on_control(worker);
@@ -258,7 +257,8 @@ impl Engine {
 }
 
 fn no_descriptor() -> TaskError {
-    let message = "its bytes found no free descriptor in this process; raise the limit of open files".to_owned();
+    let message =
+        "its bytes found no free descriptor in this process; raise the limit of open files (ulimit -n)".to_owned();
     TaskError::Decode { side: Side::Result, message }
 }
 

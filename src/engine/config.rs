@@ -73,17 +73,22 @@ impl Config {
             doing: "making the link to a worker",
             errno: error.raw_os_error().unwrap_or_default(),
         })?;
-        let mut fds = link.worker_fds();
+        let args_file = match self.initializer.as_ref().map(|call| &call.args) {
+            Some(InitializerArgs::Blob(blob)) => Some(blob.to_fd().map_err(|error| PoolError::System {
+                doing: "making a file for the arguments of the initializer",
+                errno: error.raw_os_error().unwrap_or_default(),
+            })?),
+            _ => None,
+        };
         let initializer = self.initializer.as_ref().map(|call| Initializer {
             definition: call.definition.clone(),
             args: match &call.args {
                 InitializerArgs::Inline(bytes) => Some(bytes.clone()),
-                InitializerArgs::Blob(blob) => {
-                    fds.push(blob.as_fd());
-                    None
-                }
+                InitializerArgs::Blob(_) => None,
             },
         });
+        let mut fds = link.worker_fds();
+        fds.extend(args_file.as_ref().map(AsFd::as_fd));
         let payload = control::encode(&Setup { link: link.kind(), initializer });
         let name = format!("{}-{}", self.name, self.started.fetch_add(1, Ordering::Relaxed));
         let boot = self.boot.clone().name(&name).payload(&payload).fds(&fds);

@@ -1,12 +1,14 @@
 //! What workers send on their control sockets: their hello, whether they are ready, descriptors, last words.
 
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
 use log::Level;
 use nix::errno::Errno;
 use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::StartError;
-
-use std::time::Instant;
 
 use crate::engine::state::Engine;
 use crate::engine::worker_handle::Greeting;
@@ -18,11 +20,21 @@ use crate::transport::control;
 use crate::transport::control::Report;
 use crate::transport::frame::FRAME_MAX;
 use crate::transport::panic_record::PanicRecord;
+use crate::values::blob::Blob;
+use crate::values::blob::BlobCache;
 
 /// Messages taken from one control socket before other workers are served.
 const REPORTS_MAX: usize = 64;
 /// How many messages that make no sense are tolerated before their sender is killed.
 const NONSENSE_MAX: u32 = 64;
+
+/// Whether the table of this process had room for a descriptor that was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Enough,
+    /// Another descriptor was closed for it, and must be opened again.
+    MadeForThis,
+}
 
 impl Engine {
     /// The control socket has a hello, a report, or its end.
@@ -60,10 +72,23 @@ impl Engine {
     fn on_message(&mut self, worker: WorkerId, buffer: &mut Vec<u8>) -> bool {
         let Some(handle) = self.workers.get_mut(worker) else { return false };
         let mut fds = Vec::new();
-        match handle.child.control().try_recv_into(buffer, FRAME_MAX, &mut fds) {
-            Ok(Received::Message(_)) => self.on_report(worker, buffer, fds.pop()),
+        let control = handle.child.control();
+        let mut received = control.try_recv_or_leave(buffer, FRAME_MAX, &mut fds);
+        let mut room = Room::Enough;
+        // Unless another thread takes the number that was freed, the first attempt succeeds.
+        while is_table_full(&received) && self.cache.make_room() {
+            room = Room::MadeForThis;
+            received = control.try_recv_or_leave(buffer, FRAME_MAX, &mut fds);
+        }
+        match received {
+            Ok(Received::Message(_)) => self.on_report(worker, buffer, fds.pop(), room),
             Ok(Received::Empty) => return false,
-            Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => handle.link.attached(0, None),
+            Err(_) if is_table_full(&received) => {
+                // Not left there: the socket would stay readable, and the driver would never sleep.
+                let taken = control.try_recv_bytes(buffer, FRAME_MAX);
+                debug_assert!(taken.is_ok(), "it was there a moment ago");
+                handle.link.lost_attachment();
+            }
             Ok(Received::Closed) | Err(_) => {
                 self.on_control_closed(worker);
                 return false;
@@ -87,11 +112,12 @@ impl Engine {
         }
     }
 
-    fn on_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>) {
+    fn on_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>, room: Room) {
         let Some(handle) = self.workers.get_mut(worker) else { return };
         match (control::parse_report(bytes), handle.greeting) {
             (Ok(Report::Attachment { number }), Greeting::Ready) if fd.is_some() => {
-                handle.link.attached(number, fd);
+                handle.link.attached(number, value_in(fd, room, &self.cache));
+                self.cache.restore_room();
                 // Each belongs to an answer, and each answer to an item that the worker holds.
                 if handle.link.attachments() as u64 > self.schedule.items_held(worker) {
                     self.distrust(worker, "it sends what it was not asked for");
@@ -138,6 +164,20 @@ impl Engine {
             }
         }
     }
+}
+
+fn is_table_full<T>(received: &io::Result<T>) -> bool {
+    received.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EMFILE as i32))
+}
+
+/// The large value that came with a report.
+fn value_in(fd: Option<PrivateFd>, room: Room, cache: &Arc<BlobCache>) -> Result<Blob, String> {
+    let fd = fd.ok_or("an attachment without a descriptor")?;
+    let blob = Blob::receive(fd, cache).map_err(|error| error.to_string())?;
+    Ok(match room {
+        Room::Enough => blob,
+        Room::MadeForThis => blob.without_file(),
+    })
 }
 
 /// A panic of the worker `pid`, for the caller.

@@ -162,7 +162,7 @@ fn record_frames() {
     };
     let mut buffer = vec![0; 1 << 17];
     let mut receive = |name: &str| {
-        let len = wait_for(|| end.recv(&mut buffer).unwrap()).0;
+        let len = wait_for(|| end.recv(&mut buffer).unwrap());
         write("frame", &format!("answer-{name}"), &buffer[..len]);
         if name == "panicked" {
             write("report", "panic", &buffer[5..len]);

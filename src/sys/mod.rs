@@ -4,6 +4,7 @@ pub(crate) mod bell;
 pub(crate) mod clock;
 pub(crate) mod condvar;
 pub(crate) mod failpoint;
+pub(crate) mod file_size;
 pub(crate) mod owner_process;
 pub(crate) mod payload;
 pub(crate) mod pid_max;

@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 
-use start_methods::PrivateFd;
 use start_methods::Socket;
 
 use crate::sys::processor::Cpu;
@@ -18,15 +17,17 @@ use crate::transport::arrival::LinkError;
 use crate::transport::arrival::ServiceTime;
 use crate::transport::control;
 use crate::transport::frame;
+use crate::transport::frame::Body;
 use crate::transport::frame::Head;
 use crate::transport::frame::Order;
 use crate::transport::frame::Placement;
-use crate::transport::note::Attached;
+use crate::transport::note;
 use crate::transport::note::Note;
 use crate::transport::note::Sent;
 use crate::transport::ring;
 use crate::transport::ring::parent_link::RingLink;
 use crate::transport::socket;
+use crate::values::blob::Blob;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::function::FunctionId;
@@ -101,6 +102,9 @@ pub(crate) struct Inbox {
     left: usize,
 }
 
+/// A large value from a worker, or why what it sent is none.
+pub(crate) type Received = Result<Blob, String>;
+
 /// The parent's end of the link to one worker.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -115,10 +119,10 @@ pub(crate) struct Link {
     context_sent: Option<u64>,
     /// The descriptor of the link is watched for room.
     waits_for_room: bool,
-    /// Received descriptors whose answers have not been taken in.
-    attachments: VecDeque<(u32, PrivateFd)>,
-    /// One was lost, because this process's descriptor table was full.
-    attachment_lost: bool,
+    /// Large values that have come and belong to answers that have not been taken in.
+    attachments: VecDeque<(u32, Received)>,
+    /// How many of them were lost, because this process's descriptor table was full.
+    attachments_lost: u32,
 }
 
 impl Link {
@@ -140,7 +144,7 @@ impl Link {
             context_sent: None,
             waits_for_room: false,
             attachments: VecDeque::new(),
-            attachment_lost: false,
+            attachments_lost: 0,
         }
     }
 
@@ -198,8 +202,8 @@ impl Link {
             End::Ring(ring) => ring.send_items(control, span),
             End::Socket(socket) => {
                 let head = Head::run(span, number.0);
-                let attached = span.blob().map(AsFd::as_fd);
-                socket.send(head.as_bytes(), span.bytes().unwrap_or_default(), attached)
+                let file = span.blob().and_then(note::file_of);
+                socket.send(head.as_bytes(), span.bytes().unwrap_or_default(), file.as_ref().map(AsFd::as_fd))
             }
         }
     }
@@ -250,12 +254,12 @@ impl Link {
             }
             ContextBody::Blob(blob) => {
                 let head = Head::context(context.function, context.id, Placement::Attached);
-                self.push_note(head.as_bytes().to_vec(), Some(Attached::Blob(blob.clone())));
+                self.push_note(head.as_bytes().to_vec(), Some(blob.clone()));
             }
         }
     }
 
-    fn push_note(&mut self, frame: Vec<u8>, attached: Option<Attached>) {
+    fn push_note(&mut self, frame: Vec<u8>, attached: Option<Blob>) {
         self.notes.push_back(Note { frame, attached });
     }
 
@@ -265,13 +269,14 @@ impl Link {
             let refused = match &mut self.end {
                 End::Ring(ring) => ring.send_note(control, note)?,
                 End::Socket(socket) => {
-                    let attached = note.attached.as_ref().map(AsFd::as_fd);
-                    match socket.send(&note.frame, &[], attached)? {
-                        Sent::Full => Some(note),
-                        _ => {
-                            self.context_sent = frame::context_in(&note.frame).or(self.context_sent);
-                            None
-                        }
+                    let file = note.attached.as_ref().and_then(note::file_of);
+                    let sent = socket.send(&note.frame, &[], file.as_ref().map(AsFd::as_fd))?;
+                    drop(file);
+                    if sent == Sent::Full {
+                        Some(note)
+                    } else {
+                        self.context_sent = frame::context_in(&note.frame).or(self.context_sent);
+                        None
                     }
                 }
             };
@@ -327,11 +332,15 @@ impl Link {
             End::Socket(socket) => {
                 let unread = socket.recall().map_err(|error| format!("its link broke: {error}"))?;
                 let mut numbers = Vec::new();
-                for note in unread {
-                    self.context_sent.take_if(|context| frame::context_in(&note.frame) == Some(*context));
-                    match work_number(&note.frame) {
-                        Some(number) => numbers.push(number),
-                        None => self.notes.push_back(note),
+                for frame in unread {
+                    self.context_sent.take_if(|context| frame::context_in(&frame) == Some(*context));
+                    match frame::parse_order(&frame) {
+                        Ok(Order::Run { number, .. }) => numbers.push(FrameNumber(number)),
+                        // Its file was taken back with it. Work that needs the context introduces it again.
+                        Ok(Order::Context { context, body: Body::Attached, .. }) => {
+                            self.contexts.remove(&context);
+                        }
+                        _ => self.notes.push_back(Note { frame, attached: None }),
                     }
                 }
                 if self.context_sent.is_some() {
@@ -373,13 +382,7 @@ impl Link {
             End::Socket(_) if inbox.left == 0 => Ok(None),
             End::Socket(socket) => {
                 inbox.left -= 1;
-                let Some((arrival, attached)) = socket.next_answer(&mut inbox.frame)? else { return Ok(None) };
-                if let Arrival::Attached { number, .. } = arrival {
-                    match attached {
-                        Some(fd) => self.attachments.push_back((number, fd)),
-                        None => self.attachment_lost = true,
-                    }
-                }
+                let Some(arrival) = socket.next_answer(&mut inbox.frame)? else { return Ok(None) };
                 // Whatever came before the answer has been read.
                 self.introducing = false;
                 self.context_sent = None;
@@ -508,36 +511,32 @@ impl Link {
         matches!(self.end, End::Socket(_))
     }
 
-    /// A descriptor of an answer has come on the control socket. `None`: this process's descriptor table was full.
-    pub(crate) fn attached(&mut self, number: u32, fd: Option<PrivateFd>) {
-        match fd {
-            Some(fd) => self.attachments.push_back((number, fd)),
-            None => self.attachment_lost = true,
-        }
+    /// A large value has come on the control socket that belongs to an answer.
+    pub(crate) fn attached(&mut self, number: u32, received: Received) {
+        self.attachments.push_back((number, received));
     }
 
-    /// The number of received descriptors whose answers have not been taken in.
+    /// A large value has come on the control socket, and was lost, because no descriptor was left in this process.
+    pub(crate) fn lost_attachment(&mut self) {
+        self.attachments_lost += 1;
+    }
+
+    /// How many large values have come whose answers have not been taken in.
     pub(crate) fn attachments(&self) -> usize {
         self.attachments.len()
     }
 
-    /// The descriptor that belongs to this answer, if it has come.
-    pub(crate) fn take_attachment(&mut self, number: u32) -> Option<PrivateFd> {
+    /// The large value that belongs to this answer, if it has come.
+    pub(crate) fn take_attachment(&mut self, number: u32) -> Option<Received> {
         let position = self.attachments.iter().position(|(found, _)| *found == number)?;
         // Those before it belong to answers that did not come: a worker that numbers wrongly gains nothing.
-        self.attachments.drain(..=position).next_back().map(|(_, fd)| fd)
+        self.attachments.drain(..=position).next_back().map(|(_, received)| received)
     }
 
-    /// Whether an attachment was lost since the last call, and with it the bytes of an answer.
+    /// Whether an attachment was lost, and with it the bytes of an answer. Each loss is told once.
     pub(crate) fn take_loss(&mut self) -> bool {
-        std::mem::take(&mut self.attachment_lost)
-    }
-}
-
-/// The number of a frame, if it is work.
-fn work_number(frame: &[u8]) -> Option<FrameNumber> {
-    match frame::parse_order(frame) {
-        Ok(Order::Run { number, .. }) => Some(FrameNumber(number)),
-        _ => None,
+        let is_lost = self.attachments_lost > 0;
+        self.attachments_lost -= u32::from(is_lost);
+        is_lost
     }
 }

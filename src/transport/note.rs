@@ -2,12 +2,10 @@
 //!
 //! Also called: backpressure.
 
-use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 
-use start_methods::PrivateFd;
-
 use crate::values::blob::Blob;
+use crate::values::blob::BlobFd;
 
 /// Whether a link took a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,21 +27,11 @@ pub(crate) type Attachment<'a> = Option<BorrowedFd<'a>>;
 #[derive(Debug)]
 pub(crate) struct Note {
     pub(crate) frame: Vec<u8>,
-    pub(crate) attached: Option<Attached>,
+    pub(crate) attached: Option<Blob>,
 }
 
-/// What travels beside a note.
-#[derive(Debug)]
-pub(crate) enum Attached {
-    Blob(Blob),
-    Fd(PrivateFd),
-}
-
-impl AsFd for Attached {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Attached::Blob(blob) => blob.as_fd(),
-            Attached::Fd(fd) => fd.as_fd(),
-        }
-    }
+/// The file of a blob that is about to be sent. `None` if none can be made: then the worker is sent no descriptor, and
+/// answers that the bytes did not arrive.
+pub(super) fn file_of(blob: &Blob) -> Option<BlobFd<'_>> {
+    blob.to_fd().ok()
 }

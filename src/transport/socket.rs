@@ -1,4 +1,5 @@
-//! The link over a socket: one datagram per frame, blobs by SCM_RIGHTS.
+//! The link over a socket: one datagram per frame. The parent's large values travel with their frames by SCM_RIGHTS, the
+//! worker's beside them, on the control socket.
 //!
 //! A pair of AF_UNIX SOCK_SEQPACKET sockets, apart from the control socket. The parent keeps **both** ends:
 //!
@@ -19,7 +20,6 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
 
-use nix::errno::Errno;
 use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::Socket;
@@ -34,17 +34,13 @@ use crate::transport::frame::Head;
 use crate::transport::frame::NotAFrame;
 use crate::transport::frame::Order;
 use crate::transport::frame::Placement;
-use crate::transport::note::Attached;
 use crate::transport::note::Attachment;
-use crate::transport::note::Note;
 use crate::transport::note::Sent;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
 use crate::transport::record::broken;
-use crate::values::blob::Blob;
 use crate::work::batch::ITEM_HEAD;
 use crate::work::batch::split_item;
-use crate::work::function::Completion;
 
 /// The parent's side.
 #[derive(Debug)]
@@ -54,9 +50,6 @@ pub(crate) struct ParentEnd {
     /// How many answers have been received.
     answers: u32,
 }
-
-/// The descriptor that came with an answer.
-pub(crate) type Found = Option<PrivateFd>;
 
 impl ParentEnd {
     pub(crate) fn new() -> io::Result<Self> {
@@ -82,21 +75,11 @@ impl ParentEnd {
         }
     }
 
-    /// The next answer, if there is one, with the descriptor that was attached. An answer whose descriptor found no room
-    /// in this process's table is [`Arrival::Attached`] without a descriptor.
-    pub(crate) fn next_answer<'a>(
-        &mut self,
-        buffer: &'a mut Vec<u8>,
-    ) -> Result<Option<(Arrival<'a>, Found)>, LinkError> {
-        let (len, attached) = match self.recv(buffer) {
-            Ok(Some(received)) => received,
+    /// The next answer, if there is one. The number of one that is attached is its sequence number.
+    pub(crate) fn next_answer<'a>(&mut self, buffer: &'a mut Vec<u8>) -> Result<Option<Arrival<'a>>, LinkError> {
+        let len = match self.recv(buffer) {
+            Ok(Some(len)) => len,
             Ok(None) => return Ok(None),
-            // Only results, and very long error texts, are attached: which of the two is lost with the message.
-            Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
-                let number = self.count_answer();
-                let kind = AnswerKind::Completion(Completion::Value);
-                return Ok(Some((Arrival::Attached { kind, number }, None)));
-            }
             Err(_) => return Err(LinkError::Closed),
         };
         // A message that is no answer was written by a task: the worker's own answers still arrive, and are counted.
@@ -106,23 +89,20 @@ impl ParentEnd {
             return Err(LinkError::Broken(format!("answer {} out of turn", answer.sequence)));
         }
         let number = self.count_answer();
-        match (answer.body, &attached) {
-            (Body::Inline(_), Some(_)) => Err(LinkError::Broken("an attachment that was not announced".to_owned())),
-            (Body::Inline(bytes), None) => Ok(Some((Arrival::Answer { kind: answer.kind, bytes }, None))),
-            (Body::Attached, _) => Ok(Some((Arrival::Attached { kind: answer.kind, number }, attached))),
-        }
+        Ok(Some(match answer.body {
+            Body::Inline(bytes) => Arrival::Answer { kind: answer.kind, bytes },
+            Body::Attached => Arrival::Attached { kind: answer.kind, number },
+        }))
     }
 
-    /// The next datagram from the worker, if there is one: its length, and what was attached.
+    /// The length of the next datagram from the worker, if there is one. No descriptor belongs to it.
     ///
     /// # Errors
     ///
     /// `ConnectionAborted`: a task has shut the socket down, since both ends are open here and this is no death.
-    /// `InvalidData`: more than one descriptor was attached.
-    pub(crate) fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<Option<(usize, Found)>> {
-        let mut fds = Vec::new();
-        match self.ours.try_recv_into(buffer, FRAME_MAX, &mut fds)? {
-            Received::Message(len) => Ok(Some((len, only(fds)?))),
+    pub(crate) fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        match self.ours.try_recv_bytes(buffer, FRAME_MAX)? {
+            Received::Message(len) => Ok(Some(len)),
             Received::Empty => Ok(None),
             Received::Closed => Err(io::ErrorKind::ConnectionAborted.into()),
         }
@@ -134,16 +114,14 @@ impl ParentEnd {
         number
     }
 
-    /// Takes back every order that the worker has not read, oldest first.
-    pub(crate) fn recall(&self) -> io::Result<Vec<Note>> {
+    /// Takes back every order that the worker has not read, oldest first, without their descriptors: there may be no room
+    /// for those.
+    pub(crate) fn recall(&self) -> io::Result<Vec<Vec<u8>>> {
         let mut unread = Vec::new();
         let mut buffer = Vec::new();
         loop {
-            let mut fds = Vec::new();
-            match self.theirs.try_recv_into(&mut buffer, FRAME_MAX, &mut fds)? {
-                Received::Message(_) => {
-                    unread.push(Note { frame: buffer.clone(), attached: only(fds)?.map(Attached::Fd) });
-                }
+            match self.theirs.try_recv_bytes(&mut buffer, FRAME_MAX)? {
+                Received::Message(_) => unread.push(buffer.clone()),
                 Received::Empty | Received::Closed => return Ok(unread),
             }
         }
@@ -170,7 +148,7 @@ fn only(mut fds: Vec<PrivateFd>) -> io::Result<Option<PrivateFd>> {
 #[derive(Debug)]
 struct Staged {
     kind: AnswerKind,
-    blob: Option<Blob>,
+    placement: Placement,
 }
 
 /// The worker's side. It splits a frame of several items into records, so that the worker's code is the same for both
@@ -323,24 +301,27 @@ impl WorkerEnd {
     pub(crate) fn answer(&mut self, kind: AnswerKind, bytes: &[u8]) {
         self.answer.clear();
         self.answer.extend_from_slice(bytes);
-        self.staged = Some(Staged { kind, blob: None });
+        self.staged = Some(Staged { kind, placement: Placement::Inline });
     }
 
-    /// As [`answer`](Self::answer), with bytes that are in a file.
-    pub(crate) fn answer_attached(&mut self, kind: AnswerKind, blob: Blob) {
+    /// As [`answer`](Self::answer), with bytes in a file that has been sent beside this link.
+    pub(crate) fn answer_attached(&mut self, kind: AnswerKind) {
         self.answer.clear();
-        self.staged = Some(Staged { kind, blob: Some(blob) });
+        self.staged = Some(Staged { kind, placement: Placement::Attached });
+    }
+
+    /// The number of the next answer.
+    pub(crate) fn sequence(&self) -> u32 {
+        self.sequence
     }
 
     /// The record is done: sends its answer, if it is an item, and waits until the parent's side has taken it. Says what
     /// follows.
     pub(crate) fn finish(&mut self) -> io::Result<Next> {
-        if let Some(Staged { kind, blob }) = self.staged.take() {
-            let placement = if blob.is_some() { Placement::Attached } else { Placement::Inline };
+        if let Some(Staged { kind, placement }) = self.staged.take() {
             let head = Head::answer(kind, self.sequence, placement);
             self.sequence = self.sequence.wrapping_add(1);
-            let attached = blob.as_ref().map(AsFd::as_fd);
-            self.socket.send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&self.answer)], attached.as_slice())?;
+            self.socket.send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&self.answer)], &[])?;
         }
         Ok(match self.pending {
             Pending::Nothing => Next::Wait,

@@ -26,7 +26,7 @@ use crate::transport::record::Record;
 use crate::transport::record::broken;
 use crate::transport::ring;
 use crate::transport::socket;
-use crate::values::blob::Blob;
+use crate::values::blob::BlobFd;
 
 /// The link to the parent.
 #[derive(Debug)]
@@ -167,19 +167,20 @@ impl WorkerLink {
     /// # Errors
     ///
     /// The file cannot be sent.
-    pub(crate) fn answer_attached(&mut self, kind: AnswerKind, blob: Blob) -> io::Result<()> {
+    pub(crate) fn answer_attached(&mut self, kind: AnswerKind, file: &BlobFd<'_>) -> io::Result<()> {
+        let number = match &self.end {
+            End::Ring(_) => self.attachments_sent,
+            End::Socket(socket) => socket.sequence(),
+        };
+        self.attachments_sent = number.wrapping_add(1);
+        failpoint!("before_attachment");
+        // Before the answer: once the parent sees that, the descriptor is there.
+        report(&self.control, &Report::Attachment { number }, Some(file.as_fd()))?;
+        failpoint!("after_attachment");
         match &mut self.end {
-            End::Ring(rings) => {
-                let number = self.attachments_sent;
-                self.attachments_sent = number.wrapping_add(1);
-                failpoint!("before_attachment");
-                // Before the answer: once the parent sees that, the descriptor is there.
-                report(&self.control, &Report::Attachment { number }, Some(blob.as_fd()))?;
-                failpoint!("after_attachment");
-                rings.answer_attached(kind, number)
-            }
+            End::Ring(rings) => rings.answer_attached(kind, number),
             End::Socket(socket) => {
-                socket.answer_attached(kind, blob);
+                socket.answer_attached(kind);
                 Ok(())
             }
         }
@@ -210,7 +211,7 @@ fn receive_attachment(control: &Socket, number: u32) -> io::Result<Beside> {
         let (mut buffer, mut fds) = ([0; 4], Vec::new());
         match control.recv(&mut buffer, &mut fds)? {
             Received::Message(4) if u32::from_le_bytes(buffer) == number => {
-                return fds.pop().map(Beside::Fd).ok_or_else(|| broken("an attachment without a descriptor"));
+                return Ok(fds.pop().map_or(Beside::Missing, Beside::Fd));
             }
             Received::Message(_) | Received::Empty => {}
             Received::Closed => return Ok(Beside::ParentGone),

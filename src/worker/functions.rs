@@ -28,7 +28,6 @@ use crate::values::blob::BlobCache;
 use crate::values::blob::Bytes;
 use crate::values::codec;
 use crate::values::output::Output;
-use crate::values::output::no_room;
 use crate::work::batch::Target;
 use crate::work::function::Completion;
 use crate::work::function::Definition;
@@ -36,6 +35,10 @@ use crate::work::function::FunctionId;
 use crate::work::function::ResolvedFunction;
 use crate::worker::deadline;
 use crate::worker::panics;
+
+/// The bytes of a large value did not come with it.
+const MISSING: &str = "its bytes did not arrive: a process had no descriptor or no memory for them; raise the limits of \
+                       open files and memory (ulimit -n, ulimit -v)";
 
 /// The context that the items of one call share.
 pub(super) enum Context {
@@ -185,11 +188,6 @@ pub(super) fn write_panic(panic: &PanicRecord, out: &mut Output) -> AnswerKind {
 }
 
 pub(super) fn read_attached(attached: Option<PrivateFd>, cache: &Arc<BlobCache>) -> Result<Bytes, String> {
-    let fd = attached.ok_or("its bytes did not arrive")?;
+    let fd = attached.ok_or(MISSING)?;
     Blob::receive(fd, cache).and_then(|blob| blob.read()).map_err(|error| error.to_string())
-}
-
-/// Moves an answer that does not fit the link into a file; if that fails, the answer to send instead.
-pub(super) fn blob_of(out: &mut Output) -> Result<Blob, (AnswerKind, String)> {
-    out.take_blob().map_err(|error| (AnswerKind::Completion(Completion::NotEncoded), no_room(&error)))
 }

@@ -21,7 +21,6 @@ use start_methods::Socket;
 
 use self::functions::Callee;
 use self::functions::Functions;
-use self::functions::blob_of;
 use self::functions::read_attached;
 use crate::sys::failpoint::failpoint;
 use crate::transport::control::Initializer;
@@ -257,9 +256,14 @@ impl Worker {
         if self.out.fits_a_frame() {
             return self.link.answer(kind, self.out.bytes());
         }
-        match blob_of(&mut self.out) {
-            Ok(blob) => self.link.answer_attached(kind, blob),
-            Err((kind, text)) => self.link.answer(kind, text.as_bytes()),
+        let blob = self.out.take_blob();
+        let file = match &blob {
+            Ok(blob) => blob.to_fd().map_err(|error| no_room(&error)),
+            Err(error) => Err(no_room(error)),
+        };
+        match file {
+            Ok(file) => self.link.answer_attached(kind, &file),
+            Err(text) => self.link.answer(AnswerKind::Completion(Completion::NotEncoded), text.as_bytes()),
         }
     }
 }

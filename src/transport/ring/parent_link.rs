@@ -5,12 +5,13 @@
 use std::io;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
-use std::os::fd::BorrowedFd;
 
 use start_methods::Socket;
 
 use crate::sys::bell::Bell;
 use crate::transport::arrival::ServiceTime;
+use crate::transport::note;
+use crate::transport::note::Attachment;
 use crate::transport::note::Note;
 use crate::transport::note::Sent;
 use crate::transport::ring::parent::ParentEnd;
@@ -65,7 +66,7 @@ impl RingLink {
             return Ok(Sent::Full);
         }
         // The descriptor goes first: a worker that reads the record finds it on the control socket.
-        let Some(number) = self.attach(control, blob.as_fd())? else { return self.stuck_unless_busy() };
+        let Some(number) = self.attach(control, blob)? else { return self.stuck_unless_busy() };
         self.rings.send_attached_item(span, number);
         Ok(Sent::Taken)
     }
@@ -81,7 +82,7 @@ impl RingLink {
         }
         let number = match &note.attached {
             None => None,
-            Some(attached) => match self.attach(control, attached.as_fd())? {
+            Some(blob) => match self.attach(control, blob)? {
                 Some(number) => Some(number),
                 None => return self.stuck_unless_busy().map(|_full| Some(note)),
             },
@@ -90,10 +91,12 @@ impl RingLink {
         Ok(None)
     }
 
-    /// Sends a descriptor on the control socket; its number, or `None` if there is no room.
-    fn attach(&mut self, control: &Socket, fd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    /// Sends the file of a blob on the control socket; its number, or `None` if there is no room.
+    fn attach(&mut self, control: &Socket, blob: &Blob) -> io::Result<Option<u32>> {
         let number = self.attachments_sent;
-        match control.try_send(&[IoSlice::new(&number.to_le_bytes())], &[fd])? {
+        let file = note::file_of(blob);
+        let attached: Attachment<'_> = file.as_ref().map(AsFd::as_fd);
+        match control.try_send(&[IoSlice::new(&number.to_le_bytes())], attached.as_slice())? {
             true => {
                 self.attachments_sent = number.wrapping_add(1);
                 Ok(Some(number))

@@ -1,5 +1,6 @@
 //! The bytes of a blob that has been read: mapped, or copied into memory that is reused.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub(super) enum Kind {
     /// The first bytes of a buffer, whose mapping is kept for the next value.
     Viewed(Arc<Mapping>, usize),
     Copied(CopiedBytes),
+    /// The blob is in memory.
+    Kept(Arc<Memory>),
 }
 
 impl Deref for Bytes {
@@ -27,7 +30,17 @@ impl Deref for Bytes {
             Kind::Mapped(mapping) => mapping.bytes(),
             Kind::Viewed(mapping, len) => &mapping.bytes()[..*len],
             Kind::Copied(copy) => &copy.memory[..copy.len],
+            Kind::Kept(memory) => &memory.0,
         }
+    }
+}
+
+/// The bytes of a blob without a file.
+pub(super) struct Memory(pub(super) Vec<u8>);
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Memory({} bytes)", self.0.len())
     }
 }
 

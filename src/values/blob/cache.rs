@@ -20,10 +20,11 @@ use parking_lot::Mutex;
 use start_methods::PrivateFd;
 
 use super::buffer::Buffer;
+use super::footer;
 use super::footer::Footer;
-use super::footer::LoanState;
 use super::limits::REUSE_MAX;
 use super::mapping::Mapping;
+use super::reserve::Reserve;
 use crate::sys::owner_process::OwnerProcess;
 
 /// Maximum bytes of buffers that are kept while they are not in use.
@@ -47,6 +48,7 @@ pub(crate) struct BlobCache {
     is_closed: AtomicBool,
     supply: Supply,
     memories: Mutex<Vec<Vec<u8>>>,
+    reserve: Reserve,
     /// Mapped buffers of the parent. The most recently used is at the back.
     views: Mutex<VecDeque<(FileId, Arc<Mapping>)>>,
 }
@@ -80,15 +82,16 @@ pub(super) struct Loan {
 
 impl Loan {
     fn is_returned(&self) -> bool {
-        let size = self.capacity + Footer::LEN as u64;
-        Footer::read(&*self.fd, size).is_ok_and(|footer| footer.loan == LoanState::Returned)
+        footer::is_marked_returned(&*self.fd)
     }
 }
 
 impl BlobCache {
     /// For a process that sends to processes that it does not trust.
     pub(crate) fn of_parent() -> Arc<Self> {
-        Self::new(Supply::Buffers(Mutex::default()))
+        let cache = Self::new(Supply::Buffers(Mutex::default()));
+        cache.restore_room();
+        cache
     }
 
     /// For a process whose reader marks files as returned, and which trusts the processes that send to it.
@@ -102,6 +105,7 @@ impl BlobCache {
             is_closed: AtomicBool::new(false),
             supply,
             memories: Mutex::default(),
+            reserve: Reserve::default(),
             views: Mutex::default(),
         })
     }
@@ -122,6 +126,19 @@ impl BlobCache {
         drop(buffers);
         let memories = std::mem::take(&mut *self.memories.lock());
         drop(memories);
+        self.reserve.clear();
+    }
+
+    /// Closes a descriptor that was kept for this, so that one can be received; false if there is none.
+    pub(crate) fn make_room(&self) -> bool {
+        self.is_here() && self.reserve.make_room()
+    }
+
+    /// Opens again what [`make_room`](Self::make_room) has closed, as far as there is room.
+    pub(crate) fn restore_room(&self) {
+        if self.is_here() {
+            self.reserve.fill(|| self.is_open());
+        }
     }
 
     /// Whether this process made the cache, and is no forked copy.
@@ -177,7 +194,10 @@ impl BlobCache {
                 let mut loans = loans.lock();
                 let returned = loans.iter().enumerate().filter(|(_, loan)| loan.is_returned());
                 let (best, _) = returned.max_by_key(|(_, loan)| loan.capacity >= len)?;
-                Some(Reusable::Loan(loans.swap_remove(best)))
+                let loan = loans.swap_remove(best);
+                // Now: with the mark, the file would count as returned as soon as it is lent.
+                footer::unmark_returned(&*loan.fd).ok()?;
+                Some(Reusable::Loan(loan))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A blob: a file that holds one large value, as its sender and its receiver have it.
+//! A blob: one large value, in a file or in memory, as its sender and its receiver have it.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,8 +15,10 @@ use super::buffer::Buffer;
 use super::bytes::Bytes;
 use super::bytes::CopiedBytes;
 use super::bytes::Kind;
+use super::bytes::Memory;
 use super::cache;
 use super::cache::BlobCache;
+use super::footer;
 use super::footer::Footer;
 use super::footer::LoanState;
 use super::limits::MAP_MIN;
@@ -24,8 +26,10 @@ use super::limits::REUSE_MAX;
 use super::mapping;
 use super::mapping::Mapping;
 use super::positioned::read_at;
+use super::quota::Slot;
+use super::sealed::new_file;
 
-/// Bytes in a file rather than in a frame. Clones share the file.
+/// Bytes that are not in a frame. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Blob {
     pub(super) file: Arc<BlobFile>,
@@ -39,6 +43,8 @@ pub(super) struct BlobFile {
     /// See [`Blob::mark_answered`].
     is_answered: AtomicBool,
     cache: Option<Arc<BlobCache>>,
+    /// Held as long as the descriptor.
+    _slot: Option<Slot>,
 }
 
 /// What happens to a file when the last clone of its blob is dropped.
@@ -48,12 +54,48 @@ pub(super) enum Held {
     Plain(Arc<PrivateFd>),
     /// It goes back to the cache.
     Buffer(Buffer),
-    /// It belongs to its writer, which is told so in the footer.
-    Lent(PrivateFd, Footer),
+    /// It belongs to its writer, which is told so by a mark on the open file.
+    Lent(PrivateFd),
+    /// There is no file.
+    Memory(Arc<Memory>),
+}
+
+/// Where the bytes of a blob are.
+enum Place<'a> {
+    File(BorrowedFd<'a>),
+    Memory(&'a Arc<Memory>),
+}
+
+/// The file of a blob, to be sent.
+#[derive(Debug)]
+pub(crate) enum BlobFd<'a> {
+    Held(BorrowedFd<'a>),
+    /// Made for a blob in memory. It is closed when it has been sent.
+    Made(MadeFile),
+}
+
+/// A file for one sending. The fields are dropped in this order: room is restored when the descriptor is closed.
+#[derive(Debug)]
+pub(crate) struct MadeFile {
+    fd: PrivateFd,
+    _restore: RestoreRoom,
+}
+
+/// Restores the room for descriptors that was made.
+#[derive(Debug)]
+struct RestoreRoom(Option<Arc<BlobCache>>);
+
+impl Drop for RestoreRoom {
+    fn drop(&mut self) {
+        if let Some(cache) = &self.0 {
+            cache.restore_room();
+        }
+    }
 }
 
 impl Blob {
-    /// A file that another process has sent. Mappings and memory for reading it come from `cache`.
+    /// A file that another process has sent. Mappings and memory for reading it come from `cache`. If values hold as many
+    /// descriptors as they may, the bytes are copied into memory.
     ///
     /// # Errors
     ///
@@ -68,15 +110,64 @@ impl Blob {
         let footer = Footer::read(&fd, size)?;
         let held = match footer.loan {
             // This crate lends nothing longer, and nothing that is not in memory: other claims of a loan are ignored.
-            LoanState::Lent if footer.offset <= REUSE_MAX && mapping::is_in_memory(&fd) => Held::Lent(fd, footer),
+            LoanState::Lent if footer.offset <= REUSE_MAX && mapping::is_in_memory(&fd) => Held::Lent(fd),
             _ => Held::Plain(Arc::new(fd)),
         };
-        Ok(Self::new(held, footer.len, Some(Arc::clone(cache))))
+        let slot = Slot::take(footer.len);
+        let is_one_too_many = slot.is_none();
+        let blob = Self::new(held, footer.len, Some(Arc::clone(cache)), slot);
+        Ok(if is_one_too_many { blob.without_file() } else { blob })
     }
 
-    pub(super) fn new(held: Held, len: u64, cache: Option<Arc<BlobCache>>) -> Self {
-        let file = BlobFile { held: Some(held), is_answered: AtomicBool::new(false), cache };
+    pub(super) fn new(held: Held, len: u64, cache: Option<Arc<BlobCache>>, slot: Option<Slot>) -> Self {
+        let file = BlobFile { held: Some(held), is_answered: AtomicBool::new(false), cache, _slot: slot };
         Self { file: Arc::new(file), len }
+    }
+
+    /// The bytes in memory, without a descriptor; as they are if there is not enough memory.
+    pub(crate) fn without_file(self) -> Self {
+        match self.copy() {
+            Ok(Some(bytes)) => {
+                Self::new(Held::Memory(Arc::new(Memory(bytes))), self.len, self.file.cache.clone(), None)
+            }
+            // Reading it again will tell why it cannot be read.
+            Ok(None) | Err(_) => self,
+        }
+    }
+
+    /// A copy of all bytes, unless they are in memory.
+    fn copy(&self) -> io::Result<Option<Vec<u8>>> {
+        let Place::File(fd) = self.file.place() else { return Ok(None) };
+        let mut bytes = cache::zeros(usize::try_from(self.len).map_err(|_| io::ErrorKind::OutOfMemory)?)?;
+        read_at(fd, &mut bytes, 0)?;
+        Ok(Some(bytes))
+    }
+
+    /// The file, to be sent. If the bytes are in memory, they are written into a new one.
+    ///
+    /// # Errors
+    ///
+    /// No file can be made: there is no descriptor, or not enough memory.
+    pub(crate) fn to_fd(&self) -> io::Result<BlobFd<'_>> {
+        match self.file.place() {
+            Place::File(fd) => Ok(BlobFd::Held(fd)),
+            Place::Memory(memory) => self.make_file(&memory.0).map(BlobFd::Made),
+        }
+    }
+
+    fn make_file(&self, bytes: &[u8]) -> io::Result<MadeFile> {
+        let mut restore = RestoreRoom(None);
+        loop {
+            match new_file(bytes) {
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                    let Some(cache) = self.file.cache.as_ref().filter(|cache| cache.make_room()) else {
+                        return Err(error);
+                    };
+                    restore = RestoreRoom(Some(Arc::clone(cache)));
+                }
+                made => return Ok(MadeFile { fd: made?, _restore: restore }),
+            }
+        }
     }
 
     /// The last worker to which this was sent has answered, so it has read it. Every worker that got it before is dead,
@@ -97,12 +188,16 @@ impl Blob {
     ///
     /// `OutOfMemory`; `UnexpectedEof` if the file became shorter; otherwise the error of pread(2).
     pub(crate) fn read(&self) -> io::Result<Bytes> {
+        let fd = match self.file.place() {
+            Place::File(fd) => fd,
+            Place::Memory(memory) => return Ok(Bytes(Kind::Kept(Arc::clone(memory)))),
+        };
         if self.len >= MAP_MIN {
-            if let Some(mapping) = self.file.cache.as_ref().and_then(|cache| cache.view(self, self.len)) {
+            if let Some(mapping) = self.file.cache.as_ref().and_then(|cache| cache.view(fd, self.len)) {
                 let len = usize::try_from(self.len).expect("it is mapped");
                 return Ok(Bytes(Kind::Viewed(mapping, len)));
             }
-            if let Some(mapping) = Mapping::of_constant(self, self.len) {
+            if let Some(mapping) = Mapping::of_constant(fd, self.len) {
                 return Ok(Bytes(Kind::Mapped(mapping)));
             }
         }
@@ -112,7 +207,7 @@ impl Blob {
             None => cache::zeros(len)?,
         };
         let mut copy = CopiedBytes { len, memory, cache: self.file.cache.clone() };
-        read_at(self, &mut copy.memory[..len], 0)?;
+        read_at(fd, &mut copy.memory[..len], 0)?;
         Ok(Bytes(Kind::Copied(copy)))
     }
 
@@ -123,18 +218,42 @@ impl Blob {
     /// As for [`read`](Self::read).
     pub(crate) fn read_start(&self, max: usize) -> io::Result<Vec<u8>> {
         let len = usize::try_from(self.len).map_or(max, |len| len.min(max));
+        let fd = match self.file.place() {
+            Place::File(fd) => fd,
+            Place::Memory(memory) => return Ok(memory.0[..len].to_vec()),
+        };
         let mut start = cache::zeros(len)?;
-        read_at(self, &mut start, 0)?;
+        read_at(fd, &mut start, 0)?;
         Ok(start)
     }
 }
 
+impl AsFd for BlobFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            BlobFd::Held(fd) => *fd,
+            BlobFd::Made(file) => file.fd.as_fd(),
+        }
+    }
+}
+
+#[cfg(test)]
 impl AsFd for Blob {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self.file.held.as_ref().expect("it is taken by the drop only") {
-            Held::Plain(fd) => fd.as_fd(),
-            Held::Lent(fd, _) => fd.as_fd(),
-            Held::Buffer(buffer) => buffer.as_fd(),
+        match self.file.place() {
+            Place::File(fd) => fd,
+            Place::Memory(_) => panic!("it has no file"),
+        }
+    }
+}
+
+impl BlobFile {
+    fn place(&self) -> Place<'_> {
+        match self.held.as_ref().expect("it is taken by the drop only") {
+            Held::Plain(fd) => Place::File(fd.as_fd()),
+            Held::Lent(fd) => Place::File(fd.as_fd()),
+            Held::Buffer(buffer) => Place::File(buffer.as_fd()),
+            Held::Memory(memory) => Place::Memory(memory),
         }
     }
 }
@@ -154,11 +273,11 @@ impl Drop for BlobFile {
                     cache.put_buffer(buffer);
                 }
             }
-            Some(Held::Lent(fd, footer)) => {
+            Some(Held::Lent(fd)) => {
                 // If that fails, the writer has one file less to reuse.
-                let _: io::Result<()> = footer.mark_returned(fd);
+                let _: io::Result<()> = footer::mark_returned(fd);
             }
-            Some(Held::Plain(_)) | None => {}
+            Some(Held::Plain(_) | Held::Memory(_)) | None => {}
         }
     }
 }

@@ -1,14 +1,19 @@
-//! The footer of a file: the length of the value, and whether the writer waits for the file.
+//! The footer of a file: the length of the value, and whether the writer waits for the file; and the mark of a file for
+//! which it waits no longer.
+//!
+//! The mark is a status flag of the open file, which the two processes share: O_NONBLOCK, which means nothing for a file in
+//! memory. Unlike a byte in the file, it can be set where RLIMIT_FSIZE forbids the write, and without waiting for the lock
+//! of the file, which another process may hold for as long as it likes.
 
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::sys::resource::Resource;
-use nix::sys::resource::getrlimit;
-use nix::sys::uio::pwrite;
+use nix::fcntl::FcntlArg;
+use nix::fcntl::OFlag;
+use nix::fcntl::fcntl;
 
-use super::positioned::file_offset;
 use super::positioned::read_at;
+use super::positioned::write_at;
 
 /// The last bytes of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +32,6 @@ pub(super) enum LoanState {
     Given = 0,
     /// It does.
     Lent = 1,
-    /// It did, and the reader is done.
-    Returned = 2,
 }
 
 impl Footer {
@@ -56,36 +59,42 @@ impl Footer {
         let loan = match loan {
             0 => LoanState::Given,
             1 => LoanState::Lent,
-            2 => LoanState::Returned,
             _ => return Err(not_ours()),
         };
         if len > offset { Err(not_ours()) } else { Ok(Self { offset, len, loan }) }
-    }
-
-    /// Marks that the reader is done.
-    ///
-    /// # Errors
-    ///
-    /// `FileTooLarge` if the footer is beyond this process's file size limit; otherwise the error of pwrite(2).
-    pub(super) fn mark_returned(self, fd: impl AsFd) -> io::Result<()> {
-        let place = self.offset + 8;
-        // A write beyond this limit would raise SIGXFSZ, which kills.
-        if getrlimit(Resource::RLIMIT_FSIZE)?.0 <= place {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        pwrite(fd, &[LoanState::Returned as u8], file_offset(place)?)?;
-        Ok(())
     }
 
     /// Writes the footer.
     ///
     /// # Errors
     ///
-    /// The error of pwrite(2), or `WriteZero` if it was not written in full.
+    /// The error of pwritev(2), or `FileTooLarge` if it ends beyond this process's file size limit.
     pub(super) fn write(self, fd: impl AsFd) -> io::Result<()> {
-        match pwrite(fd, &self.to_bytes(), file_offset(self.offset)?)? {
-            Self::LEN => Ok(()),
-            _ => Err(io::ErrorKind::WriteZero.into()),
-        }
+        write_at(fd, [&self.to_bytes(), &[]], self.offset)
     }
+}
+
+/// Marks an open file as returned: its reader is done.
+///
+/// # Errors
+///
+/// The error of fcntl(2).
+pub(super) fn mark_returned(fd: impl AsFd) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Removes the mark, before the file is lent again.
+///
+/// # Errors
+///
+/// The error of fcntl(2).
+pub(super) fn unmark_returned(fd: impl AsFd) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(())
+}
+
+/// Whether an open file has been marked as returned.
+pub(super) fn is_marked_returned(fd: impl AsFd) -> bool {
+    fcntl(fd, FcntlArg::F_GETFL).is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK))
 }

@@ -12,10 +12,12 @@
 //!   the descriptor. A worker keeps it mapped, and decodes in place. The parent reuses it when the item has been
 //!   answered: by then every other worker to which it was sent is dead, or had it taken back before it read it.
 //! - *What a worker sends* could be changed by the worker at any time, so it is copied with pread(2): whatever happens
-//!   to the file meanwhile costs a wrong value at most. The file is *lent*: the reader marks in the footer that it is
+//!   to the file meanwhile costs a wrong value at most. The file is *lent*: the reader marks the open file when it is
 //!   done, and the worker checks for the mark when it needs a file.
 //! - *What is longer, or sent to all workers,* has a file of its own, sealed against every change. Any process may map
 //!   it: it can neither change nor vanish.
+//!
+//! A value in a file holds a descriptor. Values beyond the [quota](quota) are kept in memory.
 //!
 //! Also called: out-of-band data, zero-copy, memfd, file sealing, shared memory.
 
@@ -27,6 +29,9 @@ mod footer;
 mod limits;
 mod mapping;
 mod positioned;
+mod quota;
+mod reserve;
+mod sealed;
 mod seals;
 mod writer;
 
@@ -36,5 +41,6 @@ mod tests;
 pub(crate) use self::bytes::Bytes;
 pub(crate) use self::cache::BlobCache;
 pub(crate) use self::file::Blob;
+pub(crate) use self::file::BlobFd;
 pub(crate) use self::limits::INLINE_MAX;
 pub(crate) use self::writer::Writer;

@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use nix::sys::uio::pread;
 use nix::sys::uio::pwritev;
 
+use crate::sys::file_size;
+
 /// Fills `bytes` from `offset` on.
 ///
 /// # Errors
@@ -31,8 +33,10 @@ pub(super) fn read_at(fd: impl AsFd, bytes: &mut [u8], offset: u64) -> io::Resul
 ///
 /// # Errors
 ///
-/// The error of pwritev(2): there is not enough memory, for instance.
+/// `FileTooLarge` if they end beyond this process's file size limit; otherwise the error of pwritev(2): there is not enough
+/// memory, for instance.
 pub(super) fn write_at(fd: impl AsFd, parts: [&[u8]; 2], mut offset: u64) -> io::Result<()> {
+    file_size::check(offset + parts.iter().map(|part| part.len() as u64).sum::<u64>())?;
     let mut parts = &mut parts.map(IoSlice::new)[..];
     // Advancing by nothing removes empty parts, for which a write of zero bytes would be an error below.
     IoSlice::advance_slices(&mut parts, 0);

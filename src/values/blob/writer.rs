@@ -5,21 +5,12 @@
 //! raises SIGBUS where a write returns an error.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::fcntl::FcntlArg;
-use nix::fcntl::OFlag;
-use nix::fcntl::SealFlag;
-use nix::fcntl::fcntl;
-use nix::fcntl::open;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
-use nix::sys::stat::Mode;
 use start_methods::PrivateFd;
 
 use super::buffer::Buffer;
+use super::bytes::Memory;
 use super::cache::BlobCache;
 use super::cache::Loan;
 use super::cache::Reusable;
@@ -29,9 +20,12 @@ use super::footer::Footer;
 use super::footer::LoanState;
 use super::limits::REUSE_MAX;
 use super::positioned::write_at;
-use super::seals::constant;
+use super::quota::Slot;
+use super::sealed::anonymous_file;
+use super::sealed::seal;
 use crate::sys::failpoint::failpoint;
 use crate::sys::failpoint::fault;
+use crate::sys::file_size;
 
 /// A blob that is being written.
 #[derive(Debug)]
@@ -39,6 +33,7 @@ pub(crate) struct Writer {
     file: Destination,
     len: u64,
     cache: Option<Arc<BlobCache>>,
+    slot: Option<Slot>,
 }
 
 #[derive(Debug)]
@@ -49,6 +44,8 @@ enum Destination {
         capacity: u64,
     },
     Buffer(Buffer),
+    /// Values hold as many descriptors as they may.
+    Memory(Vec<u8>),
 }
 
 impl Destination {
@@ -58,19 +55,25 @@ impl Destination {
 }
 
 impl Writer {
-    /// A writer for a value of at least `len` bytes. It writes into a file of the cache if there is one.
+    /// A writer for a value of at least `len` bytes. It writes into a file of the cache if there is one, and into memory if
+    /// there is no descriptor for a file.
     ///
     /// # Errors
     ///
-    /// No anonymous file can be made: no descriptor is left, for instance.
+    /// No anonymous file can be made.
     pub(crate) fn new(cache: Option<&Arc<BlobCache>>, len: u64) -> io::Result<Self> {
         fault!("blob");
+        let slot = Slot::take(len);
         let file = match cache.and_then(|cache| cache.take(len)) {
             Some(Reusable::Buffer(buffer)) => Destination::Buffer(buffer),
             Some(Reusable::Loan(Loan { fd, capacity })) => Destination::Plain { fd, capacity },
-            None => Destination::new_file()?,
+            None if slot.is_none() => Destination::Memory(Vec::new()),
+            None => match Destination::new_file() {
+                Err(error) if is_table_full(&error) => Destination::Memory(Vec::new()),
+                file => file?,
+            },
         };
-        Ok(Self { file, len: 0, cache: cache.cloned() })
+        Ok(Self { file, len: 0, cache: cache.cloned(), slot })
     }
 
     /// Appends the parts, back to back.
@@ -85,12 +88,21 @@ impl Writer {
         {
             self.replace_buffer(self.len + more)?;
         }
+        if matches!(self.file, Destination::Memory(_)) && self.len <= REUSE_MAX && self.len + more > REUSE_MAX {
+            self.leave_memory();
+        }
         match &mut self.file {
             Destination::Plain { fd, .. } => write_at(&**fd, parts, self.len)?,
             Destination::Buffer(buffer) => {
                 let start = buffer_place(self.len);
                 buffer.write(start, parts[0]);
                 buffer.write(start + parts[0].len(), parts[1]);
+            }
+            Destination::Memory(bytes) => {
+                // As a file, which it will be when it is sent.
+                file_size::check(self.len + more + Footer::LEN as u64)?;
+                bytes.try_reserve(parts[0].len() + parts[1].len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+                parts.iter().for_each(|part| bytes.extend_from_slice(part));
             }
         }
         self.len += more;
@@ -109,11 +121,26 @@ impl Writer {
         match &mut self.file {
             Destination::Plain { fd, .. } => write_at(&**fd, [written, &[]], 0)?,
             Destination::Buffer(larger) => larger.write(0, written),
+            Destination::Memory(_) => unreachable!("a buffer is replaced by a file"),
         }
         if let Some(cache) = &self.cache {
             cache.put_buffer(buffer);
         }
         Ok(())
+    }
+
+    /// Moves a value that has become very long from memory into a file, if there is a descriptor for such values.
+    fn leave_memory(&mut self) {
+        let Destination::Memory(bytes) = &self.file else { return };
+        let Some(slot) = Slot::take(REUSE_MAX + 1) else { return };
+        let moved = Destination::new_file().and_then(|file| match &file {
+            Destination::Plain { fd, .. } => write_at(&**fd, [bytes, &[]], 0).map(|()| file),
+            _ => unreachable!("it is new"),
+        });
+        // Without a file, the value stays where it is.
+        if let Ok(file) = moved {
+            (self.file, self.slot) = (file, Some(slot));
+        }
     }
 
     /// The blob that was written.
@@ -122,15 +149,19 @@ impl Writer {
     ///
     /// There is not enough memory for the footer.
     pub(crate) fn finish(self) -> io::Result<Blob> {
-        let Self { file, len, cache } = self;
+        let Self { file, len, cache, slot } = self;
         let held = match file {
             Destination::Buffer(mut buffer) => {
                 buffer.finish(buffer_place(len));
                 Held::Buffer(buffer)
             }
             Destination::Plain { fd, capacity } => finish_plain(fd, capacity.max(len), len, cache.as_deref())?,
+            Destination::Memory(mut bytes) => {
+                bytes.shrink_to_fit();
+                return Ok(Blob::new(Held::Memory(Arc::new(Memory(bytes))), len, cache, None));
+            }
         };
-        Ok(Blob::new(held, len, cache))
+        Ok(Blob::new(held, len, cache, slot))
     }
 }
 
@@ -153,28 +184,11 @@ fn finish_plain(fd: Arc<PrivateFd>, offset: u64, len: u64, cache: Option<&BlobCa
     Ok(Held::Plain(fd))
 }
 
-/// Failure is ignored: the reader checks the seals, and copies a file that has none.
-fn seal(fd: &PrivateFd) {
-    let _: Result<_, Errno> = fcntl(fd, FcntlArg::F_ADD_SEALS(constant() | SealFlag::F_SEAL_SEAL));
+fn is_table_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// An offset in a buffer. No buffer is longer than [`REUSE_MAX`].
 fn buffer_place(place: u64) -> usize {
     usize::try_from(place).expect("a buffer is in memory")
-}
-
-/// A memfd; or, where memfd_create(2) is refused, an unlinked temporary file, which has no seals.
-fn anonymous_file() -> io::Result<OwnedFd> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Never executable, where the kernel supports that flag (6.3).
-    let memfd = match memfd_create("procpool", flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
-        Err(Errno::EINVAL) => memfd_create("procpool", flags),
-        made => made,
-    };
-    memfd.or_else(|_| {
-        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-        let open_in = |folder: &std::path::Path| open(folder, flags, Mode::S_IRUSR | Mode::S_IWUSR);
-        let fd = open_in("/dev/shm".as_ref()).or_else(|_| open_in(&std::env::temp_dir()))?;
-        Ok(fd)
-    })
 }

@@ -375,7 +375,7 @@ pub(crate) struct Arrived {
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<Arrived> {
     let place = &raw mut *buffer as *mut [MaybeUninit<u8>];
     // SAFETY: the same memory, borrowed for as long. Only the kernel writes to it, and it writes initialized bytes.
-    receive_at(socket, unsafe { &mut *place }, fds)
+    receive_at(socket, unsafe { &mut *place }, 0, fds)
 }
 
 /// [`receive`] into a vector: replaces its content by the message, of at most `room` bytes. Touches only the memory
@@ -386,15 +386,40 @@ pub(crate) fn receive_into(
     room: usize,
     fds: &mut Vec<OwnedFd>,
 ) -> io::Result<Arrived> {
+    receive_into_with(socket, bytes, room, 0, fds)
+}
+
+/// As [`receive_into`], but the message stays in the socket. The descriptors are copies, to be closed.
+pub(crate) fn peek_into(
+    socket: BorrowedFd<'_>,
+    bytes: &mut Vec<u8>,
+    room: usize,
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<Arrived> {
+    receive_into_with(socket, bytes, room, libc::MSG_PEEK, fds)
+}
+
+fn receive_into_with(
+    socket: BorrowedFd<'_>,
+    bytes: &mut Vec<u8>,
+    room: usize,
+    flags: libc::c_int,
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<Arrived> {
     bytes.clear();
     bytes.reserve(room);
-    let arrived = receive_at(socket, &mut bytes.spare_capacity_mut()[..room], fds)?;
+    let arrived = receive_at(socket, &mut bytes.spare_capacity_mut()[..room], flags, fds)?;
     // SAFETY: the kernel has initialized `len` bytes, and was given room for no more than the reserved ones.
     unsafe { bytes.set_len(arrived.len) };
     Ok(arrived)
 }
 
-fn receive_at(socket: BorrowedFd<'_>, place: &mut [MaybeUninit<u8>], fds: &mut Vec<OwnedFd>) -> io::Result<Arrived> {
+fn receive_at(
+    socket: BorrowedFd<'_>,
+    place: &mut [MaybeUninit<u8>],
+    flags: libc::c_int,
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<Arrived> {
     let mut control = ControlBuffer([0; CONTROL_BYTES]);
     let mut part = libc::iovec { iov_base: place.as_mut_ptr().cast(), iov_len: place.len() };
     // SAFETY: msghdr is plain data; all zeroes is an empty message.
@@ -403,7 +428,7 @@ fn receive_at(socket: BorrowedFd<'_>, place: &mut [MaybeUninit<u8>], fds: &mut V
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control.0).cast();
     message.msg_controllen = CONTROL_BYTES as _;
-    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    let flags = flags | libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: both buffers are our caller's or ours, and writable for the lengths given.
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;

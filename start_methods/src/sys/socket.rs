@@ -21,6 +21,7 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::PollFd;
@@ -323,6 +324,88 @@ impl Socket {
         self.receive(fds, |socket, arrived_fds| calls::receive_into(socket, bytes, room, arrived_fds))
     }
 
+    /// As [`try_recv_into`](Self::try_recv_into), but a message whose descriptors find no room in this process's table
+    /// stays in the socket.
+    ///
+    /// Takes two system calls for a message instead of one. Only one thread may receive.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv). After EMFILE the message is still there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    /// use std::os::fd::AsFd;
+    ///
+    /// use start_methods::{Received, Socket};
+    ///
+    /// let (here, there) = Socket::pair()?;
+    /// here.send(&[IoSlice::new(b"itself")], &[here.as_fd()])?;
+    ///
+    /// let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+    /// assert_eq!(there.try_recv_or_leave(&mut bytes, 1 << 16, &mut fds)?, Received::Message(6));
+    /// assert_eq!(fds.len(), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn try_recv_or_leave(
+        &self,
+        bytes: &mut Vec<u8>,
+        room: usize,
+        fds: &mut Vec<PrivateFd>,
+    ) -> io::Result<Received> {
+        bytes.clear();
+        bytes.reserve(room);
+        let received = self.receive(fds, |socket, arrived_fds| calls::peek_into(socket, bytes, room, arrived_fds));
+        let is_left = received.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE));
+        if !is_left && !matches!(received, Ok(Received::Empty | Received::Closed)) {
+            // What was peeked at is taken, with the kernel's own references to its descriptors.
+            self.try_recv_bytes(&mut Vec::new(), 1)?;
+        }
+        received
+    }
+
+    /// As [`try_recv_into`](Self::try_recv_into), without the descriptors of the message: they are closed unseen, and need
+    /// no room. What does not fit `room` is lost.
+    ///
+    /// # Errors
+    ///
+    /// Those of recv(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    /// use std::os::fd::AsFd;
+    ///
+    /// use start_methods::{Received, Socket};
+    ///
+    /// let (here, there) = Socket::pair()?;
+    /// here.send(&[IoSlice::new(b"itself")], &[here.as_fd()])?;
+    ///
+    /// let mut bytes = Vec::new();
+    /// assert_eq!(there.try_recv_bytes(&mut bytes, 1 << 16)?, Received::Message(6));
+    /// assert_eq!(bytes, b"itself");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn try_recv_bytes(&self, bytes: &mut Vec<u8>, room: usize) -> io::Result<Received> {
+        bytes.clear();
+        bytes.resize(room, 0);
+        loop {
+            match recv(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return Ok(Received::Closed),
+                Ok(len) => {
+                    bytes.truncate(len);
+                    return Ok(Received::Message(len));
+                }
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                Err(Errno::EAGAIN) => return Ok(Received::Empty),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
     fn receive(
         &self,
         fds: &mut Vec<PrivateFd>,
@@ -418,6 +501,12 @@ impl Socket {
             match calls::send(self.fd.as_fd(), parts, fds, flags) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // As many descriptors of this user are on their way as the limit of open files allows. Nothing tells
+                // when that changes.
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => match flags & libc::MSG_DONTWAIT {
+                    0 => std::thread::sleep(Duration::from_millis(1)),
+                    _ => return Err(io::ErrorKind::WouldBlock.into()),
+                },
                 Err(error) => return Err(error),
             }
         }

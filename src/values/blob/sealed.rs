@@ -1,0 +1,59 @@
+//! A new file for one value: anonymous, and sealed against every change once it is written.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::fcntl::FcntlArg;
+use nix::fcntl::OFlag;
+use nix::fcntl::SealFlag;
+use nix::fcntl::fcntl;
+use nix::fcntl::open;
+use nix::sys::memfd::MFdFlags;
+use nix::sys::memfd::memfd_create;
+use nix::sys::stat::Mode;
+use start_methods::PrivateFd;
+
+use super::footer::Footer;
+use super::footer::LoanState;
+use super::positioned::write_at;
+use super::seals::constant;
+
+/// A file with these bytes and a footer, that can never change.
+///
+/// # Errors
+///
+/// No file can be made: there is no descriptor, or not enough memory.
+pub(super) fn new_file(bytes: &[u8]) -> io::Result<PrivateFd> {
+    let fd = PrivateFd::adopt(anonymous_file()?)?;
+    write_at(&fd, [bytes, &[]], 0)?;
+    let len = bytes.len() as u64;
+    Footer { offset: len, len, loan: LoanState::Given }.write(&fd)?;
+    seal(&fd);
+    Ok(fd)
+}
+
+/// Failure is ignored: the reader checks the seals, and copies a file that has none.
+pub(super) fn seal(fd: &PrivateFd) {
+    let _: Result<_, Errno> = fcntl(fd, FcntlArg::F_ADD_SEALS(constant() | SealFlag::F_SEAL_SEAL));
+}
+
+/// A memfd; or, where memfd_create(2) is refused, an unlinked temporary file, which has no seals.
+///
+/// # Errors
+///
+/// EMFILE: no descriptor is left; otherwise the error of open(2).
+pub(super) fn anonymous_file() -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Never executable, where the kernel supports that flag (6.3).
+    let memfd = match memfd_create("procpool", flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
+        Err(Errno::EINVAL) => memfd_create("procpool", flags),
+        made => made,
+    };
+    memfd.or_else(|_| {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let open_in = |folder: &std::path::Path| open(folder, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let fd = open_in("/dev/shm".as_ref()).or_else(|_| open_in(&std::env::temp_dir()))?;
+        Ok(fd)
+    })
+}

@@ -1,0 +1,157 @@
+//! More large values than there are descriptors, and files that may not be as long as a value: nothing is lost.
+
+use std::fs::File;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
+use procpool::AsyncResult;
+use procpool::StartMethod;
+
+use crate::harness::cases;
+use crate::harness::processes;
+use crate::harness::stage;
+use crate::harness::stage::Gate;
+
+cases![
+    large_results_that_wait_need_few_descriptors,
+    large_arguments_that_wait_need_few_descriptors,
+    large_contexts_that_wait_need_few_descriptors,
+    large_results_of_a_paused_imap_need_few_descriptors,
+    large_results_of_a_worker_that_dies_need_few_descriptors,
+    a_full_table_costs_no_large_result,
+    a_full_table_costs_no_large_argument,
+];
+
+const LEN: usize = 100_000;
+
+/// Limits the descriptors of this process, and of the workers that it starts from now on.
+fn allow_descriptors(limit: u64) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+}
+
+fn open_descriptors() -> usize {
+    processes::descriptors(std::process::id()).len()
+}
+
+fn large(x: usize) -> String {
+    format!("{x:050}").repeat(LEN / 50)
+}
+
+/// Runs `body` while other code has opened every descriptor that there is.
+fn with_full_table(body: impl FnOnce()) {
+    allow_descriptors(256);
+    let opened: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(!opened.is_empty());
+    body();
+}
+
+/// Waits until the last of the jobs has been done by some worker.
+fn until_done<R>(jobs: &[AsyncResult<R>]) {
+    stage::until("all are done", || jobs.iter().all(AsyncResult::ready));
+}
+
+fn large_results_that_wait_need_few_descriptors(method: StartMethod) {
+    allow_descriptors(1024);
+    let pool = stage::pool(method, 2);
+    let before = open_descriptors();
+    let jobs: Vec<_> = (0..3000).map(|x| pool.apply_async((x,), large)).collect();
+    until_done(&jobs);
+    let held = open_descriptors() - before;
+    assert!(held < 256, "{held} more descriptors are open, which other code of the process may need");
+    for (x, job) in jobs.into_iter().enumerate() {
+        assert!(job.get().unwrap() == large(x), "item {x}");
+    }
+}
+
+fn large_arguments_that_wait_need_few_descriptors(method: StartMethod) {
+    allow_descriptors(1024);
+    let pool = stage::pool(method, 2);
+    let before = open_descriptors();
+    let mut gate = Gate::closed();
+    let held: Vec<_> = (0..2).map(|_| pool.apply_async((gate.path(),), |path| stage::pass(&path))).collect();
+    let jobs: Vec<_> = (0..1500).map(|x| pool.apply_async((large(x),), |text| text)).collect();
+    let open = open_descriptors() - before;
+    assert!(open < 256, "{open} more descriptors are open, which other code of the process may need");
+    gate.open();
+    for (x, job) in jobs.into_iter().enumerate() {
+        assert!(job.get().unwrap() == large(x), "item {x}");
+    }
+    held.into_iter().for_each(|job| job.get().unwrap());
+}
+
+fn large_contexts_that_wait_need_few_descriptors(method: StartMethod) {
+    allow_descriptors(256);
+    let pool = stage::pool(method, 2);
+    let mut gate = Gate::closed();
+    let held: Vec<_> = (0..2).map(|_| pool.apply_async((gate.path(),), |path| stage::pass(&path))).collect();
+    let jobs: Vec<_> =
+        (0..400).map(|x| pool.with(&large(x)).apply_async((x,), |context, x| (context.clone(), x))).collect();
+    gate.open();
+    for (x, job) in jobs.into_iter().enumerate() {
+        assert!(job.get().unwrap() == (large(x), x), "item {x}");
+    }
+    held.into_iter().for_each(|job| job.get().unwrap());
+}
+
+fn large_results_of_a_paused_imap_need_few_descriptors(method: StartMethod) {
+    allow_descriptors(256);
+    let pool = stage::pool(method, 2);
+    let mut results = pool.imap(0..600usize, large);
+    for x in 0..600 {
+        if x % 200 == 1 {
+            // The workers go on meanwhile.
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert!(results.next().unwrap().unwrap() == large(x), "item {x}");
+    }
+    let all = pool.map_async(0..600usize, large).get().unwrap();
+    assert!(all.into_iter().enumerate().all(|(x, text)| text == large(x)));
+}
+
+/// All that it had answered is taken in at once.
+fn large_results_of_a_worker_that_dies_need_few_descriptors(method: StartMethod) {
+    allow_descriptors(256);
+    let pool = stage::pool(method, 1);
+    let results = pool.map_results(0..600usize, |x| match x {
+        300 => std::process::abort(),
+        x => large(x),
+    });
+    let results = results.unwrap();
+    let lost = results.iter().filter(|result| result.is_err()).count();
+    assert_eq!(lost, 1, "{:?}", results.iter().enumerate().filter(|(_, result)| result.is_err()).collect::<Vec<_>>());
+}
+
+/// Other code has used up all descriptors.
+fn a_full_table_costs_no_large_result(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    stage::until_all_work(&pool);
+    let pids = pool.pids();
+    with_full_table(|| {
+        for x in 0..20 {
+            assert!(pool.apply((x,), large).unwrap() == large(x), "item {x}");
+        }
+        let jobs: Vec<_> = (0..300).map(|x| pool.apply_async((x,), large)).collect();
+        until_done(&jobs);
+        for (x, job) in jobs.into_iter().enumerate() {
+            assert!(job.get().unwrap() == large(x), "item {x}");
+        }
+    });
+    assert_eq!(pool.pids(), pids, "a worker was replaced");
+}
+
+fn a_full_table_costs_no_large_argument(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    stage::until_all_work(&pool);
+    let pids = pool.pids();
+    with_full_table(|| {
+        let lengths = pool.map((0..300).map(large), |text| text.len()).unwrap();
+        assert_eq!(lengths, [LEN; 300]);
+        let same = pool.imap((0..100).map(large), |text| text).enumerate();
+        same.for_each(|(x, text)| assert!(text.unwrap() == large(x), "item {x}"));
+    });
+    assert_eq!(pool.pids(), pids, "a worker was replaced");
+}
