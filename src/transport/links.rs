@@ -1,7 +1,8 @@
 //! The kind of link to the workers of a pool, and the links themselves.
 //!
 //! Rings in shared memory where the kernel, its security filters and the limits of this process allow them; sockets
-//! elsewhere. The choice is made when the pool is built, and once more if a worker cannot map what it was given.
+//! elsewhere. The choice is made when the pool is built, and once more if a worker cannot map what it was given, or if no
+//! file of that length may be made any more.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -56,8 +57,12 @@ impl Links {
         // refuses, which is counted and reported like the first.
         if self.with_rings.load(Ordering::Relaxed) {
             let tried = self.tried.lock().take();
-            let (rings, memory) = tried.map_or_else(ring::parent::ParentEnd::new, Ok)?;
-            return Ok(NewLink { link: Link::ring(rings)?, memory: Some(memory) });
+            match tried.map_or_else(ring::parent::ParentEnd::new, Ok) {
+                Ok((rings, memory)) => return Ok(NewLink { link: Link::ring(rings)?, memory: Some(memory) }),
+                // The limit was lowered after the pool was built.
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => self.fall_back(),
+                Err(error) => return Err(error),
+            }
         }
         Ok(NewLink { link: Link::socket()?, memory: None })
     }

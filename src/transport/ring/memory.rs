@@ -44,6 +44,7 @@ use start_methods::PrivateFd;
 
 use super::record::HEAD;
 use crate::sys::failpoint::fault;
+use crate::sys::file_size;
 
 /// The name of the memory in /proc/PID/maps.
 pub(crate) const NAME: &str = "procpool-rings";
@@ -118,6 +119,7 @@ impl Memory {
     /// The kernel refuses memfds, seals, or the memory.
     pub(super) fn new() -> io::Result<(Self, PrivateFd)> {
         let fd = anonymous()?;
+        file_size::check(LEN as u64)?;
         // The pages are allocated now: a failure at the first write would be SIGBUS.
         fallocate(&fd, FallocateFlags::empty(), 0, LEN as libc::off_t)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;

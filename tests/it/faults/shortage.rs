@@ -7,8 +7,12 @@ use std::time::Duration;
 use nix::sys::resource::Resource;
 use nix::sys::resource::getrlimit;
 use nix::sys::resource::setrlimit;
+use nix::sys::signal::Signal;
 use procpool::AsyncResult;
+use procpool::Pool;
+use procpool::Side;
 use procpool::StartMethod;
+use procpool::TaskError;
 
 use crate::harness::cases;
 use crate::harness::processes;
@@ -23,6 +27,10 @@ cases![
     large_results_of_a_worker_that_dies_need_few_descriptors,
     a_full_table_costs_no_large_result,
     a_full_table_costs_no_large_argument,
+    no_limit_of_file_sizes_ends_the_process,
+    limit_of_file_sizes_that_comes_later_ends_no_process,
+    worker_with_a_limit_of_file_sizes_says_so,
+    nested_pool_lives_with_a_limit_of_file_sizes,
 ];
 
 const LEN: usize = 100_000;
@@ -154,4 +162,81 @@ fn a_full_table_costs_no_large_argument(method: StartMethod) {
         same.for_each(|(x, text)| assert!(text.unwrap() == large(x), "item {x}"));
     });
     assert_eq!(pool.pids(), pids, "a worker was replaced");
+}
+
+/// Limits the length of files of this process, and of the workers that it starts from now on. A write beyond it raises
+/// SIGXFSZ, which ends a process.
+fn allow_file_size(limit: u64) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, limit, hard).unwrap();
+}
+
+/// Passes values of several lengths both ways: each arrives, or the error names the limit.
+fn assert_values_arrive_or_name_the_limit(pool: &Pool) {
+    stage::assert_works(pool);
+    for len in [10, 70_000, 300_000, 2_000_000, 20_000_000] {
+        match pool.apply((len,), |len| "x".repeat(len)) {
+            Ok(text) => assert_eq!(text.len(), len),
+            Err(error) => assert_names_the_limit(&error, Side::Result),
+        }
+        match pool.apply(("x".repeat(len),), |text| text.len()) {
+            Ok(taken) => assert_eq!(taken, len),
+            Err(error) => assert_names_the_limit(&error, Side::Argument),
+        }
+        match pool.with(&"x".repeat(len)).apply((1u8,), |text, _| text.len()) {
+            Ok(taken) => assert_eq!(taken, len),
+            Err(error) => assert_names_the_limit(&error, Side::Context),
+        }
+    }
+    stage::assert_works(pool);
+}
+
+fn assert_names_the_limit(error: &TaskError, expected: Side) {
+    match error {
+        TaskError::Encode { side, message } if *side == expected && message.contains("RLIMIT_FSIZE") => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+fn no_limit_of_file_sizes_ends_the_process(method: StartMethod) {
+    for limit in [1 << 20, 140_000, 132 << 10, 4096, 0] {
+        allow_file_size(limit);
+        let pool = stage::pool(method, 1);
+        assert_values_arrive_or_name_the_limit(&pool);
+        procpool::forkserver::stop();
+    }
+}
+
+/// Files that were made before are longer than the limit.
+fn limit_of_file_sizes_that_comes_later_ends_no_process(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    assert_values_arrive_or_name_the_limit(&pool);
+    pool.apply(((),), |()| allow_file_size(100_000)).unwrap();
+    assert_values_arrive_or_name_the_limit(&pool);
+    allow_file_size(100_000);
+    assert_values_arrive_or_name_the_limit(&pool);
+    stage::signal(pool.pids()[0], Signal::SIGKILL);
+    assert_values_arrive_or_name_the_limit(&pool);
+}
+
+fn worker_with_a_limit_of_file_sizes_says_so(method: StartMethod) {
+    let builder = Pool::builder().processes(1).start_method(method);
+    let pool = builder.initializer(((),), |()| allow_file_size(100_000)).build().unwrap();
+    let pids = pool.pids();
+    assert_values_arrive_or_name_the_limit(&pool);
+    assert_eq!(pool.pids(), pids, "the worker was replaced");
+}
+
+fn nested_pool_lives_with_a_limit_of_file_sizes(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let sum = pool.apply((method.to_string(),), |method| {
+        allow_file_size(10_000);
+        let pool = stage::pool(method.parse().unwrap(), 1);
+        let sum: u32 = pool.map(0..10u32, |x| x).unwrap().into_iter().sum();
+        pool.close();
+        pool.join().unwrap();
+        procpool::forkserver::stop();
+        sum
+    });
+    assert_eq!(sum.unwrap(), 45);
 }
