@@ -54,7 +54,7 @@ pub(crate) struct ParentEnd {
 impl ParentEnd {
     pub(crate) fn new() -> io::Result<Self> {
         let (ours, theirs) = Socket::pair()?;
-        Ok(Self { ours, theirs, answers: 0 })
+        Ok(Self { ours: ours.distrusted(), theirs, answers: 0 })
     }
 
     /// What the worker must be given when it is started.
@@ -80,6 +80,10 @@ impl ParentEnd {
         let len = match self.recv(buffer) {
             Ok(Some(len)) => len,
             Ok(None) => return Ok(None),
+            // No worker sends descriptors here.
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                return Err(LinkError::Nonsense("descriptors on its link".to_owned()));
+            }
             Err(_) => return Err(LinkError::Closed),
         };
         // A message that is no answer was written by a task: the worker's own answers still arrive, and are counted.
@@ -101,7 +105,7 @@ impl ParentEnd {
     ///
     /// `ConnectionAborted`: a task has shut the socket down, since both ends are open here and this is no death.
     pub(crate) fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
-        match self.ours.try_recv_bytes(buffer, FRAME_MAX)? {
+        match self.ours.try_recv_into(buffer, FRAME_MAX, &mut Vec::new())? {
             Received::Message(len) => Ok(Some(len)),
             Received::Empty => Ok(None),
             Received::Closed => Err(io::ErrorKind::ConnectionAborted.into()),

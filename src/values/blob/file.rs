@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use nix::sys::stat::SFlag;
 use nix::sys::stat::fstat;
 use start_methods::PrivateFd;
 
@@ -99,13 +98,16 @@ impl Blob {
     ///
     /// # Errors
     ///
-    /// `InvalidData` if it is not a regular file, so that reading it might block, or if it has no footer of this crate;
-    /// otherwise the error of fstat(2) or pread(2).
+    /// `InvalidData` if it is not a file in memory, so that reading it might wait for another process, or if it has no footer
+    /// of this crate; otherwise the error of fstat(2) or pread(2).
     pub(crate) fn receive(fd: PrivateFd, cache: &Arc<BlobCache>) -> io::Result<Self> {
-        let status = fstat(&fd)?;
-        if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the descriptor of a large value is not a file"));
+        // First: this asks the kernel only. The calls below ask the owner of the file, which of a file in memory is the
+        // kernel too, and of another may be a process that does not answer.
+        if !mapping::has_seals(&fd) {
+            let text = "the descriptor of a large value is not a file in memory";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
+        let status = fstat(&fd)?;
         let size = u64::try_from(status.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
         let footer = Footer::read(&fd, size)?;
         let held = match footer.loan {

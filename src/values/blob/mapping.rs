@@ -88,6 +88,11 @@ fn is_whole(file: impl AsFd, wanted: SealFlag, len: u64) -> bool {
     first_hole.is_ok_and(|offset| u64::try_from(offset).is_ok_and(|offset| offset >= len))
 }
 
+/// Whether it is a file that can have seals: only files of tmpfs and hugetlbfs can.
+pub(super) fn has_seals(file: impl AsFd) -> bool {
+    fcntl(file, FcntlArg::F_GET_SEALS).is_ok()
+}
+
 /// Whether a file is in memory, in pages of the usual size, and not on a disk.
 pub(super) fn is_in_memory(file: impl AsFd) -> bool {
     fstatfs(file).is_ok_and(|status| status.filesystem_type() == TMPFS_MAGIC)

@@ -38,11 +38,12 @@ pub(super) fn seal(fd: &PrivateFd) {
     let _: Result<_, Errno> = fcntl(fd, FcntlArg::F_ADD_SEALS(constant() | SealFlag::F_SEAL_SEAL));
 }
 
-/// A memfd; or, where memfd_create(2) is refused, an unlinked temporary file, which has no seals.
+/// A memfd; or, where memfd_create(2) is refused, an unlinked file in `/dev/shm`, which cannot be sealed. Nothing else: the
+/// receiver of a file on a disk would not know whether reading it waits for another process.
 ///
 /// # Errors
 ///
-/// EMFILE: no descriptor is left; otherwise the error of open(2).
+/// EMFILE: no descriptor is left; otherwise the error of memfd_create(2) or open(2).
 pub(super) fn anonymous_file() -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Never executable, where the kernel supports that flag (6.3).
@@ -52,8 +53,6 @@ pub(super) fn anonymous_file() -> io::Result<OwnedFd> {
     };
     memfd.or_else(|_| {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-        let open_in = |folder: &std::path::Path| open(folder, flags, Mode::S_IRUSR | Mode::S_IWUSR);
-        let fd = open_in("/dev/shm".as_ref()).or_else(|_| open_in(&std::env::temp_dir()))?;
-        Ok(fd)
+        Ok(open("/dev/shm", flags, Mode::S_IRUSR | Mode::S_IWUSR)?)
     })
 }

@@ -122,7 +122,7 @@ impl Child {
 
     fn new(pid: u32, control: Socket, pidfd: PrivateFd, status: Option<PrivateFd>, lifeline: Arc<Lifeline>) -> Self {
         let (owner, state) = (std::process::id(), Mutex::default());
-        Self { pid, owner, control, pidfd, status, state, _lifeline: lifeline }
+        Self { pid, owner, control: control.distrusted(), pidfd, status, state, _lifeline: lifeline }
     }
 
     /// Its process id, for messages. To address the process use [`signal`](Self::signal).

@@ -29,9 +29,12 @@ use nix::fcntl::FcntlArg;
 use nix::fcntl::FdFlag;
 use nix::fcntl::OFlag;
 use nix::fcntl::fcntl;
+use nix::sys::socket::MsgFlags;
+use nix::sys::socket::recv;
 use nix::unistd::pipe2;
 
 use crate::sys::calls;
+use crate::sys::closer;
 use crate::sys::process;
 use crate::sys::process::PerProcess;
 
@@ -65,6 +68,18 @@ static EPOCH: AtomicU32 = AtomicU32::new(0);
 pub struct PrivateFd {
     number: RawFd,
     epoch: u32,
+    origin: Origin,
+}
+
+/// How far a descriptor is trusted, which decides how it is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Made here, or by a process that is trusted.
+    Trusted,
+    /// Sent by a process that is not trusted: its close may wait for that process, unless it is a file in memory.
+    Foreign,
+    /// A socket on which such a process sends: the close of a message closes its descriptors.
+    Inbox,
 }
 
 impl PrivateFd {
@@ -91,6 +106,28 @@ impl PrivateFd {
     /// Whether the descriptor is open here. `false` for a copy that a fork of this crate has made.
     pub(crate) fn is_open_here(&self) -> bool {
         self.epoch == EPOCH.load(Ordering::Relaxed)
+    }
+
+    /// It was sent by a process that is not trusted.
+    pub(crate) fn distrust(&mut self) {
+        self.origin = Origin::Foreign;
+    }
+
+    /// It is a socket on which a process sends that is not trusted.
+    pub(crate) fn distrust_messages(&mut self) {
+        self.origin = Origin::Inbox;
+    }
+
+    /// Whether its close may wait for another process.
+    fn may_wait_to_close(&self) -> bool {
+        match self.origin {
+            Origin::Trusted => false,
+            // Asks the kernel only. Other calls ask the owner of the file.
+            Origin::Foreign => fcntl(calls::borrow(self.number), FcntlArg::F_GET_SEALS).is_err(),
+            Origin::Inbox => {
+                recv(self.number, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|len| len > 0)
+            }
+        }
     }
 
     /// The number. Panics for a copy in a forked child.
@@ -128,6 +165,10 @@ impl Drop for PrivateFd {
     fn drop(&mut self) {
         if !self.is_open_here() {
             return;
+        }
+        if self.may_wait_to_close() {
+            // A child that is forked between `forget` and the close keeps a copy. Nothing waits for that.
+            return closer::close_later(self.number, |number| Registry::lock().remove(number));
         }
         let mut registry = Registry::lock();
         registry.remove(self.number);
@@ -180,7 +221,7 @@ impl Registry {
         };
         let number = fd.into_raw_fd();
         self.insert(number);
-        Ok(PrivateFd { number, epoch: EPOCH.load(Ordering::Relaxed) })
+        Ok(PrivateFd { number, epoch: EPOCH.load(Ordering::Relaxed), origin: Origin::Trusted })
     }
 
     /// [`adopt`](Self::adopt) for both ends of a pair. If one fails, both are closed.

@@ -1,6 +1,7 @@
 //! System calls, descriptors, sockets and threads: what the rest of the crate needs of Linux.
 
 pub(crate) mod calls;
+pub(crate) mod closer;
 #[doc(hidden)]
 pub mod failpoint;
 pub(crate) mod fd;

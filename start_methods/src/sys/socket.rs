@@ -68,6 +68,7 @@ pub(crate) const MAKING: &str = "making a control socket";
 #[derive(Debug)]
 pub struct Socket {
     fd: PrivateFd,
+    is_distrusted: bool,
 }
 
 /// The result of a receive.
@@ -114,7 +115,7 @@ impl Socket {
         let mut registry = Registry::lock();
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let (first, second) = registry.adopt_pair(pair)?;
-        Ok((Self { fd: first }, Self { fd: second }))
+        Ok((Self::from_fd(first), Self::from_fd(second)))
     }
 
     /// A socket from a descriptor that arrived in a message.
@@ -144,7 +145,25 @@ impl Socket {
     /// ```
     #[must_use]
     pub fn from_fd(fd: PrivateFd) -> Self {
-        Self { fd }
+        Self { fd, is_distrusted: false }
+    }
+
+    /// Does not trust the process at the other end: the close of a descriptor that arrives, and the close of this socket
+    /// with messages that were not read, may wait for that process, so they happen on a thread of their own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (here, _there) = start_methods::Socket::pair()?;
+    /// let here = here.distrusted();
+    /// # drop(here);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn distrusted(mut self) -> Self {
+        self.fd.distrust_messages();
+        self.is_distrusted = true;
+        self
     }
 
     /// The descriptor, to be sent to another process.
@@ -412,6 +431,8 @@ impl Socket {
         mut take: impl FnMut(BorrowedFd<'_>, &mut Vec<OwnedFd>) -> io::Result<Arrived>,
     ) -> io::Result<Received> {
         let mut arrived_fds = Vec::new();
+        // Before the registry: dropping one locks that again.
+        let mut adopted = Vec::new();
         // Held across the call: a fork before the descriptors are registered would copy them into the child.
         let mut registry = Registry::lock();
         let arrived = loop {
@@ -425,6 +446,8 @@ impl Socket {
                 },
             }
         };
+        let failure = self.adopt_all(&mut registry, arrived_fds, &mut adopted);
+        drop(registry);
         if arrived.too_large {
             return Err(invalid("a message was truncated: it is too long, or has too many descriptors"));
         }
@@ -432,25 +455,28 @@ impl Socket {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         if arrived.len == 0 {
-            return self.end_or_error(!arrived_fds.is_empty());
+            return self.end_or_error(!adopted.is_empty() || failure.is_err());
         }
-        let mut adopted = Vec::with_capacity(arrived_fds.len());
-        let mut failure = None;
-        for fd in arrived_fds {
+        failure?;
+        fds.append(&mut adopted);
+        Ok(Received::Message(arrived.len))
+    }
+
+    /// Registers what has arrived, in full even if one fails.
+    fn adopt_all(&self, registry: &mut Registry, fds: Vec<OwnedFd>, adopted: &mut Vec<PrivateFd>) -> io::Result<()> {
+        let mut result = Ok(());
+        for fd in fds {
             match registry.adopt(fd) {
-                Ok(fd) => adopted.push(fd),
-                Err(error) => failure = Some(error),
+                Ok(mut fd) => {
+                    if self.is_distrusted {
+                        fd.distrust();
+                    }
+                    adopted.push(fd);
+                }
+                Err(error) => result = Err(error),
             }
         }
-        // Before `adopted` can be dropped, which locks the registry again.
-        drop(registry);
-        match failure {
-            Some(error) => Err(error),
-            None => {
-                fds.append(&mut adopted);
-                Ok(Received::Message(arrived.len))
-            }
-        }
+        result
     }
 
     /// A receive of zero bytes: the end, or an invalid empty message.

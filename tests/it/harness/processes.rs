@@ -115,3 +115,10 @@ fn all() -> Vec<Process> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted");
     entries.flatten().filter_map(|entry| Process::find(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
+
+/// The names of the threads of this process.
+pub(crate) fn thread_names() -> Vec<String> {
+    let threads = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+    names.map(|name| name.trim_end().to_owned()).collect()
+}

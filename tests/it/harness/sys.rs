@@ -5,6 +5,7 @@
 use std::env;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
@@ -112,6 +113,16 @@ pub(crate) fn copy_of(fd: RawFd) -> OwnedFd {
 pub(crate) fn shut_down(fd: RawFd, how: libc::c_int) {
     // SAFETY: shutdown takes two integers and accesses no memory of this process.
     Errno::result(unsafe { libc::shutdown(fd, how) }).expect("a socket");
+}
+
+/// Makes the last close of a socket wait until what was sent has been read, or for so many seconds.
+pub(crate) fn linger(socket: impl AsFd, seconds: libc::c_int) {
+    let linger = libc::linger { l_onoff: 1, l_linger: seconds };
+    let len = libc::socklen_t::try_from(size_of::<libc::linger>()).expect("two numbers");
+    let (fd, value) = (socket.as_fd().as_raw_fd(), (&raw const linger).cast());
+    // SAFETY: the kernel reads the value, which is here, with its length.
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, value, len) };
+    Errno::result(set).expect("a socket");
 }
 
 /// Leaks a shared mapping of one page.

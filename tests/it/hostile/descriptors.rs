@@ -3,14 +3,22 @@
 //! The cases do not know what a descriptor is for; they break every one in every way.
 
 use std::fs::File;
+use std::io::IoSlice;
+use std::io::Write;
+use std::net::TcpListener;
+use std::net::TcpStream;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::RawFd;
+use std::thread;
 
 use procpool::Pool;
 use procpool::StartMethod;
 use serde::Deserialize;
 use serde::Serialize;
+use start_methods::PrivateFd;
+use start_methods::Socket;
 
 use crate::harness::cases;
 use crate::harness::processes;
@@ -23,6 +31,7 @@ cases![
     worker_that_lost_all_descriptors_is_replaced,
     worker_with_a_damaged_descriptor_holds_nothing_up,
     worker_without_standard_streams_works_on,
+    descriptors_whose_close_waits_hold_nothing_up,
 ];
 
 const CHUNK: usize = 5;
@@ -159,4 +168,48 @@ fn worker_without_standard_streams_works_on(method: StartMethod) {
     assert_eq!(pool.apply((vec![7u8; 100_000],), |bytes| bytes.len()).unwrap(), 100_000);
     stage::assert_works(&pool);
     assert_eq!(pool.pids(), pids);
+}
+
+/// In a task: sends sockets, with every socket of this worker, that linger when they are closed: their queue is full, and
+/// the process at the other end does not read.
+fn send_what_lingers(address: &str) {
+    let Plumbing { sockets, .. } = Plumbing::find();
+    for socket in sockets {
+        let socket = Socket::from_fd(PrivateFd::adopt(sys::copy_of(socket)).unwrap());
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(address).unwrap();
+            sys::linger(&stream, 1000);
+            stream.set_nonblocking(true).unwrap();
+            while stream.write(&[0; 1 << 16]).is_ok() {}
+            // Full, or not a socket on which a worker sends.
+            let _ = socket.try_send(&[IoSlice::new(b"catch")], &[stream.as_fd()]);
+            // On a thread, for this may be the last close.
+            thread::spawn(|| drop(stream));
+        }
+    }
+}
+
+/// The last close of a socket that lingers waits for the other end.
+fn descriptors_whose_close_waits_hold_nothing_up(method: StartMethod) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (pool, other) = (stage::pool(method, 2), stage::pool(method, 1));
+    stage::until_all_work(&pool);
+    let results = pool.chunk_size(CHUNK).map_results((0..40u32).map(|x| (x, address.clone())), |(x, address)| {
+        if x == 12 {
+            send_what_lingers(&address);
+        }
+        x
+    });
+    stage::assert_one_lost_at_most(results.unwrap(), 40);
+    stage::assert_works(&other);
+    stage::assert_works(&pool);
+    stage::assert_works(&stage::pool(method, 1));
+    for pool in [pool, other] {
+        pool.close();
+        pool.join().unwrap();
+    }
+    // The other ends are closed without being read, which ends the wait.
+    drop(listener);
+    stage::until("all are closed", || !processes::thread_names().contains(&"procpool-close".to_owned()));
 }
