@@ -52,12 +52,13 @@ impl Shared {
             let calls = self.callbacks.queue(std::mem::take(&mut driven.engine.effects.calls));
             let unwanted = std::mem::take(&mut driven.engine.effects.unwanted);
             let spent = std::mem::take(&mut driven.engine.effects.spent);
+            let unused = std::mem::take(&mut driven.engine.effects.unused);
             MutexGuard::unlocked(&mut driven, || {
                 calls.into_iter().for_each(Callbacks::run_apart);
                 // Waits for the end of these processes.
                 drop(unwanted);
                 // Returns memory to the kernel, which takes time.
-                drop(spent);
+                drop((spent, unused));
             });
         }
         driven

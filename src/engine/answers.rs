@@ -127,6 +127,7 @@ impl Engine {
             }
             let Some(finished) = self.schedule.settled(worker, items, now) else { continue };
             if let Some(blob) = finished.blob {
+                self.keep_memory(now);
                 self.effects.release(blob);
             }
             if !measures_itself {
@@ -192,6 +193,7 @@ impl Engine {
             }
             Arrival::Attached { kind, number } => match self.attached_answer(worker, kind, number) {
                 Ok(blob) => {
+                    self.keep_memory(Instant::now());
                     self.job(item.job).settle(item.index, Settled::Blob(blob));
                     self.progress(item.job);
                 }

@@ -7,6 +7,7 @@ use log::Level;
 use start_methods::Child;
 
 use crate::values::blob::Blob;
+use crate::values::blob::Kept;
 use crate::work::jobs::Callback;
 use crate::work::jobs::Log;
 
@@ -36,6 +37,8 @@ pub(crate) struct Effects {
     pub(crate) link_refused: bool,
     /// Large values that are not needed any more: giving their memory back takes the kernel a while.
     pub(crate) spent: Vec<Blob>,
+    /// Memory that was kept for large values, of which there are none any more.
+    pub(crate) unused: Vec<Kept>,
 }
 
 impl Effects {
@@ -51,6 +54,7 @@ impl Effects {
 
     /// Whether there is nothing for just any thread to do.
     pub(crate) fn is_settled(&self) -> bool {
-        self.calls.is_empty() && self.unwanted.is_empty() && self.spent.is_empty() && !self.link_refused
+        let is_dropped = self.unwanted.is_empty() && self.spent.is_empty() && self.unused.is_empty();
+        self.calls.is_empty() && is_dropped && !self.link_refused
     }
 }

@@ -76,6 +76,10 @@ impl Engine {
             }
         }
         due.into_iter().for_each(|worker| self.workers.rearm(worker));
+        if is_due(self.cache_rests_at) {
+            self.cache_rests_at = None;
+            self.effects.unused.push(self.cache.rest());
+        }
         for worker in self.schedule.checks_due(now) {
             self.check_deadline(worker, now);
         }
@@ -93,7 +97,7 @@ impl Engine {
 
     /// When [`turn`](Self::turn) must be called at the latest, if nothing happens.
     pub(crate) fn next_timer(&mut self) -> Option<Instant> {
-        [self.workers.next_timer(), self.schedule.next_timer()].into_iter().flatten().min()
+        [self.workers.next_timer(), self.schedule.next_timer(), self.cache_rests_at].into_iter().flatten().min()
     }
 
     /// The item of the worker may have run for long enough by now.

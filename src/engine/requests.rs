@@ -70,7 +70,11 @@ impl Engine {
             }
             Ok(span) => {
                 job.submitted += u64::from(span.len());
-                self.schedule.submit(span, Instant::now());
+                let now = Instant::now();
+                if span.blob().is_some() {
+                    self.keep_memory(now);
+                }
+                self.schedule.submit(span, now);
             }
             Err((index, error)) => {
                 job.submitted += 1;

@@ -51,6 +51,7 @@ use crate::transport::link::Link;
 use crate::transport::link::Peer;
 use crate::transport::note::Sent;
 use crate::values::blob::BlobCache;
+use crate::values::blob::IDLE_TIME;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::jobs::Cancelled;
@@ -88,6 +89,8 @@ pub(crate) struct Engine {
     watchers: Waiters,
     /// Reads results that did not fit a frame.
     pub(super) cache: Arc<BlobCache>,
+    /// When the memory for large values is given back, if no other comes before.
+    pub(super) cache_rests_at: Option<Instant>,
     pub(super) inbox: Inbox,
     pub(super) buffer: Vec<u8>,
     /// The resident memory with which a worker is replaced.
@@ -115,6 +118,7 @@ impl Engine {
             killed_by: None,
             watchers: Waiters::default(),
             cache,
+            cache_rests_at: None,
             inbox: Inbox::default(),
             buffer: Vec::new(),
             rss_max: config.max_rss_per_child,
@@ -404,6 +408,12 @@ impl Engine {
     /// Kills a worker whose link holds what no worker of this build leaves there.
     pub(super) fn distrust(&mut self, worker: WorkerId, message: impl Into<String>) {
         self.workers.distrust(worker, message.into(), &mut self.effects);
+    }
+
+    /// A large value has come or goes: the memory for such values is kept for a while.
+    pub(super) fn keep_memory(&mut self, now: Instant) {
+        self.cache.wake();
+        self.cache_rests_at = Some(now + IDLE_TIME);
     }
 
     pub(crate) fn job(&mut self, id: JobId) -> &mut Job {

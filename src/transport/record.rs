@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 /// One order or one item from the parent.
 #[derive(Clone, Debug, Default)]
@@ -35,4 +36,10 @@ pub(crate) enum Next {
 /// The error of a worker whose parent broke the protocol: a bug in procpool.
 pub(crate) fn broken(detail: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, detail.into())
+}
+
+/// What a worker does when nothing has come for a while.
+pub(crate) struct Idle<'a> {
+    pub(crate) after: Duration,
+    pub(crate) act: &'a dyn Fn(),
 }

@@ -20,6 +20,10 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
 
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
 use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::Socket;
@@ -36,6 +40,7 @@ use crate::transport::frame::Order;
 use crate::transport::frame::Placement;
 use crate::transport::note::Attachment;
 use crate::transport::note::Sent;
+use crate::transport::record::Idle;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
 use crate::transport::record::broken;
@@ -208,12 +213,20 @@ impl WorkerEnd {
         }
     }
 
-    /// Waits for the next frame; false if the parent is gone.
+    /// Waits for the next frame; false if the parent is gone. `idle` says what to do when none has come for a while, if there
+    /// is something to do.
     ///
     /// # Errors
     ///
     /// What came is no frame: a bug in the parent.
-    pub(crate) fn begin(&mut self) -> io::Result<bool> {
+    pub(crate) fn begin(&mut self, idle: Option<Idle<'_>>) -> io::Result<bool> {
+        if let Some(idle) = idle {
+            let time = PollTimeout::try_from(idle.after).unwrap_or(PollTimeout::MAX);
+            // An error is as good as a frame: the receive below waits without poll.
+            if poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], time) == Ok(0) {
+                (idle.act)();
+            }
+        }
         let mut fds = Vec::new();
         let len = match self.socket.recv(&mut self.frame, &mut fds)? {
             Received::Message(len) => len,

@@ -21,6 +21,7 @@ use crate::transport::control::LinkKind;
 use crate::transport::control::Report;
 use crate::transport::frame::AnswerKind;
 use crate::transport::note::Attachment;
+use crate::transport::record::Idle;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
 use crate::transport::record::broken;
@@ -78,18 +79,19 @@ impl WorkerLink {
         }
     }
 
-    /// Waits for the next record and begins it; false if the parent is gone.
+    /// Waits for the next record and begins it; false if the parent is gone. `idle` says what to do when none has come for a
+    /// while, if there is something to do.
     ///
     /// # Errors
     ///
     /// What came is no record: a bug in the parent.
-    pub(crate) fn begin(&mut self) -> io::Result<bool> {
+    pub(crate) fn begin(&mut self, idle: Option<Idle<'_>>) -> io::Result<bool> {
         match &mut self.end {
             End::Ring(rings) => {
-                rings.begin();
+                rings.begin(idle);
                 Ok(true)
             }
-            End::Socket(socket) => socket.begin(),
+            End::Socket(socket) => socket.begin(idle),
         }
     }
 

@@ -31,12 +31,14 @@ use crate::transport::frame;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Order;
 use crate::transport::panic_record::cut_text;
+use crate::transport::record::Idle;
 use crate::transport::record::Next;
 use crate::transport::record::broken;
 use crate::transport::worker_link::Beside;
 use crate::transport::worker_link::WorkerLink;
 use crate::transport::worker_link::report;
 use crate::values::blob::BlobCache;
+use crate::values::blob::IDLE_TIME;
 use crate::values::codec;
 use crate::values::output::Output;
 use crate::values::output::no_room;
@@ -151,7 +153,7 @@ impl Worker {
     }
 
     fn serve(mut self) -> io::Result<u8> {
-        while self.link.begin()? {
+        while self.begin()? {
             self.link.read()?;
             loop {
                 match self.step()? {
@@ -166,6 +168,17 @@ impl Worker {
         failpoint!("before_exit");
         // The parent is gone: no process will read another answer.
         Ok(0)
+    }
+
+    /// Waits for the next record; false if the parent is gone. Memory for large values is given back when none has come for
+    /// a while.
+    fn begin(&mut self) -> io::Result<bool> {
+        let cache = &self.functions.cache;
+        let give_back = || drop(cache.rest());
+        let idle = cache.has_something().then_some(Idle { after: IDLE_TIME, act: &give_back });
+        let has_begun = self.link.begin(idle)?;
+        cache.wake();
+        Ok(has_begun)
     }
 
     /// Executes an order, or runs an item and those behind it that are as plain.

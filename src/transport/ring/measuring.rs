@@ -46,7 +46,7 @@ fn finish(worker: &mut WorkerEnd) -> Next {
 fn orders_are_no_items() {
     let (mut parent, mut worker) = ends();
     (0..3).for_each(|function| assert_eq!(parent.send_items(&item(function)), 1));
-    worker.begin();
+    worker.begin(None);
     worker.read().unwrap();
     for answered in 0..3 {
         assert!(worker.current().is_order);
@@ -62,13 +62,13 @@ fn orders_are_no_items() {
 fn the_time_of_an_earlier_job_is_not_that_of_a_later_one() {
     let (mut parent, mut worker) = ends();
     assert_eq!(parent.send_items(&item(0)), 1);
-    worker.begin();
+    worker.begin(None);
     worker.read().unwrap();
     finish(&mut worker);
     finish(&mut worker);
     assert_eq!(parent.take_service_time(1), None, "one item was measured, and the later job begins with the second");
     assert_eq!(parent.send_items(&item(0)), 1);
-    worker.begin();
+    worker.begin(None);
     worker.read().unwrap();
     finish(&mut worker);
     assert_eq!(parent.take_service_time(1).map(|time| time.items), Some(1));

@@ -25,6 +25,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
@@ -40,6 +42,7 @@ use nix::sys::mman::ProtFlags;
 use nix::sys::mman::madvise;
 use nix::sys::mman::mmap;
 use nix::sys::mman::munmap;
+use nix::sys::time::TimeSpec;
 use start_methods::PrivateFd;
 
 use super::record::HEAD;
@@ -175,6 +178,21 @@ impl Memory {
         // another process. It is refused if a task waits on the word in another way (FUTEX_LOCK_PI); then that worker
         // sleeps, and other workers are unaffected.
         unsafe { libc::syscall(libc::SYS_futex, self.bell().as_ptr(), libc::FUTEX_WAKE, 1) };
+    }
+
+    /// Sleeps until the bell has been rung more often than `rings` times, but not longer than `time`. Returns whether it has.
+    pub(super) fn doze(&self, rings: u32, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while self.rings() == rings {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let left: libc::timespec = *TimeSpec::from_duration(left).as_ref();
+            // SAFETY: as for `sleep`; the time is here.
+            unsafe { libc::syscall(libc::SYS_futex, self.bell().as_ptr(), libc::FUTEX_WAIT, rings, &raw const left) };
+        }
+        true
     }
 
     /// Sleeps until the bell has been rung more often than `rings` times.

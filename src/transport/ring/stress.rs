@@ -68,7 +68,7 @@ const UP: u64 = 1 << 40;
 fn work(mut rings: WorkerEnd) -> u64 {
     let (mut expected, mut out) = (0, Vec::new());
     loop {
-        rings.begin();
+        rings.begin(None);
         loop {
             rings.read().unwrap();
             let bytes = rings.bytes();

@@ -32,6 +32,7 @@ use crate::sys::processor::Cpu;
 use crate::sys::spin;
 use crate::sys::spin::AdaptiveSpin;
 use crate::transport::frame::AnswerKind;
+use crate::transport::record::Idle;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
 use crate::transport::record::broken;
@@ -127,8 +128,9 @@ impl WorkerEnd {
         WorkerLedger(self.memory.cell(Cell::Ledger))
     }
 
-    /// Begins the next record; waits until there is one.
-    pub(crate) fn begin(&mut self) {
+    /// Begins the next record; waits until there is one. `idle` says what to do when none has come for a while, if there is
+    /// something to do.
+    pub(crate) fn begin(&mut self, mut idle: Option<Idle<'_>>) {
         while !self.ledger().begin() {
             if self.may_spin() && self.spin_for_work() {
                 continue;
@@ -136,6 +138,11 @@ impl WorkerEnd {
             let rings = self.memory.rings();
             if self.ledger().sleep() {
                 let asleep = Instant::now();
+                if let Some(Idle { after, act }) = idle.take()
+                    && !self.memory.doze(rings, after)
+                {
+                    act();
+                }
                 self.memory.sleep(rings);
                 self.on_wake(asleep.elapsed());
             }

@@ -1,7 +1,7 @@
 //! Files for large values, their mappings, and the memory into which they are read, kept for reuse.
 //!
 //! A pool has one cache, and so has each worker. It keeps no more than a few values have needed, nothing before the first
-//! large value, and nothing after its pool has ended.
+//! large value, nothing when there was none for a second, and nothing after its pool has ended.
 //!
 //! A forked copy of the process finds the cache empty: only the original may write the files, and a lock may be held for
 //! ever in the copy.
@@ -46,11 +46,22 @@ pub(crate) struct BlobCache {
     /// The process that may use it.
     owner: OwnerProcess,
     is_closed: AtomicBool,
+    /// There was no large value for a while: nothing is kept until there is one.
+    is_resting: AtomicBool,
     supply: Supply,
     memories: Mutex<Vec<Vec<u8>>>,
     reserve: Reserve,
     /// Mapped buffers of the parent. The most recently used is at the back.
     views: Mutex<VecDeque<(FileId, Arc<Mapping>)>>,
+}
+
+/// What a cache has kept. To be dropped where the time that the kernel takes for that matters to no one else.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    _buffers: VecDeque<Buffer>,
+    _loans: Vec<Loan>,
+    _memories: Vec<Vec<u8>>,
+    _views: VecDeque<(FileId, Arc<Mapping>)>,
 }
 
 /// Device and inode: unique while the file is mapped, provided that inode numbers have 64 bits.
@@ -103,6 +114,7 @@ impl BlobCache {
         Arc::new(Self {
             owner: OwnerProcess::here(),
             is_closed: AtomicBool::new(false),
+            is_resting: AtomicBool::new(false),
             supply,
             memories: Mutex::default(),
             reserve: Reserve::default(),
@@ -119,14 +131,47 @@ impl BlobCache {
         // list: either they come first, and what they put is taken below, or they come later, and see the flag. Relaxed:
         // the locks order both.
         self.is_closed.store(true, Ordering::Relaxed);
-        let buffers = match &self.supply {
-            Supply::Buffers(buffers) => std::mem::take(&mut *buffers.lock()),
-            Supply::Loans(_) => VecDeque::new(),
-        };
-        drop(buffers);
-        let memories = std::mem::take(&mut *self.memories.lock());
-        drop(memories);
+        drop(self.take_all());
         self.reserve.clear();
+    }
+
+    /// Returns all that is kept, to be dropped, and keeps nothing until [`wake`](Self::wake).
+    ///
+    /// A file that is lent at this time is given to its reader: what it still reads stays until it has read it.
+    pub(crate) fn rest(&self) -> Kept {
+        if !self.is_here() {
+            return Kept::default();
+        }
+        // As in `close`.
+        self.is_resting.store(true, Ordering::Relaxed);
+        self.take_all()
+    }
+
+    /// Keeps again what has been used.
+    pub(crate) fn wake(&self) {
+        self.is_resting.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether something is kept.
+    pub(crate) fn has_something(&self) -> bool {
+        let has_files = match &self.supply {
+            Supply::Buffers(buffers) => !buffers.lock().is_empty(),
+            Supply::Loans(loans) => !loans.lock().is_empty(),
+        };
+        has_files || !self.memories.lock().is_empty() || !self.views.lock().is_empty()
+    }
+
+    fn take_all(&self) -> Kept {
+        let (buffers, loans) = match &self.supply {
+            Supply::Buffers(buffers) => (std::mem::take(&mut *buffers.lock()), Vec::new()),
+            Supply::Loans(loans) => (VecDeque::new(), std::mem::take(&mut *loans.lock())),
+        };
+        Kept {
+            _buffers: buffers,
+            _loans: loans,
+            _memories: std::mem::take(&mut *self.memories.lock()),
+            _views: std::mem::take(&mut *self.views.lock()),
+        }
     }
 
     /// Closes a descriptor that was kept for this, so that one can be received; false if there is none.
@@ -144,6 +189,10 @@ impl BlobCache {
     /// Whether this process made the cache, and is no forked copy.
     pub(super) fn is_here(&self) -> bool {
         self.owner.is_here()
+    }
+
+    fn keeps(&self) -> bool {
+        self.is_open() && !self.is_resting.load(Ordering::Relaxed)
     }
 
     fn is_open(&self) -> bool {
@@ -173,7 +222,7 @@ impl BlobCache {
             return;
         }
         let mut memories = self.memories.lock();
-        if memory.len() as u64 <= REUSE_MAX && memories.len() < MEMORIES_MAX && self.is_open() {
+        if memory.len() as u64 <= REUSE_MAX && memories.len() < MEMORIES_MAX && self.keeps() {
             memories.push(memory);
         }
     }
@@ -221,7 +270,7 @@ impl BlobCache {
         }
         let mut buffers = buffers.lock();
         let mut surplus = Vec::new();
-        match self.is_open() {
+        match self.keeps() {
             true => buffers.push_back(buffer),
             false => surplus.push(buffer),
         }

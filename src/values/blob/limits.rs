@@ -1,4 +1,9 @@
-//! The lengths at which the transport of a value changes.
+//! The lengths at which the transport of a value changes, and how long memory is kept.
+
+use std::time::Duration;
+
+/// How long memory for large values is kept when there are none.
+pub(crate) const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// The longest value that travels in a frame. A longer one travels as a blob.
 pub(crate) const INLINE_MAX: usize = 60 * 1024;

@@ -40,7 +40,9 @@ mod tests;
 
 pub(crate) use self::bytes::Bytes;
 pub(crate) use self::cache::BlobCache;
+pub(crate) use self::cache::Kept;
 pub(crate) use self::file::Blob;
 pub(crate) use self::file::BlobFd;
+pub(crate) use self::limits::IDLE_TIME;
 pub(crate) use self::limits::INLINE_MAX;
 pub(crate) use self::writer::Writer;

@@ -25,6 +25,7 @@ cases![
     worker_cannot_write_what_others_are_sent,
     no_more_is_kept_than_a_few_values,
     nothing_is_kept_after_join,
+    nothing_is_kept_by_an_idle_pool,
     workers_for_one_item_share_nothing,
     parent_with_a_limit_of_file_sizes_reads_large_results,
 ];
@@ -211,6 +212,32 @@ fn nothing_is_kept_after_join(method: StartMethod) {
     assert_eq!(held.get().unwrap(), 3 << 20);
     drop((pool, held));
     assert_eq!(kept(), 0);
+}
+
+/// How many files for large values a process has open or mapped.
+fn files_of(pid: u32) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mapped = maps.lines().filter(|line| line.contains("/memfd:procpool ") || line.ends_with("/memfd:procpool"));
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = links.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+    mapped.count() + links.filter(|link| link.to_string_lossy().starts_with("/memfd:procpool ")).count()
+}
+
+/// A moment after the last large value nothing is left of it, here and in the workers. Values go on as before.
+fn nothing_is_kept_by_an_idle_pool(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let held = pool.apply((5u32,), |number| value(number, 3 << 20)).unwrap();
+    for number in 0..2 {
+        stage::until_all_work(&pool);
+        for _ in 0..10 {
+            let result = pool.apply((value(number, 5 << 20),), |bytes: ByteBuf| bytes).unwrap();
+            assert!(result == value(number, 5 << 20));
+        }
+        assert!(files_of(std::process::id()) > 0);
+        let all = || pool.pids().into_iter().chain([std::process::id()]).map(files_of).sum::<usize>();
+        stage::until("all is given back", || all() == 0);
+    }
+    assert!(held == value(5, 3 << 20));
 }
 
 /// In a task: how many large values are mapped, and how many of them in files that can still grow, so that they could

@@ -23,7 +23,7 @@ impl Trial {
             return;
         }
         self.sleeps = false;
-        self.worker.begin();
+        self.worker.begin(None);
         self.read();
     }
 
