@@ -219,7 +219,7 @@ impl Encoder {
             self.output.bytes().reserve_exact(bytes.len());
             self.ends.reserve_exact(ends.len());
         }
-        self.finish(first_index, Items::Inline { bytes, ends });
+        self.finish(first_index, Items::inline(bytes, ends));
     }
 
     fn finish(&mut self, first_index: u64, items: Items) {

@@ -277,7 +277,7 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
             // Without this, an input that has more items would look as if it had ended: the next item gets the error
             // too.
             if missing == 0 && self.input.has_another() {
-                self.arrived.put(self.drawn, Err(error.clone()));
+                self.arrived.put(self.drawn, Err(TaskError::clone(error)));
                 self.drawn += 1;
             }
             self.input.give_up();

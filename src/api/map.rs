@@ -200,7 +200,7 @@ fn take<T: Data, V>(
 ) -> Result<u64, TaskError> {
     if let Some(error) = &log.rest {
         // The pool ended during the call.
-        return Err(error.clone());
+        return Err(TaskError::clone(error));
     }
     let mut taken = 0;
     for (first, outcomes) in log.outcomes() {

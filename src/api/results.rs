@@ -46,7 +46,7 @@ pub(super) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
     let read = log.outcomes().try_for_each(|(_, outcomes)| read_outcomes(outcomes, Err));
     match (read, &log.rest) {
         (Err(result), _) => result,
-        (Ok(()), Some(error)) => Err(error.clone()),
+        (Ok(()), Some(error)) => Err(TaskError::clone(error)),
         (Ok(()), None) => unreachable!("a finished log has every outcome"),
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
             Ok(())
         })
     });
-    match (read, log.rest.clone().or(skipped)) {
+    match (read, log.rest.as_deref().cloned().or(skipped)) {
         (Err(error), _) | (Ok(()), Some(error)) => Err(error),
         (Ok(()), None) => Ok(values),
     }

@@ -39,7 +39,7 @@ impl Backend for Shared {
         let job = Job {
             feeding: opening.if_closed == IfClosed::Serve,
             fail_fast: opening.fail_fast,
-            context: opening.context,
+            context: opening.context.map(Box::new),
             ..Job::default()
         };
         self.with(|engine| engine.open(opening.policy, job))?

@@ -31,7 +31,7 @@ pub(crate) struct JobTable {
 #[derive(Debug)]
 pub(crate) struct Finished {
     /// The workers need it no longer.
-    pub(crate) context: Option<JobContext>,
+    pub(crate) context: Option<Box<JobContext>>,
     /// The job was still being fed, and will not be.
     pub(crate) was_feeding: bool,
 }
@@ -74,7 +74,7 @@ impl JobTable {
 
     /// Threads that wait for the job without driving.
     pub(crate) fn watchers(&mut self, id: JobId) -> &mut Waiters {
-        &mut self.held(id).watchers
+        &mut self.held(id).audience().watchers
     }
 
     /// Cancels the job, unless it is cancelled already. Whether this call did it.
@@ -109,7 +109,7 @@ impl JobTable {
     pub(crate) fn end(&mut self, error: &TaskError) -> Vec<JobId> {
         let unfinished = self.jobs.iter_mut().filter(|(_, job)| !job.is_finished());
         let ended = unfinished.map(|(&id, job)| {
-            job.log.rest = Some(error.clone());
+            job.log.rest = Some(Box::new(error.clone()));
             id
         });
         ended.collect()
@@ -119,16 +119,20 @@ impl JobTable {
     /// is missing.
     pub(crate) fn progress(&mut self, id: JobId, effects: &mut Effects) -> Option<Finished> {
         let job = self.jobs.get_mut(&id)?;
-        job.watchers.notify_all();
+        if let Some(audience) = job.present() {
+            audience.watchers.notify_all();
+        }
         if !job.is_complete() || job.is_finished() {
             return None;
         }
         self.unfinished -= 1;
         self.attended -= usize::from(job.is_attended());
         let log = Arc::new(std::mem::take(&mut job.log));
-        effects.calls.extend(job.waker.take().map(Due::Wake));
-        let callbacks = job.callbacks.drain(..).map(|callback| Due::Call(callback, Arc::clone(&log)));
-        effects.calls.extend(callbacks);
+        if let Some(audience) = job.present() {
+            effects.calls.extend(audience.waker.take().map(Due::Wake));
+            let callbacks = std::mem::take(&mut audience.callbacks);
+            effects.calls.extend(callbacks.into_iter().map(|callback| Due::Call(callback, Arc::clone(&log))));
+        }
         job.finished = Some(log);
         let finished = Finished { context: job.context.take(), was_feeding: std::mem::take(&mut job.feeding) };
         if job.abandoned {

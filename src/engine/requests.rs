@@ -129,7 +129,7 @@ impl Engine {
             return Some((callback, Arc::clone(log)));
         }
         let was_attended = job.is_attended();
-        job.callbacks.push(callback);
+        job.audience().callbacks.push(callback);
         if !was_attended {
             self.jobs.attend();
         }
@@ -144,7 +144,7 @@ impl Engine {
             return (Some(Arc::clone(log)), Some(waker));
         }
         let was_attended = job.is_attended();
-        let old = job.waker.replace(waker);
+        let old = job.audience().waker.replace(waker);
         if !was_attended {
             self.jobs.attend();
         }

@@ -311,7 +311,7 @@ impl Engine {
 
     fn send(&mut self, worker: WorkerId, span: &Span, number: FrameNumber) {
         let holds = if self.schedule.holds_only(worker, number) { Holds::Nothing } else { Holds::Other };
-        let context = self.jobs.get(span.batch.job).and_then(|job| job.context.as_ref());
+        let context = self.jobs.get(span.batch.job).and_then(|job| job.context.as_deref());
         let Some(sent) = self.workers.send(worker, (span, number), context, holds) else {
             self.schedule.send_refused(worker, number, 0);
             return;

@@ -23,15 +23,67 @@ const FRAME_ITEMS_MAX: u32 = 4096;
 /// not, until it is lost for good. Far more than chance needs; a task can make its worker report anything.
 pub(super) const DEATHS_MAX: u32 = 100;
 
-/// The queue of one job.
-#[derive(Debug)]
-pub(crate) struct JobQueue {
-    spans: VecDeque<Span>,
-    policy: JobPolicy,
+/// Spans in order. The first needs no memory of its own: most queues never have two.
+#[derive(Debug, Default)]
+struct SpanQueue {
+    first: Option<Span>,
+    /// Those behind the first; empty if there is no first.
+    #[expect(clippy::box_collection, reason = "eight bytes instead of 32 in every queue, and few queues use it")]
+    more: Option<Box<VecDeque<Span>>>,
+}
+
+impl SpanQueue {
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn push_back(&mut self, span: Span) {
+        match &self.first {
+            None => self.first = Some(span),
+            Some(_) => self.more.get_or_insert_default().push_back(span),
+        }
+    }
+
+    fn push_front(&mut self, span: Span) {
+        if let Some(second) = self.first.replace(span) {
+            self.more.get_or_insert_default().push_front(second);
+        }
+    }
+
+    fn front_mut(&mut self) -> Option<&mut Span> {
+        self.first.as_mut()
+    }
+
+    fn pop_front(&mut self) {
+        self.first = self.more.as_mut().and_then(|more| more.pop_front());
+    }
+}
+
+impl IntoIterator for SpanQueue {
+    type Item = Span;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Span>, std::collections::vec_deque::IntoIter<Span>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.more.map(|more| *more).unwrap_or_default())
+    }
+}
+
+/// What has happened to the items of a job that had a part in the end of a worker.
+#[derive(Debug, Default)]
+struct Misfortunes {
     /// How often each item was lost with its worker, for the items that were.
     losses: BTreeMap<u64, u32>,
     /// How many workers have ended with an item in front, for the items of which that is true.
     deaths: BTreeMap<u64, u32>,
+}
+
+/// The queue of one job.
+#[derive(Debug)]
+pub(crate) struct JobQueue {
+    spans: SpanQueue,
+    policy: JobPolicy,
+    /// Which items were lost, if any was.
+    misfortunes: Option<Box<Misfortunes>>,
     /// Smoothed time per item, `None` before the first measurement.
     pub(crate) item_ns: Option<u64>,
     /// Maximum items in one frame. It doubles with each measured frame, so that a wrong first measurement does little harm.
@@ -44,10 +96,9 @@ pub(crate) struct JobQueue {
 impl JobQueue {
     pub(crate) fn new(policy: JobPolicy) -> Self {
         Self {
-            spans: VecDeque::new(),
+            spans: SpanQueue::default(),
             policy,
-            losses: BTreeMap::new(),
-            deaths: BTreeMap::new(),
+            misfortunes: None,
             item_ns: None,
             frame_items_max: 1,
             queued_items: 0,
@@ -83,31 +134,35 @@ impl JobQueue {
     pub(crate) fn cancel(&mut self, dropped: &mut Vec<Span>) {
         self.cancelled = true;
         self.queued_items = 0;
-        dropped.extend(self.spans.drain(..));
+        dropped.extend(std::mem::take(&mut self.spans));
     }
 
     /// Counts that the item was lost with its worker. Returns how often that has happened to it.
     pub(crate) fn lose(&mut self, index: u64) -> u32 {
-        if let Some(&deaths) = self.deaths.get(&index).filter(|&&deaths| deaths >= DEATHS_MAX) {
-            return deaths;
+        if self.is_deadly(index) {
+            return self.deaths(index);
         }
         if self.policy.retries == 0 {
             return 1;
         }
-        let losses = self.losses.entry(index).or_default();
+        let losses = self.misfortunes.get_or_insert_default().losses.entry(index).or_default();
         *losses += 1;
         *losses
     }
 
     /// Counts that a worker has ended with this item in front. Returns how many have.
     pub(crate) fn count_death(&mut self, index: u64) -> u32 {
-        let deaths = self.deaths.entry(index).or_default();
+        let deaths = self.misfortunes.get_or_insert_default().deaths.entry(index).or_default();
         *deaths += 1;
         *deaths
     }
 
+    fn deaths(&self, index: u64) -> u32 {
+        self.misfortunes.as_ref().and_then(|misfortunes| misfortunes.deaths.get(&index).copied()).unwrap_or(0)
+    }
+
     fn is_deadly(&self, index: u64) -> bool {
-        self.deaths.get(&index).is_some_and(|&deaths| deaths >= DEATHS_MAX)
+        self.deaths(index) >= DEATHS_MAX
     }
 
     /// Whether the item, which was lost this often, is run again.
@@ -169,5 +224,17 @@ impl JobQueue {
             None => sample,
         });
         self.frame_items_max = self.frame_items_max.max(items.saturating_mul(2)).min(FRAME_ITEMS_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program may queue a million calls.
+    #[test]
+    fn a_queue_of_one_span_takes_little_memory() {
+        let size = size_of::<JobQueue>();
+        assert!(size <= 88, "{size} bytes");
     }
 }

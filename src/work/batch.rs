@@ -61,15 +61,27 @@ pub(crate) struct Batch {
 pub(crate) enum Items {
     /// Item `i` ends at offset `ends[i]` of `bytes`.
     Inline { bytes: Vec<u8>, ends: Vec<u32> },
+    /// A single item, without memory for where it ends.
+    One(Box<[u8]>),
     /// One item that is too large for a frame.
     Blob(Blob),
+}
+
+impl Items {
+    /// Encoded items, back to back, of which each ends at one of the offsets.
+    pub(crate) fn inline(bytes: Vec<u8>, ends: Vec<u32>) -> Self {
+        match ends.len() {
+            1 => Self::One(bytes.into_boxed_slice()),
+            _ => Self::Inline { bytes, ends },
+        }
+    }
 }
 
 impl Batch {
     pub(crate) fn len(&self) -> u32 {
         match &self.items {
             Items::Inline { ends, .. } => u32::try_from(ends.len()).expect("a batch is cut at 4096 items"),
-            Items::Blob(_) => 1,
+            Items::One(_) | Items::Blob(_) => 1,
         }
     }
 }
@@ -118,7 +130,11 @@ impl Span {
 
     /// The bytes of these items as they are in a frame; `None` for a blob.
     pub(crate) fn bytes(&self) -> Option<&[u8]> {
-        let Items::Inline { bytes, .. } = &self.batch.items else { return None };
+        let bytes = match &self.batch.items {
+            Items::Inline { bytes, .. } => bytes,
+            Items::One(bytes) => &**bytes,
+            Items::Blob(_) => return None,
+        };
         Some(&bytes[self.place_of(self.start)..self.place_of(self.end)])
     }
 
@@ -126,7 +142,7 @@ impl Span {
     pub(crate) fn blob(&self) -> Option<&Blob> {
         match &self.batch.items {
             Items::Blob(blob) => Some(blob),
-            Items::Inline { .. } => None,
+            Items::Inline { .. } | Items::One(_) => None,
         }
     }
 
@@ -134,15 +150,19 @@ impl Span {
     fn place_of(&self, item: u32) -> usize {
         match (&self.batch.items, item) {
             (Items::Blob(_), _) | (_, 0) => 0,
+            (Items::One(bytes), _) => bytes.len(),
             (Items::Inline { ends, .. }, item) => ends[item as usize - 1] as usize,
         }
     }
 
     /// The longest run of the first items that has at most `bytes_max` bytes.
     pub(crate) fn fitting(&self, bytes_max: usize) -> Span {
-        let Items::Inline { ends, .. } = &self.batch.items else { return Span { end: self.start, ..self.clone() } };
         let limit = self.place_of(self.start) + bytes_max;
-        let ends = &ends[self.start as usize..self.end as usize];
+        let ends = match &self.batch.items {
+            Items::Inline { ends, .. } => &ends[self.start as usize..self.end as usize],
+            Items::One(_) if self.place_of(self.end) <= limit => return self.clone(),
+            Items::One(_) | Items::Blob(_) => &[],
+        };
         let items = match ends.last() {
             Some(&last) if last as usize <= limit => ends.len(),
             _ => ends.partition_point(|&end| end as usize <= limit),

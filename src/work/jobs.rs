@@ -58,13 +58,13 @@ pub(crate) struct Log {
     entries: Vec<LogEntry>,
     bytes: Vec<u8>,
     /// The error of all items without an entry, once the pool has ended.
-    pub(crate) rest: Option<TaskError>,
+    pub(crate) rest: Option<Box<TaskError>>,
 }
 
 impl Log {
     /// The log of a call that was refused.
     pub(crate) fn refused(error: TaskError) -> Self {
-        Self { rest: Some(error), ..Self::default() }
+        Self { rest: Some(Box::new(error)), ..Self::default() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -158,11 +158,18 @@ pub(crate) struct Job {
     pub(crate) cancelled: Option<Cancelled>,
     /// No handle refers to the job any more: it is removed when it is finished.
     pub(crate) abandoned: bool,
-    pub(crate) context: Option<JobContext>,
+    pub(crate) context: Option<Box<JobContext>>,
+    /// Whatever waits for the job, if anything ever did: most jobs that are queued have none.
+    pub(crate) audience: Option<Box<Audience>>,
+}
+
+/// What waits for a job.
+#[derive(Default)]
+pub(crate) struct Audience {
     pub(crate) callbacks: Vec<Callback>,
     /// The waker of the last poll. A handle is one future, so one is enough.
     pub(crate) waker: Option<Waker>,
-    /// Threads that wait for this job without driving the engine.
+    /// Threads that wait without driving the engine.
     pub(crate) watchers: Waiters,
 }
 
@@ -193,12 +200,22 @@ impl Job {
 
     /// Whether a callback or a waker must be called when it finishes, even if no thread waits.
     pub(crate) fn is_attended(&self) -> bool {
-        !self.callbacks.is_empty() || self.waker.is_some()
+        self.audience.as_ref().is_some_and(|audience| !audience.callbacks.is_empty() || audience.waker.is_some())
+    }
+
+    /// What waits for the job, to be added to.
+    pub(crate) fn audience(&mut self) -> &mut Audience {
+        self.audience.get_or_insert_default()
+    }
+
+    /// What waits for the job, if anything does.
+    pub(crate) fn present(&mut self) -> Option<&mut Audience> {
+        self.audience.as_deref_mut()
     }
 
     /// Whether the results will never be read.
     fn is_forgotten(&self) -> bool {
-        self.abandoned && self.callbacks.is_empty()
+        self.abandoned && self.audience.as_ref().is_none_or(|audience| audience.callbacks.is_empty())
     }
 
     /// Adds the values of consecutive items, each behind its length.
@@ -252,3 +269,15 @@ impl Hasher for JobIdHasher {
 
 /// All jobs that are unfinished, or that a handle still refers to.
 pub(crate) type Jobs = HashMap<JobId, Job, BuildHasherDefault<JobIdHasher>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program may queue a million calls.
+    #[test]
+    fn a_job_that_waits_takes_little_memory() {
+        let size = size_of::<Job>();
+        assert!(size <= 120, "{size} bytes");
+    }
+}

@@ -53,7 +53,7 @@ impl RingLink {
     /// Sends as many of the items as there is room for.
     pub(crate) fn send_items(&mut self, control: &Socket, span: &Span) -> io::Result<Sent> {
         match &span.batch.items {
-            Items::Inline { .. } => match self.rings.send_items(span) {
+            Items::Inline { .. } | Items::One(_) => match self.rings.send_items(span) {
                 items if items == span.len() => Ok(Sent::Taken),
                 items => Ok(Sent::Part(items)),
             },
