@@ -7,12 +7,99 @@
 
 use std::error::Error;
 use std::fmt;
+use std::num::NonZero;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::Serialize;
+use start_methods::Exit;
 use start_methods::StartError;
+
+/// Which item of which call an error belongs to.
+///
+/// Printed as `item 3 of "resize"`. A call is named by [`Pool::label`](crate::Pool::label).
+///
+/// # Examples
+///
+/// ```
+/// # use procpool::Pool;
+/// # fn main() -> anyhow::Result<()> {
+/// # procpool::init();
+/// let pool = Pool::new(2)?;
+/// let error = pool.label("quotients").map([6u32, 3, 0], |x| 12 / x).unwrap_err();
+/// let origin = error.origin().expect("it belongs to one item");
+/// assert_eq!((origin.index(), origin.label()), (Some(2), Some("quotients")));
+/// assert!(error.to_string().starts_with("item 2 of \"quotients\": panic in worker "));
+/// # Ok(())
+/// # }
+/// ```
+// Two words, so that an error stays small: the index and one more is never zero, and the text is behind one pointer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The index and one more.
+    number: Option<NonZero<u64>>,
+    label: Label,
+}
+
+impl Origin {
+    /// The position of the item in the input of its call, from 0 on. `None` if the call has one item only (`apply`), or
+    /// if the error concerns the whole call.
+    #[must_use]
+    pub fn index(&self) -> Option<usize> {
+        self.number.and_then(|number| usize::try_from(number.get() - 1).ok())
+    }
+
+    /// The [label](crate::Pool::label) of the call, if it has one.
+    #[must_use]
+    pub fn label(&self) -> Option<&str> {
+        self.label.0.as_deref().map(String::as_str)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.index(), self.label()) {
+            (Some(index), Some(label)) => write!(f, "item {index} of {label:?}"),
+            (Some(index), None) => write!(f, "item {index}"),
+            (None, Some(label)) => write!(f, "{label:?}"),
+            (None, None) => f.write_str("a call without a label"),
+        }
+    }
+}
+
+/// The label of a call, shared by all errors of the call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Label(Option<Arc<String>>);
+
+impl Label {
+    pub(crate) fn new(label: Option<&str>) -> Self {
+        Self(label.map(|label| Arc::new(label.to_owned())))
+    }
+
+    /// The item with this index of the call.
+    pub(crate) fn item(&self, index: u64) -> Origin {
+        Origin { number: NonZero::new(index.wrapping_add(1)), label: self.clone() }
+    }
+
+    /// The whole call.
+    pub(crate) fn call(&self) -> Origin {
+        Origin { number: None, label: self.clone() }
+    }
+}
+
+impl Serialize for Label {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_deref().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Label {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Option::<String>::deserialize(deserializer)?.map(Arc::new)))
+    }
+}
 
 /// The error that a task returned through `anyhow::Result`: the counterpart of an exception.
 ///
@@ -36,11 +123,14 @@ use start_methods::StartError;
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Failure {
     /// The whole chain of causes, outermost first, joined by `": "`.
     pub message: String,
     /// The worker that ran the task.
     pub pid: u32,
+    /// Which item it was.
+    pub origin: Origin,
 }
 
 /// A panic inside a task, as the worker caught it. The worker lives on.
@@ -65,6 +155,7 @@ pub struct Failure {
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Panic {
     /// The panic message; `"Box<dyn Any>"` when the payload was not text.
     pub message: String,
@@ -76,6 +167,8 @@ pub struct Panic {
     pub backtrace: Option<String>,
     /// The worker that ran the task.
     pub pid: u32,
+    /// Which item it was.
+    pub origin: Origin,
 }
 
 impl fmt::Display for Panic {
@@ -154,10 +247,9 @@ impl fmt::Display for Side {
 /// for (index, result) in results.into_iter().enumerate() {
 ///     match result {
 ///         Ok(square) => assert_eq!(square, (index * index) as u64),
-///         Err(TaskError::WorkerDied { status, started, .. }) => {
-///             assert_eq!(index, 3);
+///         Err(TaskError::WorkerDied { status, origin, .. }) => {
+///             assert_eq!((index, origin.index()), (3, Some(3)));
 ///             assert_eq!(status.and_then(|status| status.code()), Some(7));
-///             assert!(started, "so it may have had effects");
 ///         }
 ///         Err(error) => panic!("{error}"),
 ///     }
@@ -189,56 +281,72 @@ pub enum TaskError {
     Failed(Failure),
     /// The task panicked. Its worker lives on.
     Panicked(Panic),
-    /// The worker died before it answered.
+    /// The worker died while it ran this item, or before it could answer. The item may have had effects: one that had
+    /// certainly not begun runs elsewhere, and is no error.
+    #[non_exhaustive]
     WorkerDied {
         /// The worker's process id.
         pid: u32,
         /// How it ended, if the system reports it.
         status: Option<ExitStatus>,
-        /// Whether the worker may have begun the item. An item that it had not begun has had no effect, and runs
-        /// elsewhere.
-        started: bool,
         /// How many workers have died while they ran this item. More than one only if the call asks for
         /// [`retries`](crate::Pool::retries).
         attempts: u32,
         /// The panic that aborted the worker, if it could still be reported (builds with `panic = "abort"`, a panic while
         /// panicking).
         panic: Option<Box<Panic>>,
+        /// Which item it was.
+        origin: Origin,
     },
     /// The item had run for the [`timeout`](crate::Pool::timeout) of its call, and its worker was killed for that. Other
     /// items are unaffected.
+    #[non_exhaustive]
     TimedOut {
         /// The worker's process id.
         pid: u32,
         /// How long the item was allowed to run.
         timeout: Duration,
+        /// Which item it was.
+        origin: Origin,
     },
     /// The call was [cancelled](crate::AsyncResult::cancel) before the item had a result. If it was running, its worker
     /// was killed for that.
     Cancelled,
     /// A value could not be serialized. The worker and the other items are unaffected.
+    #[non_exhaustive]
     Encode {
         /// Which value.
         side: Side,
         /// Serde's message, or why the bytes could not be stored.
         message: String,
+        /// Which item it was; for a context, which call.
+        origin: Origin,
     },
     /// A value could not be deserialized by the receiver. The worker and the other items are unaffected.
+    #[non_exhaustive]
     Decode {
         /// Which value.
         side: Side,
         /// Serde's message and what to do about it, or why the bytes could not be read.
         message: String,
+        /// Which item it was.
+        origin: Origin,
     },
     /// The function is in no loaded image of this program, or not in the worker's.
+    #[non_exhaustive]
     FunctionNotFound {
         /// Which address or image, and why it was not accepted.
         message: String,
+        /// Which item it was, or which call.
+        origin: Origin,
     },
     /// The input iterator panicked when it was asked for this item. No further items were drawn from it.
+    #[non_exhaustive]
     Input {
         /// The panic message.
         message: String,
+        /// Which item it was.
+        origin: Origin,
     },
     /// Not run: another item of this fail-fast call had failed before this one was handed out.
     Skipped,
@@ -248,20 +356,75 @@ pub enum TaskError {
     Refused(PoolError),
 }
 
+impl TaskError {
+    /// Which item of which call the error belongs to.
+    ///
+    /// `None` for the variants that concern more than one item: [`Cancelled`](Self::Cancelled),
+    /// [`Skipped`](Self::Skipped), [`Terminated`](Self::Terminated) and [`Refused`](Self::Refused).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use procpool::Pool;
+    /// # fn main() -> anyhow::Result<()> {
+    /// # procpool::init();
+    /// let pool = Pool::new(2)?;
+    /// for quotient in pool.imap_unordered(0..10u32, |x| 12 / x) {
+    ///     if let Err(error) = quotient {
+    ///         let index = error.origin().and_then(|origin| origin.index());
+    ///         assert_eq!(index, Some(0), "12 / 0, whenever it arrives");
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        match self {
+            TaskError::Failed(Failure { origin, .. })
+            | TaskError::Panicked(Panic { origin, .. })
+            | TaskError::WorkerDied { origin, .. }
+            | TaskError::TimedOut { origin, .. }
+            | TaskError::Encode { origin, .. }
+            | TaskError::Decode { origin, .. }
+            | TaskError::FunctionNotFound { origin, .. }
+            | TaskError::Input { origin, .. } => Some(origin),
+            TaskError::Cancelled | TaskError::Skipped | TaskError::Terminated | TaskError::Refused(_) => None,
+        }
+    }
+
+    /// The same error, of this item.
+    pub(crate) fn of(mut self, item: Origin) -> Self {
+        match &mut self {
+            TaskError::Failed(Failure { origin, .. })
+            | TaskError::Panicked(Panic { origin, .. })
+            | TaskError::TimedOut { origin, .. }
+            | TaskError::Encode { origin, .. }
+            | TaskError::Decode { origin, .. }
+            | TaskError::FunctionNotFound { origin, .. }
+            | TaskError::Input { origin, .. } => *origin = item,
+            TaskError::WorkerDied { panic, origin, .. } => {
+                if let Some(panic) = panic {
+                    panic.origin = item.clone();
+                }
+                *origin = item;
+            }
+            TaskError::Cancelled | TaskError::Skipped | TaskError::Terminated | TaskError::Refused(_) => {}
+        }
+        self
+    }
+}
+
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = self.origin().filter(|origin| **origin != Origin::default()) {
+            write!(f, "{origin}: ")?;
+        }
         match self {
             TaskError::Failed(failure) => write!(f, "task failed: {}", failure.message),
             TaskError::Panicked(panic) => write!(f, "{panic}"),
-            TaskError::WorkerDied { pid, status, started, attempts, panic } => {
-                match started {
-                    true => write!(f, "worker {pid} died while it ran this item: ")?,
-                    false => write!(f, "worker {pid} died before it began this item: ")?,
-                }
-                match status {
-                    Some(status) => write!(f, "{status}")?,
-                    None => f.write_str("exit status unknown")?,
-                }
+            TaskError::WorkerDied { pid, status, attempts, panic, .. } => {
+                write!(f, "worker {pid} died while it ran this item: {}", in_words(*status))?;
                 if *attempts > 1 {
                     write!(f, "; {attempts} workers have died of it")?;
                 }
@@ -270,20 +433,16 @@ impl fmt::Display for TaskError {
                     None => Ok(()),
                 }
             }
-            TaskError::TimedOut { pid, timeout } => {
+            TaskError::TimedOut { pid, timeout, .. } => {
                 write!(f, "this item did not end within {timeout:?}, and worker {pid} was killed for that")
             }
             TaskError::Cancelled => f.write_str("the call was cancelled before this item was done"),
-            TaskError::Encode { side, message } => {
-                write!(f, "{side} does not serialize: {message}")
-            }
-            TaskError::Decode { side, message } => {
-                write!(f, "{side} does not deserialize: {message}")
-            }
-            TaskError::FunctionNotFound { message } => {
+            TaskError::Encode { side, message, .. } => write!(f, "{side} does not serialize: {message}"),
+            TaskError::Decode { side, message, .. } => write!(f, "{side} does not deserialize: {message}"),
+            TaskError::FunctionNotFound { message, .. } => {
                 write!(f, "the function cannot be sent to a worker: {message}")
             }
-            TaskError::Input { message } => write!(f, "the input iterator panicked: {message}"),
+            TaskError::Input { message, .. } => write!(f, "the input iterator panicked: {message}"),
             TaskError::Skipped => f.write_str("not run: another item of this fail-fast call failed first"),
             TaskError::Terminated => f.write_str("the pool was terminated before this item was done"),
             TaskError::Refused(error) => write!(f, "the pool did not take the task: {error}"),
@@ -291,14 +450,14 @@ impl fmt::Display for TaskError {
     }
 }
 
-impl Error for TaskError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            TaskError::Refused(error) => Some(error),
-            _ => None,
-        }
-    }
+/// How a worker ended.
+fn in_words(status: Option<ExitStatus>) -> Exit {
+    status.map_or(Exit::Unknown, Exit::Known)
 }
+
+/// It has no `source`: the text contains the cause already, so that one line is enough for a log, and a report of the
+/// whole chain does not repeat it. The typed cause is in [`Refused`](Self::Refused).
+impl Error for TaskError {}
 
 impl From<PoolError> for TaskError {
     fn from(error: PoolError) -> Self {
@@ -470,11 +629,7 @@ impl fmt::Display for PoolError {
                 write!(f, "a worker cannot use shared memory, so later ones will do without: {message}")
             }
             PoolError::DiedStarting { pid, status } => {
-                write!(f, "worker {pid} ended before it was ready: ")?;
-                match status {
-                    Some(status) => write!(f, "{status}"),
-                    None => f.write_str("exit status unknown"),
-                }
+                write!(f, "worker {pid} ended before it was ready: {}", in_words(*status))
             }
             PoolError::Broken { failures, last } => {
                 write!(f, "the pool is broken: {failures} workers in a row could not start; the last: {last}")
@@ -502,15 +657,9 @@ impl fmt::Display for PoolError {
     }
 }
 
-impl Error for PoolError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            PoolError::Start(error) => Some(error),
-            PoolError::Broken { last, .. } => Some(last.as_ref()),
-            _ => None,
-        }
-    }
-}
+/// It has no `source`: the text contains the cause already. The typed cause is in [`Start`](Self::Start) and
+/// [`Broken`](Self::Broken).
+impl Error for PoolError {}
 
 impl From<StartError> for PoolError {
     fn from(error: StartError) -> Self {

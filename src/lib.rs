@@ -125,6 +125,7 @@ pub use api::init::init;
 pub use api::pool::Pool;
 pub use api::results::AsyncResult;
 pub use error::Failure;
+pub use error::Origin;
 pub use error::Panic;
 pub use error::PoolError;
 pub use error::Side;

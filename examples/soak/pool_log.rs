@@ -15,7 +15,7 @@ use log::Log;
 use log::Metadata;
 
 /// The log line for a worker that was killed before its initializer ran.
-const EARLY_DEATH: &str = "ended before it was ready: signal: 9 (SIGKILL)";
+const EARLY_DEATH: &str = "ended before it was ready: killed by SIGKILL";
 /// Maximum lines that are kept.
 const LINES_MAX: usize = 20;
 

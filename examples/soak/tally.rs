@@ -144,7 +144,7 @@ impl Tally {
     /// The worker whose SIGKILL explains the error. Other errors are reported.
     fn death(&self, error: &TaskError) -> Option<u32> {
         match error {
-            TaskError::WorkerDied { pid, status, started: true, attempts: 1, panic: None }
+            TaskError::WorkerDied { pid, status, attempts: 1, panic: None, .. }
                 if status.is_none_or(|status| status.signal() == Some(libc::SIGKILL)) =>
             {
                 Some(*pid)

@@ -367,7 +367,7 @@ macro_rules! options {
         impl Pool {$(
             #[doc = $summary]
             $(#[$doc])*
-            pub fn $name(&self, $($value: $Value)?) -> Call<'_> {
+            pub fn $name<'p>(&'p self, $($value: $Value)?) -> Call<'p> {
                 let mut call = self.call();
                 call.options.$option = $set;
                 call
@@ -375,7 +375,7 @@ macro_rules! options {
         )+}
 
         /// Options of one call. All are documented at [`Pool`].
-        impl Call<'_> {$(
+        impl<'p> Call<'p> {$(
             #[doc = $summary]
             #[doc = ""]
             #[doc = see!($name)]
@@ -386,7 +386,7 @@ macro_rules! options {
         )+}
 
         /// Options of one call. All are documented at [`Pool`].
-        impl<C> CallWith<'_, '_, C> {$(
+        impl<'p, C> CallWith<'p, '_, C> {$(
             #[doc = $summary]
             #[doc = ""]
             #[doc = see!($name)]
@@ -512,4 +512,24 @@ options! {
     /// # }
     /// ```
     pub fn retries(times: u32) { retries = times }
+
+    /// For one call: its errors name it.
+    ///
+    /// The label is in the text of each [`TaskError`] that has an [`Origin`](crate::Origin), before what happened, and
+    /// in [`Origin::label`](crate::Origin::label). Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let resize = |edge: u32| -> anyhow::Result<u32> { edge.checked_sub(1).ok_or(anyhow::anyhow!("no pixels")) };
+    ///
+    /// let error = pool.label("resize").map([3, 0, 2], resize).unwrap_err();
+    /// assert_eq!(error.to_string(), "item 1 of \"resize\": task failed: no pixels");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn label(label: &'p str) { label = Some(label) }
 }

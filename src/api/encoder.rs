@@ -8,6 +8,7 @@ use std::panic::resume_unwind;
 use serde::Serialize;
 
 use crate::api::input::Input;
+use crate::error::Origin;
 use crate::error::Side;
 use crate::error::TaskError;
 use crate::transport::frame::close_item;
@@ -157,7 +158,7 @@ impl Encoder {
     fn fail(&mut self, message: String) {
         let bytes = self.output.bytes();
         bytes.truncate(bytes.len() - ITEM_HEAD);
-        self.push_error(TaskError::Encode { side: Side::Argument, message });
+        self.push_error(not_encoded(message));
     }
 
     /// Records an error as the next item.
@@ -192,7 +193,7 @@ impl Encoder {
                 self.next_index += 1;
                 self.finish(self.next_index - 1, Items::Blob(blob));
             }
-            Err(error) => self.push_error(TaskError::Encode { side: Side::Argument, message: no_room(&error) }),
+            Err(error) => self.push_error(not_encoded(no_room(&error))),
         }
     }
 
@@ -226,6 +227,11 @@ impl Encoder {
         let batch = Batch { job: self.job, target: self.target, first_index, items };
         self.work.push(Ok(Span::whole(batch)));
     }
+}
+
+/// The error of an item that did not serialize. Its origin is set where it is read.
+fn not_encoded(message: String) -> TaskError {
+    TaskError::Encode { side: Side::Argument, message, origin: Origin::default() }
 }
 
 #[cfg(test)]

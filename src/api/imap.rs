@@ -22,6 +22,7 @@ use crate::driver::Exchange;
 use crate::driver::IfClosed;
 use crate::driver::Leftover;
 use crate::driver::More;
+use crate::error::Label;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::error::TimedOut;
@@ -108,6 +109,7 @@ impl<T> Arrived<T> {
 /// A job that is fed as its results are consumed.
 struct Pull<I: Iterator, T> {
     backend: Arc<dyn Backend>,
+    label: Label,
     /// `None` if the job was refused or has been abandoned.
     job: Option<JobId>,
     encoder: Option<Encoder>,
@@ -131,6 +133,7 @@ impl<I: Iterator, T> Pull<I, T> {
     fn new(backend: Arc<dyn Backend>, prepared: Result<Prepared, TaskError>, items: I, arrived: Arrived<T>) -> Self {
         let mut pull = Self {
             backend,
+            label: Label::default(),
             job: None,
             encoder: None,
             input: Input::new(items),
@@ -142,7 +145,11 @@ impl<I: Iterator, T> Pull<I, T> {
             input_is_slow: false,
             items_are_quick: false,
         };
-        match prepared.and_then(|prepared| prepared.open(IfClosed::Refuse)) {
+        let opened = prepared.and_then(|prepared| {
+            pull.label = prepared.label.clone();
+            prepared.open(IfClosed::Refuse)
+        });
+        match opened {
             Ok((job, encoder)) => {
                 pull.job = Some(job);
                 pull.encoder = Some(encoder);
@@ -262,13 +269,18 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<I, T> {
 
     fn take(&mut self, log: Option<Log>) {
         let Some(log) = log else { return };
+        let label = self.label.clone();
         for (first, outcomes) in log.outcomes() {
             let mut index = first;
-            let Ok(()) = read_outcomes(outcomes, |item| {
-                self.settle(index, item);
-                index += 1;
-                Ok::<(), Infallible>(())
-            });
+            let Ok(()) = read_outcomes(
+                outcomes,
+                |before| label.item(first + before),
+                |item| {
+                    self.settle(index, item);
+                    index += 1;
+                    Ok::<(), Infallible>(())
+                },
+            );
         }
         if let Some(error) = &log.rest {
             let (drawn, missing) = (self.drawn, self.in_flight);

@@ -5,6 +5,7 @@ use std::iter::Fuse;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 
+use crate::error::Origin;
 use crate::error::TaskError;
 use crate::sys::payload;
 
@@ -59,6 +60,6 @@ impl<I: Iterator> Input<I> {
     /// The error of an iterator that panicked. Nothing more is drawn from it.
     pub(super) fn panicked(&mut self, payload: Box<dyn Any + Send>) -> TaskError {
         self.over = true;
-        TaskError::Input { message: payload::into_text(payload) }
+        TaskError::Input { message: payload::into_text(payload), origin: Origin::default() }
     }
 }

@@ -11,6 +11,7 @@ use crate::driver::Backend;
 use crate::driver::IfClosed;
 use crate::driver::Leftover;
 use crate::driver::More;
+use crate::error::Label;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::values::blob::INLINE_MAX;
@@ -106,7 +107,7 @@ fn run<A: Data, T: Data, V>(
     items: impl Iterator<Item = A>,
     mut keep: impl FnMut(usize, Result<T, TaskError>) -> Result<Option<V>, TaskError>,
 ) -> Result<Vec<V>, TaskError> {
-    let backend = Arc::clone(&prepared.backend);
+    let (backend, label) = (Arc::clone(&prepared.backend), prepared.label.clone());
     let (job, mut encoder) = prepared.open(IfClosed::Serve)?;
     let hold = Hold::new(backend, job);
     let mut input = Input::new(items);
@@ -122,7 +123,7 @@ fn run<A: Data, T: Data, V>(
             }
         };
         if let Some(log) = log {
-            settled += take(&mut places, &log, &mut keep)?;
+            settled += take(&mut places, &log, &label, &mut keep)?;
         }
         if input.is_over() && settled == encoder.pushed() {
             return Ok(places.front);
@@ -196,6 +197,7 @@ impl<V> Places<V> {
 fn take<T: Data, V>(
     places: &mut Places<V>,
     log: &Log,
+    label: &Label,
     keep: &mut impl FnMut(usize, Result<T, TaskError>) -> Result<Option<V>, TaskError>,
 ) -> Result<u64, TaskError> {
     if let Some(error) = &log.rest {
@@ -203,22 +205,26 @@ fn take<T: Data, V>(
         return Err(TaskError::clone(error));
     }
     let mut taken = 0;
-    for (first, outcomes) in log.outcomes() {
-        let first = usize::try_from(first).expect("a position in a vector");
+    for (index, outcomes) in log.outcomes() {
+        let first = usize::try_from(index).expect("a position in a vector");
         let mut position = first;
         let (mut start, mut run) = places.take(first);
-        read_outcomes(outcomes, |outcome| {
-            match keep(position, outcome)? {
-                Some(value) => run.push(value),
-                None => {
-                    // A gap that is never filled: what follows it stays apart.
-                    places.put(start, std::mem::take(&mut run));
-                    (start, run) = (position + 1, Vec::new());
+        read_outcomes(
+            outcomes,
+            |before| label.item(index + before),
+            |outcome| {
+                match keep(position, outcome)? {
+                    Some(value) => run.push(value),
+                    None => {
+                        // A gap that is never filled: what follows it stays apart.
+                        places.put(start, std::mem::take(&mut run));
+                        (start, run) = (position + 1, Vec::new());
+                    }
                 }
-            }
-            position += 1;
-            Ok::<(), TaskError>(())
-        })?;
+                position += 1;
+                Ok::<(), TaskError>(())
+            },
+        )?;
         places.put(start, run);
         taken += (position - first) as u64;
     }

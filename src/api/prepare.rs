@@ -9,6 +9,7 @@ use crate::api::encoder::Encoder;
 use crate::driver::Backend;
 use crate::driver::IfClosed;
 use crate::driver::Opening;
+use crate::error::Label;
 use crate::error::PoolError;
 use crate::error::Side;
 use crate::error::TaskError;
@@ -26,7 +27,9 @@ use crate::work::jobs::JobContext;
 
 /// The options of one call.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Options {
+pub(super) struct Options<'p> {
+    /// What the call is called in its errors.
+    pub(super) label: Option<&'p str>,
     /// `None`: the default of the call.
     pub(super) chunk_size: Option<usize>,
     pub(super) fail_fast: bool,
@@ -39,6 +42,7 @@ pub(super) struct Options {
 /// A call whose job can be opened.
 pub(super) struct Prepared {
     pub(super) backend: Arc<dyn Backend>,
+    pub(super) label: Label,
     policy: JobPolicy,
     fail_fast: bool,
     target: Target,
@@ -53,7 +57,7 @@ impl Prepared {
     /// What makes this call impossible, whatever its items are.
     pub(super) fn new<C: Serialize + 'static>(
         backend: &Arc<dyn Backend>,
-        options: Options,
+        options: Options<'_>,
         default_chunk: ChunkSize,
         function: LocalFunction,
         context: Option<&C>,
@@ -70,14 +74,17 @@ impl Prepared {
         if options.timeout == Some(Duration::ZERO) {
             return Err(PoolError::ZeroLimit { option: "timeout" }.into());
         }
-        let function = function.id().map_err(|message| TaskError::FunctionNotFound { message })?;
+        let label = Label::new(options.label);
+        let not_found = |message| TaskError::FunctionNotFound { message, origin: label.call() };
+        let function = function.id().map_err(not_found)?;
         let context = match context {
-            Some(context) => Some(encode_context(backend.as_ref(), function, context)?),
+            Some(context) => Some(encode_context(backend.as_ref(), function, context, &label)?),
             None => None,
         };
         let context_id = context.as_ref().map_or(0, |context| context.id);
         Ok(Self {
             backend: Arc::clone(backend),
+            label,
             policy: JobPolicy { chunk, retries: options.retries, is_timed: options.timeout.is_some() },
             fail_fast: options.fail_fast,
             target: Target { function, context: context_id, timeout: options.timeout },
@@ -91,7 +98,7 @@ impl Prepared {
     ///
     /// [`TaskError::Refused`]: the pool takes no more jobs.
     pub(super) fn open(self, if_closed: IfClosed) -> Result<(JobId, Encoder), TaskError> {
-        let Self { backend, policy, fail_fast, target, context } = self;
+        let Self { backend, label: _, policy, fail_fast, target, context } = self;
         let job = backend.open(Opening { policy, fail_fast, context, if_closed })?;
         Ok((job, Encoder::new(job, target, backend.output())))
     }
@@ -101,8 +108,9 @@ fn encode_context<C: Serialize + 'static>(
     backend: &dyn Backend,
     function: FunctionId,
     context: &C,
+    label: &Label,
 ) -> Result<JobContext, TaskError> {
-    let failed = |message| TaskError::Encode { side: Side::Context, message };
+    let failed = |message| TaskError::Encode { side: Side::Context, message, origin: label.call() };
     let mut output = Output::default();
     codec::encode(context, &mut output).map_err(failed)?;
     let body = match output.fits_a_frame() {

@@ -9,21 +9,20 @@ use crate::api::map::Stop;
 use crate::api::prepare::Options;
 use crate::api::prepare::Prepared;
 use crate::api::results::AsyncResult;
-use crate::api::results::read_all;
-use crate::api::results::read_one;
+use crate::api::results::Reader;
 use crate::driver::Backend;
 use crate::driver::IfClosed;
 use crate::driver::More;
+use crate::error::Label;
 use crate::error::TaskError;
 use crate::work::batch::ChunkSize;
 use crate::work::function::LocalFunction;
-use crate::work::jobs::Log;
 use crate::work::task::Data;
 
 /// A call without its items: the same for calls with and without a context.
 pub(super) struct Request<'c, C> {
     pub(super) backend: &'c Arc<dyn Backend>,
-    pub(super) options: Options,
+    pub(super) options: Options<'c>,
     pub(super) function: LocalFunction,
     pub(super) context: Option<&'c C>,
 }
@@ -34,34 +33,37 @@ impl<C: Data> Request<'_, C> {
     }
 
     pub(super) fn apply<T: Data, V: Data>(&self, args: &T) -> Result<V, TaskError> {
-        let (job, mut encoder) = self.prepare(ChunkSize::Fixed(1))?.open(IfClosed::Refuse)?;
+        let prepared = self.prepare(ChunkSize::Fixed(1))?;
+        let reader = Reader::of_one(prepared.label.clone());
+        let (job, mut encoder) = prepared.open(IfClosed::Refuse)?;
         // From here on, its drop abandons the job.
-        let handle = AsyncResult::new(Arc::clone(self.backend), job, read_one::<V>);
+        let handle = AsyncResult::<V>::new(Arc::clone(self.backend), job, reader.clone());
         encoder.push(args);
         self.backend.submit(job, encoder.take(), More::Never)?;
         let log = self.backend.wait(job, None)?;
         drop(handle);
-        read_one(&log.expect("without a deadline there is a result"))
+        reader.read(&log.expect("without a deadline there is a result"))
     }
 
     pub(super) fn apply_async<T: Data, V: Data>(&self, args: T) -> AsyncResult<V> {
-        self.submit_all(std::iter::once(args), ChunkSize::Fixed(1), read_one)
+        self.submit_all(std::iter::once(args), ChunkSize::Fixed(1), Reader::of_one)
     }
 
     pub(super) fn map_async<A: Data, V: Data>(&self, items: impl Iterator<Item = A>) -> AsyncResult<Vec<V>> {
-        self.submit_all(items, ChunkSize::Adaptive, read_all)
+        self.submit_all(items, ChunkSize::Adaptive, Reader::of_all)
     }
 
     fn submit_all<A: Data, R>(
         &self,
         items: impl Iterator<Item = A>,
         default_chunk: ChunkSize,
-        read: fn(&Log) -> Result<R, TaskError>,
+        reader: fn(Label) -> Reader<R>,
     ) -> AsyncResult<R> {
         let backend = Arc::clone(self.backend);
+        let reader = reader(Label::new(self.options.label));
         match self.prepare(default_chunk).and_then(|prepared| map::submit_all(prepared, items)) {
-            Ok(job) => AsyncResult::new(backend, job, read),
-            Err(error) => AsyncResult::refused(backend, error, read),
+            Ok(job) => AsyncResult::new(backend, job, reader),
+            Err(error) => AsyncResult::refused(backend, error, reader),
         }
     }
 

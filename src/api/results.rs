@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use crate::driver::Backend;
 use crate::driver::Leftover;
+use crate::error::Label;
+use crate::error::Origin;
 use crate::error::Side;
 use crate::error::TaskError;
 use crate::transport::frame::ItemReader;
@@ -20,30 +22,69 @@ use crate::work::jobs::Log;
 use crate::work::jobs::SettledRef;
 use crate::work::task::Data;
 
-/// Decodes the outcomes and calls `f` with each in order, until it returns an error.
+/// Decodes the outcomes and calls `f` with each in order, until it returns an error. `origin` says where an outcome came
+/// from that is an error, by how many came before it.
 pub(super) fn read_outcomes<T: Data, E>(
     outcomes: SettledRef<'_>,
+    origin: impl Fn(u64) -> Origin,
     mut f: impl FnMut(Result<T, TaskError>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let undecoded = |message| TaskError::Decode { side: Side::Result, message };
+    let undecoded = |message, origin| TaskError::Decode { side: Side::Result, message, origin };
     match outcomes {
         SettledRef::Values { items, bytes } => {
             let values = ItemReader(bytes).take(items as usize);
             let values = values.map(|value| value.expect("lengths were checked when the values came"));
-            codec::decode_each(values, |value: Result<T, String>| f(value.map_err(undecoded)))
+            let mut before = 0;
+            codec::decode_each(values, |value: Result<T, String>| {
+                let value = value.map_err(|message| undecoded(message, origin(before)));
+                before += 1;
+                f(value)
+            })
         }
         SettledRef::Blob(blob) => f(match blob.read() {
-            Ok(bytes) => codec::decode(&bytes).map_err(undecoded),
-            Err(error) => Err(undecoded(error.to_string())),
+            Ok(bytes) => codec::decode(&bytes).map_err(|message| undecoded(message, origin(0))),
+            Err(error) => Err(undecoded(error.to_string(), origin(0))),
         }),
-        SettledRef::Error(error) => f(Err(error.clone())),
+        SettledRef::Error(error) => f(Err(error.clone().of(origin(0)))),
+    }
+}
+
+/// How the finished log of a call becomes its result.
+pub(super) struct Reader<T> {
+    read: fn(&Log, &Label) -> Result<T, TaskError>,
+    label: Label,
+}
+
+impl<T: Data> Reader<T> {
+    /// Of a call that has one item.
+    pub(super) fn of_one(label: Label) -> Self {
+        Self { read: read_one, label }
+    }
+}
+
+impl<T: Data> Reader<Vec<T>> {
+    /// Of a call that has any number of items.
+    pub(super) fn of_all(label: Label) -> Self {
+        Self { read: read_all, label }
+    }
+}
+
+impl<T> Reader<T> {
+    pub(super) fn read(&self, log: &Log) -> Result<T, TaskError> {
+        (self.read)(log, &self.label)
+    }
+}
+
+impl<T> Clone for Reader<T> {
+    fn clone(&self) -> Self {
+        Self { read: self.read, label: self.label.clone() }
     }
 }
 
 /// The value of a job of one item.
-pub(super) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
+fn read_one<T: Data>(log: &Log, label: &Label) -> Result<T, TaskError> {
     // The first outcome ends the walk, so it is returned as the walk's error.
-    let read = log.outcomes().try_for_each(|(_, outcomes)| read_outcomes(outcomes, Err));
+    let read = log.outcomes().try_for_each(|(_, outcomes)| read_outcomes(outcomes, |_| label.call(), Err));
     match (read, &log.rest) {
         (Err(result), _) => result,
         (Ok(()), Some(error)) => Err(TaskError::clone(error)),
@@ -52,7 +93,7 @@ pub(super) fn read_one<T: Data>(log: &Log) -> Result<T, TaskError> {
 }
 
 /// The values of a job in the order of its input, or the error of the lowest index.
-pub(super) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
+fn read_all<T: Data>(log: &Log, label: &Label) -> Result<Vec<T>, TaskError> {
     let mut values = Vec::new();
     let mut skipped = None;
     let mut next = 0;
@@ -61,16 +102,20 @@ pub(super) fn read_all<T: Data>(log: &Log) -> Result<Vec<T>, TaskError> {
         if first != next {
             return Ok(());
         }
-        read_outcomes(outcomes, |outcome| {
-            next += 1;
-            match outcome {
-                Ok(value) => values.push(value),
-                // Skipped because of an error with a higher index, which is the one to return.
-                Err(TaskError::Skipped) => skipped = Some(TaskError::Skipped),
-                Err(error) => return Err(error),
-            }
-            Ok(())
-        })
+        read_outcomes(
+            outcomes,
+            |before| label.item(first + before),
+            |outcome| {
+                next += 1;
+                match outcome {
+                    Ok(value) => values.push(value),
+                    // Skipped because of an error with a higher index, which is the one to return.
+                    Err(TaskError::Skipped) => skipped = Some(TaskError::Skipped),
+                    Err(error) => return Err(error),
+                }
+                Ok(())
+            },
+        )
     });
     match (read, log.rest.as_deref().cloned().or(skipped)) {
         (Err(error), _) | (Ok(()), Some(error)) => Err(error),
@@ -112,17 +157,17 @@ enum State {
 pub struct AsyncResult<T> {
     backend: Arc<dyn Backend>,
     state: State,
-    read: fn(&Log) -> Result<T, TaskError>,
+    reader: Reader<T>,
 }
 
 impl<T> AsyncResult<T> {
-    pub(super) fn new(backend: Arc<dyn Backend>, job: JobId, read: fn(&Log) -> Result<T, TaskError>) -> Self {
-        Self { backend, state: State::Job(job), read }
+    pub(super) fn new(backend: Arc<dyn Backend>, job: JobId, reader: Reader<T>) -> Self {
+        Self { backend, state: State::Job(job), reader }
     }
 
-    pub(super) fn refused(backend: Arc<dyn Backend>, error: TaskError, read: fn(&Log) -> Result<T, TaskError>) -> Self {
+    pub(super) fn refused(backend: Arc<dyn Backend>, error: TaskError, reader: Reader<T>) -> Self {
         let log = Log::refused(error);
-        Self { backend, state: State::Refused(Arc::new(log)), read }
+        Self { backend, state: State::Refused(Arc::new(log)), reader }
     }
 
     /// Waits for the result.
@@ -153,7 +198,7 @@ impl<T> AsyncResult<T> {
     /// ```
     pub fn get(&self) -> Result<T, TaskError> {
         match self.log_by(None)? {
-            Some(log) => (self.read)(&log),
+            Some(log) => self.reader.read(&log),
             None => unreachable!("without a deadline there is a result"),
         }
     }
@@ -185,7 +230,7 @@ impl<T> AsyncResult<T> {
     /// ```
     pub fn get_timeout(&self, timeout: Duration) -> Result<Option<T>, TaskError> {
         match self.log_by(Instant::now().checked_add(timeout))? {
-            Some(log) => (self.read)(&log).map(Some),
+            Some(log) => self.reader.read(&log).map(Some),
             None => Ok(None),
         }
     }
@@ -275,7 +320,7 @@ impl<T> AsyncResult<T> {
     /// ```
     #[must_use]
     pub fn successful(&self) -> bool {
-        self.log_by(Some(Instant::now())).is_ok_and(|log| log.is_some_and(|log| (self.read)(&log).is_ok()))
+        self.log_by(Some(Instant::now())).is_ok_and(|log| log.is_some_and(|log| self.reader.read(&log).is_ok()))
     }
 
     /// Cancels the call: items that have not begun do not run, and a worker that runs one is killed and replaced.
@@ -357,9 +402,9 @@ impl<T: 'static> AsyncResult<T> {
     /// ```
     #[must_use = "the handle is returned; drop it if it is not needed"]
     pub fn on_success(self, f: impl FnOnce(T) + Send + 'static) -> Self {
-        let read = self.read;
+        let reader = self.reader.clone();
         self.attach(Box::new(move |log| {
-            if let Ok(value) = read(log) {
+            if let Ok(value) = reader.read(log) {
                 f(value);
             }
         }));
@@ -387,9 +432,9 @@ impl<T: 'static> AsyncResult<T> {
     /// ```
     #[must_use = "the handle is returned; drop it if it is not needed"]
     pub fn on_error(self, f: impl FnOnce(TaskError) + Send + 'static) -> Self {
-        let read = self.read;
+        let reader = self.reader.clone();
         self.attach(Box::new(move |log| {
-            if let Err(error) = read(log) {
+            if let Err(error) = reader.read(log) {
                 f(error);
             }
         }));
@@ -402,12 +447,12 @@ impl<T> Future for AsyncResult<T> {
 
     fn poll(self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let job = match &self.state {
-            State::Refused(log) => return Poll::Ready((self.read)(log)),
+            State::Refused(log) => return Poll::Ready(self.reader.read(log)),
             State::Job(job) => *job,
         };
         // Cloned before any lock is taken: a waker's `clone` is the user's code.
         match self.backend.poll(job, context.waker().clone()) {
-            Ok(Some(log)) => Poll::Ready((self.read)(&log)),
+            Ok(Some(log)) => Poll::Ready(self.reader.read(&log)),
             Ok(None) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error.into())),
         }

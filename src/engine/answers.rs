@@ -8,6 +8,7 @@ use crate::engine::state::Phase;
 use crate::engine::worker_handle::Leisure;
 use crate::engine::workers::Descriptor;
 use crate::error::Failure;
+use crate::error::Origin;
 use crate::error::Panic;
 use crate::error::Side;
 use crate::error::TaskError;
@@ -237,7 +238,7 @@ impl Engine {
     /// Distrusts a worker whose answer cannot be read. What the caller of the item is told.
     fn distrust_answer(&mut self, worker: WorkerId, message: String) -> TaskError {
         self.distrust(worker, message.clone());
-        TaskError::Decode { side: Side::Result, message }
+        TaskError::Decode { side: Side::Result, message, origin: Origin::default() }
     }
 
     fn pid(&self, worker: WorkerId) -> u32 {
@@ -261,23 +262,26 @@ impl Engine {
 fn no_descriptor() -> TaskError {
     let message =
         "its bytes found no free descriptor in this process; raise the limit of open files (ulimit -n)".to_owned();
-    TaskError::Decode { side: Side::Result, message }
+    TaskError::Decode { side: Side::Result, message, origin: Origin::default() }
 }
 
-/// The error that an answer brings which is no value.
+/// The error that an answer brings which is no value. Its origin is set where it is read.
 fn error_of(kind: AnswerKind, bytes: &[u8], pid: u32) -> TaskError {
     let message = || String::from_utf8_lossy(bytes).into_owned();
+    let origin = Origin::default();
     match kind {
         AnswerKind::Completion(Completion::Value) => unreachable!("a value is no error"),
-        AnswerKind::Completion(Completion::Failed) => TaskError::Failed(Failure { message: message(), pid }),
-        AnswerKind::Completion(Completion::NotDecoded(side)) => TaskError::Decode { side, message: message() },
-        AnswerKind::Completion(Completion::NotEncoded) => TaskError::Encode { side: Side::Result, message: message() },
-        AnswerKind::FunctionNotFound => TaskError::FunctionNotFound { message: message() },
+        AnswerKind::Completion(Completion::Failed) => TaskError::Failed(Failure { message: message(), pid, origin }),
+        AnswerKind::Completion(Completion::NotDecoded(side)) => TaskError::Decode { side, message: message(), origin },
+        AnswerKind::Completion(Completion::NotEncoded) => {
+            TaskError::Encode { side: Side::Result, message: message(), origin }
+        }
+        AnswerKind::FunctionNotFound => TaskError::FunctionNotFound { message: message(), origin },
         AnswerKind::Panicked => TaskError::Panicked(match codec::parse_serialized::<PanicRecord>(bytes) {
             Ok(record) => panic_of(record, pid),
             Err(error) => {
                 let message = format!("the report of this panic is not readable: {error}");
-                Panic { message, location: None, thread: None, backtrace: None, pid }
+                Panic { message, location: None, thread: None, backtrace: None, pid, origin }
             }
         }),
     }

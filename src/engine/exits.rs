@@ -17,6 +17,7 @@ use crate::engine::state::Phase;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::WorkerHandle;
 use crate::engine::workers::Descriptor;
+use crate::error::Origin;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::schedule::Departure;
@@ -154,7 +155,13 @@ impl Engine {
         for Lost { item, workers } in lost {
             let error = match &handle.kill_reason {
                 Some(reason) if reason.item == item => reason.error.clone(),
-                _ => TaskError::WorkerDied { pid, status, started: true, attempts: workers, panic: panic.clone() },
+                _ => TaskError::WorkerDied {
+                    pid,
+                    status,
+                    attempts: workers,
+                    panic: panic.clone(),
+                    origin: Origin::default(),
+                },
             };
             self.settle_error(item.job, item.index, error);
         }

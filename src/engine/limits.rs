@@ -17,6 +17,7 @@ use crate::engine::state::Engine;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::KillReason;
 use crate::engine::worker_handle::WorkerHandle;
+use crate::error::Origin;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::schedule::WorkerId;
@@ -110,7 +111,7 @@ impl Engine {
         let pid = handle.pid();
         let progress = handle.link.progress();
         let Some(timeout) = self.schedule.timeout(worker) else { return };
-        let time_is_up = TaskError::TimedOut { pid, timeout };
+        let time_is_up = TaskError::TimedOut { pid, timeout, origin: Origin::default() };
         match self.schedule.check_deadline(worker, progress, now) {
             TimeVerdict::Wait => {}
             TimeVerdict::TimeIsUp => self.stop_item(worker, item, time_is_up),

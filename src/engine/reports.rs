@@ -13,6 +13,7 @@ use start_methods::StartError;
 use crate::engine::state::Engine;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::workers::Descriptor;
+use crate::error::Origin;
 use crate::error::Panic;
 use crate::error::PoolError;
 use crate::schedule::WorkerId;
@@ -183,5 +184,5 @@ fn value_in(fd: Option<PrivateFd>, room: Room, cache: &Arc<BlobCache>) -> Result
 /// A panic of the worker `pid`, for the caller.
 pub(super) fn panic_of(record: PanicRecord, pid: u32) -> Panic {
     let PanicRecord { message, location, thread, backtrace } = record;
-    Panic { message, location, thread, backtrace, pid }
+    Panic { message, location, thread, backtrace, pid, origin: Origin::default() }
 }

@@ -32,6 +32,7 @@ use crate::engine::worker_handle::WorkerHandle;
 use crate::engine::workers::Refused;
 use crate::engine::workers::Ringers;
 use crate::engine::workers::Workers;
+use crate::error::Origin;
 use crate::error::PoolError;
 use crate::error::TaskError;
 use crate::schedule::Action;
@@ -368,7 +369,8 @@ impl Engine {
         }
         for Lost { item, workers } in self.schedule.recalled(worker, &unbegun, Instant::now()) {
             let pid = self.workers.get(worker).map_or(0, WorkerHandle::pid);
-            let error = TaskError::WorkerDied { pid, status: None, started: true, attempts: workers, panic: None };
+            let (status, panic, origin) = (None, None, Origin::default());
+            let error = TaskError::WorkerDied { pid, status, attempts: workers, panic, origin };
             self.settle_error(item.job, item.index, error);
         }
     }

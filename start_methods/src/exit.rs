@@ -8,7 +8,25 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use nix::sys::signal::Signal;
+
+/// The signals that dump a core where the limit of core files allows it; see signal(7).
+const DUMPS_CORE: [i32; 10] = [
+    libc::SIGQUIT,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGSEGV,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+    libc::SIGSYS,
+];
+
 /// How a process ended.
+///
+/// Printed in words: `exited with code 3`, `killed by SIGSEGV, core not dumped`.
 ///
 /// # Examples
 ///
@@ -89,9 +107,26 @@ impl Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Known(status) => status.fmt(f),
-            Self::Unknown => f.write_str("unknown"),
+            Self::Known(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => write!(f, "exited with code {code}"),
+                (None, Some(signal)) => write_signal(f, signal, status.core_dumped()),
+                (None, None) => status.fmt(f),
+            },
+            Self::Unknown => f.write_str("exit status unknown"),
         }
+    }
+}
+
+fn write_signal(f: &mut fmt::Formatter<'_>, signal: i32, core_dumped: bool) -> fmt::Result {
+    match Signal::try_from(signal) {
+        Ok(signal) => write!(f, "killed by {signal}")?,
+        Err(_) => write!(f, "killed by signal {signal}")?,
+    }
+    match (core_dumped, signal) {
+        (true, _) => f.write_str(", core dumped"),
+        (false, libc::SIGKILL) => f.write_str(" (by the OOM killer, unless a process sent it: see dmesg)"),
+        (false, signal) if DUMPS_CORE.contains(&signal) => f.write_str(", core not dumped"),
+        (false, _) => Ok(()),
     }
 }
 
@@ -101,9 +136,13 @@ mod tests {
 
     #[test]
     fn the_text_says_code_or_signal_or_that_nobody_knows() {
-        assert_eq!(Exit::from_raw(3 << 8).to_string(), "exit status: 3");
-        assert_eq!(Exit::from_raw(9).to_string(), "signal: 9 (SIGKILL)");
-        assert_eq!(Exit::Unknown.to_string(), "unknown");
+        assert_eq!(Exit::from_raw(3 << 8).to_string(), "exited with code 3");
+        assert_eq!(Exit::from_raw(libc::SIGTERM).to_string(), "killed by SIGTERM");
+        assert!(Exit::from_raw(libc::SIGKILL).to_string().starts_with("killed by SIGKILL ("));
+        assert_eq!(Exit::from_raw(libc::SIGSEGV).to_string(), "killed by SIGSEGV, core not dumped");
+        assert_eq!(Exit::from_raw(libc::SIGSEGV | 0x80).to_string(), "killed by SIGSEGV, core dumped");
+        assert_eq!(Exit::from_raw(40).to_string(), "killed by signal 40");
+        assert_eq!(Exit::Unknown.to_string(), "exit status unknown");
     }
 
     #[test]

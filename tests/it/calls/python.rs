@@ -129,7 +129,7 @@ fn test_map_handle_iterable_exception(method: StartMethod) {
     for at in [-1, 0, 99] {
         match pool.map(exception_throwing(at), sqr) {
             Ok(values) => assert!(at == -1 && values == squares(100)),
-            Err(TaskError::Input { message }) => {
+            Err(TaskError::Input { message, .. }) => {
                 assert!(at >= 0 && message.contains("SayWhenError"))
             }
             Err(other) => panic!("{other:?}"),

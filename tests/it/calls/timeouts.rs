@@ -60,7 +60,7 @@ fn hang_at_7(x: u32) -> u32 {
 #[track_caller]
 fn assert_timed_out<T: std::fmt::Debug>(result: Result<T, TaskError>, limit: Duration) -> u32 {
     match result {
-        Err(TaskError::TimedOut { pid, timeout }) if timeout == limit => pid,
+        Err(TaskError::TimedOut { pid, timeout, .. }) if timeout == limit => pid,
         other => panic!("not a timeout of {limit:?}: {other:?}"),
     }
 }

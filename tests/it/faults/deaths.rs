@@ -51,7 +51,7 @@ pub(crate) struct Death {
 /// The death that cost a started item. Its status is known, as no parent of a worker is killed here.
 pub(crate) fn death<T: std::fmt::Debug>(result: Result<T, TaskError>) -> Death {
     match result {
-        Err(TaskError::WorkerDied { pid, status: Some(status), started: true, attempts: 1, panic }) => {
+        Err(TaskError::WorkerDied { pid, status: Some(status), attempts: 1, panic, .. }) => {
             Death { pid, signal: status.signal(), code: status.code(), panic }
         }
         other => panic!("not the death of a worker in its task: {other:?}"),
@@ -292,7 +292,7 @@ fn poison_never_breaks_the_pool(method: StartMethod) {
     }
     let all = pool.map_results(vec![1u8; 20], |_| -> u8 { std::process::exit(9) }).unwrap();
     assert_eq!(
-        all.into_iter().filter(|result| matches!(result, Err(TaskError::WorkerDied { started: true, .. }))).count(),
+        all.into_iter().filter(|result| matches!(result, Err(TaskError::WorkerDied { .. }))).count(),
         20
     );
     stage::assert_works(&pool);
@@ -356,7 +356,7 @@ fn close_and_join_although_workers_die(method: StartMethod) {
     let handle = pool.map_async(0..100u32, |x| if x % 10 == 5 { std::process::exit(0) } else { x });
     pool.close();
     pool.join().unwrap();
-    assert!(matches!(handle.get(), Err(TaskError::WorkerDied { started: true, .. })));
+    assert!(matches!(handle.get(), Err(TaskError::WorkerDied { .. })));
 }
 
 /// Kills workers from outside, at any moment of their lives.

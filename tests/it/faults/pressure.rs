@@ -115,7 +115,7 @@ fn any_number_of_descriptors_is_enough_or_told(method: StartMethod) {
             Err(TaskError::Refused(error)) if exhaustion::is_scarcity(&error) => failures += 1,
             Err(TaskError::Encode { .. } | TaskError::Decode { .. }) => failures += 1,
             // A large value whose descriptor cannot be received costs its worker.
-            Err(TaskError::WorkerDied { started: true, .. }) => failures += 1,
+            Err(TaskError::WorkerDied { .. }) => failures += 1,
             Err(other) => panic!("{spare} to spare: {other:?}"),
         }
         stage::until_nothing_is_left(&before);

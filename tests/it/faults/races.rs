@@ -120,7 +120,7 @@ fn work_until(pool: &Pool, mut dice: Dice, end: Instant) -> usize {
     let lost = AtomicUsize::new(0);
     let check = |index: u64, result: Result<u64, TaskError>| match result {
         Ok(value) => assert_eq!(value, index),
-        Err(TaskError::WorkerDied { started: true, .. }) => drop(lost.fetch_add(1, Ordering::SeqCst)),
+        Err(TaskError::WorkerDied { .. }) => drop(lost.fetch_add(1, Ordering::SeqCst)),
         Err(other) => panic!("{other:?}"),
     };
     while Instant::now() < end {

@@ -174,7 +174,7 @@ fn statuses_are_exact_or_unknown_beside_a_stopped_server(method: StartMethod) {
     let starter = starter(&pool);
     stop(starter);
     match in_time("the end of a task", || pool.apply((0u8,), |_| -> u8 { std::process::exit(3) })) {
-        Err(TaskError::WorkerDied { status, started: true, .. }) => {
+        Err(TaskError::WorkerDied { status, .. }) => {
             let code = status.map(|status| status.code());
             assert!(code == Some(Some(3)) || (code.is_none() && starter.is_some()), "{status:?}");
         }

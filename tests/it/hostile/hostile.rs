@@ -311,7 +311,7 @@ fn besiege(pool: &Pool, planned: Attack, others: usize) -> usize {
             Ok(value) if value == 3 * x + 1 => {}
             Ok(value) if !planned.may_lie() => panic!("{planned:?}, item {x}: {value}"),
             Ok(_) => lost += 1,
-            Err(TaskError::WorkerDied { started: true, .. } | TaskError::Decode { .. }) => lost += 1,
+            Err(TaskError::WorkerDied { .. } | TaskError::Decode { .. }) => lost += 1,
             Err(other) => panic!("{planned:?}, item {x}: {other:?}"),
         }
     }

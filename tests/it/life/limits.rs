@@ -237,7 +237,7 @@ fn killing_a_worker_kills_its_nested_pool(method: StartMethod) {
     assert!(!outer.contains(&inner));
     stage::signal(outer[0], nix::sys::signal::Signal::SIGKILL);
     stage::until_ended(&[inner]);
-    assert!(matches!(handle.get(), Err(TaskError::WorkerDied { started: true, .. })));
+    assert!(matches!(handle.get(), Err(TaskError::WorkerDied { .. })));
     stage::assert_works(&pool);
 }
 
@@ -246,7 +246,7 @@ fn stumbling(at: u32) -> impl Iterator<Item = u32> {
 }
 
 fn is_stumble<T>(result: &Result<T, TaskError>) -> bool {
-    matches!(result, Err(TaskError::Input { message }) if message.contains("the input stumbles"))
+    matches!(result, Err(TaskError::Input { message, .. }) if message.contains("the input stumbles"))
 }
 
 fn panicking_input_is_an_error_at_its_position(method: StartMethod) {

@@ -239,7 +239,7 @@ fn hungry_task_costs_its_item(method: StartMethod) {
         match (item, result) {
             (3, result) => assert!(matches!(result, Err(TaskError::Failed(_))), "{result:?}"),
             (13 | 23 | 33, result) => {
-                let TaskError::WorkerDied { status: Some(status), started: true, .. } = error(result) else {
+                let TaskError::WorkerDied { status: Some(status), .. } = error(result) else {
                     panic!("item {item}");
                 };
                 assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status}");
@@ -260,7 +260,7 @@ fn busy_task_dies_of_its_processor_time(method: StartMethod) {
     }
     let pool = builder(method, 1).rlimit(Limit::CpuTime, 1, None).build().unwrap();
     let results = pool.map_results(0..3u32, work).unwrap();
-    let [Ok(0), Err(TaskError::WorkerDied { status: Some(status), started: true, .. }), Ok(2)] = &results[..] else {
+    let [Ok(0), Err(TaskError::WorkerDied { status: Some(status), .. }), Ok(2)] = &results[..] else {
         panic!("{results:?}");
     };
     assert_eq!(status.signal(), Some(Signal::SIGXCPU as i32), "{status}");

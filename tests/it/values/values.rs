@@ -83,7 +83,7 @@ impl<'de> Deserialize<'de> for Tricky {
 #[track_caller]
 pub(crate) fn assert_encode<T: std::fmt::Debug>(result: Result<T, TaskError>, expected: Side) {
     match result {
-        Err(TaskError::Encode { side, message }) if side == expected => {
+        Err(TaskError::Encode { side, message, .. }) if side == expected => {
             assert!(!message.is_empty())
         }
         other => panic!("not an Encode error of {expected:?}: {other:?}"),
@@ -93,7 +93,7 @@ pub(crate) fn assert_encode<T: std::fmt::Debug>(result: Result<T, TaskError>, ex
 #[track_caller]
 pub(crate) fn assert_decode<T: std::fmt::Debug>(result: Result<T, TaskError>, expected: Side) {
     match result {
-        Err(TaskError::Decode { side, message }) if side == expected => {
+        Err(TaskError::Decode { side, message, .. }) if side == expected => {
             assert!(!message.is_empty())
         }
         other => panic!("not a Decode error of {expected:?}: {other:?}"),
@@ -268,7 +268,7 @@ fn long_messages_of_values_are_harmless(method: StartMethod) {
             let message = match (TROUBLES[index % 5], error) {
                 (Trouble::None, None) => continue,
                 (_, Some(TaskError::Panicked(panic))) => panic.message,
-                (_, Some(TaskError::Encode { side: found, message } | TaskError::Decode { side: found, message })) => {
+                (_, Some(TaskError::Encode { side: found, message, .. } | TaskError::Decode { side: found, message, .. })) => {
                     assert_eq!(found, side);
                     message
                 }
