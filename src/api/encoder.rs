@@ -15,6 +15,7 @@ use crate::transport::frame::close_item;
 use crate::transport::frame::number_item;
 use crate::values::blob::INLINE_MAX;
 use crate::values::codec;
+use crate::values::codec::Coding;
 use crate::values::number;
 use crate::values::output::Output;
 use crate::values::output::no_room;
@@ -151,7 +152,7 @@ impl Encoder {
     /// The item that was being added panicked: removes what there is of it, and records the error.
     fn fail_for_panic(&mut self, payload: Box<dyn Any + Send>) {
         self.output.roll_back();
-        self.fail(codec::panic_in("Serialize", payload));
+        self.fail(codec::panic_in(Coding::Serialize, payload));
     }
 
     /// The item did not serialize, and only its head was written: removes that, and records the error.

@@ -22,13 +22,14 @@ use crate::transport::link::Received;
 use crate::transport::link::Share;
 use crate::transport::note::Sent;
 use crate::transport::panic_record::PanicRecord;
+use crate::transport::panic_record::cut_start;
 use crate::values::blob::Blob;
 use crate::values::codec;
 use crate::work::batch::JobId;
 use crate::work::function::Completion;
 use crate::work::jobs::Settled;
 
-/// Error texts are cut at this length.
+/// Error texts are cut at this length, and say so.
 const TEXT_MAX: usize = 64 * 1024;
 
 impl Engine {
@@ -216,11 +217,11 @@ impl Engine {
         };
         let read = match received {
             Ok(value) if is_value => return Ok(value),
-            Ok(text) => text.read_start(TEXT_MAX).map_err(|error| error.to_string()),
+            Ok(text) => text.read_start(TEXT_MAX).map(|start| (start, text.len())).map_err(|error| error.to_string()),
             Err(message) => Err(message),
         };
         Err(match read {
-            Ok(text) => error_of(kind, &text, self.pid(worker)),
+            Ok((start, len)) => error_of(kind, cut_start(&start, len).as_bytes(), self.pid(worker)),
             Err(message) => self.distrust_answer(worker, message),
         })
     }

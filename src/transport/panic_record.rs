@@ -12,23 +12,30 @@ pub(crate) struct PanicRecord {
     pub(crate) backtrace: Option<String>,
 }
 
-impl PanicRecord {
-    /// `", at file:line:column"`, if the hook has seen it.
-    pub(crate) fn place(&self) -> String {
-        self.location.as_ref().map(|location| format!(", at {location}")).unwrap_or_default()
+/// Cuts a text to at most `max` bytes, at a character, with a mark of the cut at its end.
+pub(crate) fn cut_text(text: String, max: usize) -> String {
+    match text.len() {
+        len if len <= max => text,
+        len => cut(&text, len as u64, max),
     }
 }
 
-/// Cuts a text to at most `max` bytes, at a character.
-pub(crate) fn cut_text(mut text: String, max: usize) -> String {
-    if text.len() > max {
-        let mut end = max;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
+/// A text of `len` bytes, of which only the start is here, as [`cut_text`] would cut it.
+pub(crate) fn cut_start(start: &[u8], len: u64) -> String {
+    let text = String::from_utf8_lossy(start);
+    match start.len() as u64 {
+        here if here >= len => text.into_owned(),
+        _ => cut(&text, len, start.len()),
     }
-    text
+}
+
+fn cut(text: &str, len: u64, max: usize) -> String {
+    let mark = format!("… [cut: {len} bytes]");
+    let mut end = max.saturating_sub(mark.len()).min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned() + &mark
 }
 
 #[cfg(test)]
@@ -36,7 +43,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_cut_between_characters() {
-        assert_eq!(cut_text("aé".to_owned(), 2), "a");
+    fn a_text_is_cut_between_characters_and_says_so() {
+        let text = "aé".repeat(100);
+        assert_eq!(cut_text(text.clone(), 300), text);
+        let cut = cut_text(text.clone(), 50);
+        assert!(cut.starts_with("aéaéaé") && cut.ends_with("é… [cut: 300 bytes]") && cut.len() <= 50, "{cut}");
+        for len in 40..60 {
+            let cut = cut_start(&text.as_bytes()[..len], 300);
+            assert!(
+                cut.starts_with("aéaéaé") && cut.ends_with("… [cut: 300 bytes]") && !cut.contains('\u{fffd}'),
+                "{cut}"
+            );
+        }
+        assert_eq!(cut_start(text.as_bytes(), 300), text);
     }
 }

@@ -15,6 +15,7 @@
 //! Also called: codec, wire format, marshalling, non-self-describing format.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::panic::resume_unwind;
@@ -218,7 +219,7 @@ pub(crate) fn encode<T: Serialize + 'static>(value: &T, output: &mut Output) -> 
     let result = catch_unwind(AssertUnwindSafe(|| append(value, output)));
     result.unwrap_or_else(|payload| {
         output.roll_back();
-        Err(panic_in("Serialize", payload))
+        Err(panic_in(Coding::Serialize, payload))
     })
 }
 
@@ -277,7 +278,8 @@ pub(crate) fn parse_front<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Option<
 /// As [`parse`], but a panic in `Deserialize` is an error as well.
 pub(crate) fn decode<'de, T: Deserialize<'de> + 'static>(bytes: &'de [u8]) -> Result<T, String> {
     // Unwind safe: the half-made value is not used after a panic.
-    catch_unwind(AssertUnwindSafe(|| parse(bytes))).unwrap_or_else(|payload| Err(panic_in_deserialize(payload)))
+    catch_unwind(AssertUnwindSafe(|| parse(bytes)))
+        .unwrap_or_else(|payload| Err(panic_in(Coding::Deserialize, payload)))
 }
 
 /// Passes the value of each of `items`, or the reason why it has none, to `f`, until `f` returns an error. A panic in
@@ -305,19 +307,56 @@ pub(crate) fn decode_each<'de, T: Deserialize<'de> + 'static, E>(
         }));
         match outcome {
             Ok(result) => return result,
-            Err(payload) if is_parsing => f(Err(panic_in_deserialize(payload)))?,
+            Err(payload) if is_parsing => f(Err(panic_in(Coding::Deserialize, payload)))?,
             Err(payload) => resume_unwind(payload),
         }
     }
 }
 
-fn panic_in_deserialize(payload: Box<dyn Any + Send>) -> String {
-    with_advice(&panic_in("Deserialize", payload))
+/// The user's code that runs when a value is decoded or encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coding {
+    Deserialize,
+    Serialize,
 }
 
-/// The message for a panic in a user's implementation of the trait `what`.
-pub(crate) fn panic_in(what: &str, payload: Box<dyn Any + Send>) -> String {
-    format!("panic in {what}: {}", payload::into_text(payload))
+/// The message for a panic in that code.
+pub(crate) fn panic_in(coding: Coding, payload: Box<dyn Any + Send>) -> String {
+    panic_text(coding, &payload::into_text(payload))
+}
+
+/// The message for a panic in that code that says `text`.
+pub(crate) fn panic_text(coding: Coding, text: &str) -> String {
+    match coding {
+        Coding::Deserialize => with_advice(&format!("panic in Deserialize: {text}")),
+        Coding::Serialize => format!("panic in Serialize: {text}"),
+    }
+}
+
+thread_local! {
+    /// What the last panic that passed through [`coding`] came from.
+    static PANICKED: Cell<Option<Coding>> = const { Cell::new(None) };
+}
+
+/// Runs `f`, which decodes or encodes a value. A panic passes through, and [`panicked`] then tells where it came from: a
+/// `catch_unwind` here would cost time for each value, and this costs none unless there is a panic.
+#[inline]
+pub(crate) fn coding<R>(coding: Coding, f: impl FnOnce() -> R) -> R {
+    struct Passing(Coding);
+    impl Drop for Passing {
+        fn drop(&mut self) {
+            PANICKED.set(Some(self.0));
+        }
+    }
+    let passing = Passing(coding);
+    let result = f();
+    std::mem::forget(passing);
+    result
+}
+
+/// What the panic came from that has just been caught on this thread; `None` if not from a value's own code.
+pub(crate) fn panicked() -> Option<Coding> {
+    PANICKED.take()
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use start_methods::image::ImageRef;
 
 use crate::error::Side;
 use crate::values::codec;
+use crate::values::codec::Coding;
 use crate::values::output::Output;
 use crate::work::task::Args;
 use crate::work::task::Data;
@@ -213,12 +214,12 @@ where
 
     #[inline]
     fn call(f: S::Pointer, context: &S::Context, input: &[u8], out: &mut Output) -> Completion {
-        let input = match codec::parse::<S::Input>(input) {
+        let input = match codec::coding(Coding::Deserialize, || codec::parse::<S::Input>(input)) {
             Ok(input) => input,
             Err(error) => return fail(out, &error, Completion::NotDecoded(Side::Argument)),
         };
         match S::call(f, context, input).into_value() {
-            Ok(value) => match codec::append(&value, out) {
+            Ok(value) => match codec::coding(Coding::Serialize, || codec::append(&value, out)) {
                 Ok(()) => Completion::Value,
                 Err(error) => fail(out, &error, Completion::NotEncoded),
             },
@@ -249,7 +250,7 @@ impl<T: Args + Deserialize<'static>, O: Initialized> InitializerGlue<T, O> {
     fn call(f: T::Fp<O>, input: &[u8], out: &mut Output) -> Completion {
         // Leaked on purpose, once per worker: that makes `("db.sqlite",)`, a `&'static str`, a valid argument.
         let input: &'static [u8] = Box::leak(Box::from(input));
-        match codec::parse::<T>(input) {
+        match codec::coding(Coding::Deserialize, || codec::parse::<T>(input)) {
             Ok(args) => match args.call(f).into_result() {
                 Ok(()) => Completion::Value,
                 Err(error) => fail(out, &error, Completion::Failed),

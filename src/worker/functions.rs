@@ -21,12 +21,12 @@ use crate::sys::payload;
 use crate::transport::control;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Body;
-use crate::transport::panic_record::PanicRecord;
 use crate::transport::record::broken;
 use crate::values::blob::Blob;
 use crate::values::blob::BlobCache;
 use crate::values::blob::Bytes;
 use crate::values::codec;
+use crate::values::codec::Coding;
 use crate::values::output::Output;
 use crate::work::batch::Target;
 use crate::work::function::Completion;
@@ -35,6 +35,7 @@ use crate::work::function::FunctionId;
 use crate::work::function::ResolvedFunction;
 use crate::worker::deadline;
 use crate::worker::panics;
+use crate::worker::panics::Caught;
 
 /// The bytes of a large value did not come with it.
 const MISSING: &str = "its bytes did not arrive: a process had no descriptor or no memory for them; raise the limits of \
@@ -152,16 +153,20 @@ impl Callee {
     }
 
     /// Runs one item. Returns the kind of the answer, and leaves its bytes in `out`.
-    pub(super) fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> AnswerKind {
+    ///
+    /// # Errors
+    ///
+    /// It panicked.
+    pub(super) fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> Result<AnswerKind, Caught> {
         out.clear();
         let (ready, item) = match (self, item) {
             (Callee::Failed { kind, message }, _) => {
                 out.append_encoded(message.as_bytes());
-                return *kind;
+                return Ok(*kind);
             }
             (Callee::Ready(_), Err(error)) => {
                 out.append_encoded(error.as_bytes());
-                return AnswerKind::Completion(Completion::NotDecoded(Side::Argument));
+                return Ok(AnswerKind::Completion(Completion::NotDecoded(Side::Argument)));
             }
             (Callee::Ready(ready), Ok(item)) => (ready, item),
         };
@@ -173,18 +178,28 @@ impl Callee {
             catch_unwind(AssertUnwindSafe(|| ready.function.call(ready.context(), item, out)))
         });
         failpoint!("after_run");
-        match ended {
-            Ok(completion) => AnswerKind::Completion(completion),
-            Err(panic) => write_panic(&panic, out),
-        }
+        ended.map(AnswerKind::Completion)
     }
 }
 
-/// Writes the answer to an item whose function has panicked.
-pub(super) fn write_panic(panic: &PanicRecord, out: &mut Output) -> AnswerKind {
+/// Writes the answer to an item whose function has panicked, or whose argument or result has while it was decoded or encoded.
+/// Call it once the item's time is over: it looks up symbols if there is a backtrace.
+pub(super) fn write_panic(panic: &Caught, out: &mut Output) -> AnswerKind {
+    failpoint!("before_report");
     out.clear();
-    out.append_encoded(&control::encode(panic));
-    AnswerKind::Panicked
+    match panic.during {
+        None => {
+            out.append_encoded(&control::encode(&panic.report()));
+            AnswerKind::Panicked
+        }
+        Some(coding) => {
+            out.append_encoded(codec::panic_text(coding, &panic.in_full()).as_bytes());
+            AnswerKind::Completion(match coding {
+                Coding::Deserialize => Completion::NotDecoded(Side::Argument),
+                Coding::Serialize => Completion::NotEncoded,
+            })
+        }
+    }
 }
 
 pub(super) fn read_attached(attached: Option<PrivateFd>, cache: &Arc<BlobCache>) -> Result<Bytes, String> {

@@ -77,6 +77,10 @@ impl<'a> Lane<'a> {
         });
         if let Err(panic) = ended {
             self.end_item();
+            if self.ready.timeout.is_some() {
+                // The report has its own time: the item has ended.
+                self.link.show_start();
+            }
             let kind = write_panic(&panic, self.out);
             self.end = Some(self.answer(kind));
         }

@@ -4,6 +4,7 @@
 //! answers, knows at any moment which item this worker can be running. A panic is an answer like any other; anything else
 //! that a task does to its process reaches the parent as the end of the process.
 
+mod backtrace;
 pub(crate) mod deadline;
 mod functions;
 mod lane;
@@ -22,6 +23,7 @@ use start_methods::Socket;
 use self::functions::Callee;
 use self::functions::Functions;
 use self::functions::read_attached;
+use self::functions::write_panic;
 use crate::sys::failpoint::failpoint;
 use crate::transport::control::Initializer;
 use crate::transport::control::REPORT_TEXT_MAX;
@@ -30,6 +32,7 @@ use crate::transport::control::Setup;
 use crate::transport::frame;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Order;
+use crate::transport::panic_record::cut_start;
 use crate::transport::panic_record::cut_text;
 use crate::transport::record::Idle;
 use crate::transport::record::Next;
@@ -114,17 +117,17 @@ fn initialize(initializer: Initializer, attached: Option<PrivateFd>) -> Result<(
     match completion {
         Ok(Completion::Value) => Ok(()),
         Ok(_) => Err(text_of(out)),
-        Err(panic) => Err(format!("panic: {}{}", panic.message, panic.place())),
+        Err(panic) => Err(panic.in_words()),
     }
 }
 
 /// The beginning of a text, however long it is.
 fn text_of(mut text: Output) -> String {
-    let start = match text.fits_a_frame() {
-        true => Ok(text.into_bytes()),
-        false => text.take_blob().and_then(|blob| blob.read_start(REPORT_TEXT_MAX)),
-    };
-    start.map_or_else(|error| no_room(&error), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    if text.fits_a_frame() {
+        return String::from_utf8_lossy(&text.into_bytes()).into_owned();
+    }
+    let start = text.take_blob().and_then(|blob| Ok((blob.read_start(REPORT_TEXT_MAX)?, blob.len())));
+    start.map_or_else(|error| no_room(&error), |(start, len)| cut_start(&start, len))
 }
 
 /// What a worker does after a record.
@@ -253,7 +256,7 @@ impl Worker {
         if callee.is_timed() {
             self.link.show_start();
         }
-        let kind = match self.link.current().attachment {
+        let ended = match self.link.current().attachment {
             None => callee.run(Ok(self.link.bytes()), &mut self.out),
             Some(_) => {
                 let bytes = read_attached(attached, &self.functions.cache);
@@ -261,6 +264,13 @@ impl Worker {
             }
         };
         self.functions.kill_forked_copy();
+        let kind = ended.unwrap_or_else(|panic| {
+            if callee.is_timed() {
+                // The report has its own time: the item has ended.
+                self.link.show_start();
+            }
+            write_panic(&panic, &mut self.out)
+        });
         self.answer(kind)
     }
 

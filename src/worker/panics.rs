@@ -8,7 +8,6 @@
 
 use std::any::Any;
 use std::backtrace::Backtrace;
-use std::backtrace::BacktraceStatus;
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,6 +19,9 @@ use std::panic::PanicHookInfo;
 use crate::sys::payload;
 use crate::transport::panic_record::PanicRecord;
 use crate::transport::panic_record::cut_text;
+use crate::values::codec;
+use crate::values::codec::Coding;
+use crate::worker::backtrace;
 
 /// A panic message is cut at this length, so that the report fits one frame.
 const MESSAGE_MAX: usize = 16 * 1024;
@@ -31,15 +33,66 @@ const RECORDS_MAX: usize = 8;
 /// The messages of panics that cannot unwind, after which the process aborts. There is no stable way to ask.
 const NO_UNWINDING: [&str; 2] = ["panic in a function that cannot unwind", "panic in a destructor during cleanup"];
 
-/// The record of a panic, as the hook sees it.
-fn record_of(info: &PanicHookInfo<'_>) -> PanicRecord {
-    let backtrace = Backtrace::capture();
-    let captured = backtrace.status() == BacktraceStatus::Captured;
-    PanicRecord {
-        message: cut_text(payload::text(info.payload()), MESSAGE_MAX),
-        location: info.location().map(ToString::to_string),
-        thread: std::thread::current().name().map(ToOwned::to_owned),
-        backtrace: captured.then(|| cut_text(backtrace.to_string(), BACKTRACE_MAX)),
+/// A panic, as the hook sees it.
+///
+/// The hook runs inside the item and inside its time limit. Capturing a backtrace is quick; turning it into text looks up
+/// symbols, which may take longer than the item itself. So that waits for [`report`](Self::report), and is not done at all
+/// for a panic that the function catches.
+pub(super) struct Caught {
+    pub(super) message: String,
+    location: Option<String>,
+    thread: Option<String>,
+    backtrace: Option<Backtrace>,
+    /// A value panicked while it was decoded or encoded, not the function.
+    pub(super) during: Option<Coding>,
+}
+
+impl Caught {
+    fn new(info: &PanicHookInfo<'_>) -> Self {
+        Self {
+            message: cut_text(payload::text(info.payload()), MESSAGE_MAX),
+            location: info.location().map(ToString::to_string),
+            thread: std::thread::current().name().map(ToOwned::to_owned),
+            backtrace: Some(Backtrace::capture()),
+            during: None,
+        }
+    }
+
+    /// What is known of a panic that no hook has seen.
+    fn unseen(message: String) -> Self {
+        Self { message, location: None, thread: None, backtrace: None, during: None }
+    }
+
+    /// The panic as it is sent to the parent.
+    pub(super) fn report(&self) -> PanicRecord {
+        let backtrace = self.backtrace.as_ref().and_then(backtrace::text);
+        PanicRecord {
+            message: self.message.clone(),
+            location: self.location.clone(),
+            thread: self.thread.clone(),
+            backtrace: backtrace.map(|text| cut_text(text, BACKTRACE_MAX)),
+        }
+    }
+
+    /// The message and the place.
+    fn in_short(&self) -> String {
+        let place = self.location.as_ref().map(|location| format!(", at {location}"));
+        self.message.clone() + &place.unwrap_or_default()
+    }
+
+    /// The message, the place and the backtrace.
+    pub(super) fn in_full(&self) -> String {
+        let record = self.report();
+        let backtrace = record.backtrace.map(|backtrace| format!("\n{backtrace}"));
+        self.in_short() + &backtrace.unwrap_or_default()
+    }
+
+    /// The message and the place, and what panicked.
+    pub(super) fn in_words(&self) -> String {
+        match self.during {
+            Some(coding) => codec::panic_text(coding, &self.in_short()),
+            None => format!("panic: {}", self.in_short()),
+        }
     }
 }
 
@@ -58,7 +111,7 @@ enum Recording {
 thread_local! {
     static RECORDING: Cell<Recording> = const { Cell::new(Recording::Off) };
     /// The latest panics of the running item, those included that the function has caught itself.
-    static RECORDS: RefCell<VecDeque<PanicRecord>> = const { RefCell::new(VecDeque::new()) };
+    static RECORDS: RefCell<VecDeque<Caught>> = const { RefCell::new(VecDeque::new()) };
     static LAST_WORDS: RefCell<Option<LastWords>> = const { RefCell::new(None) };
 }
 
@@ -77,14 +130,14 @@ pub(crate) fn set_last_words(last_words: LastWords) {
 }
 
 fn record(info: &PanicHookInfo<'_>) {
-    let record = record_of(info);
+    let record = Caught::new(info);
     let fatal = cfg!(panic = "abort") || NO_UNWINDING.contains(&record.message.as_str());
     RECORDS.with_borrow_mut(|records| {
         if fatal {
             // If this panic cannot unwind, the one before it is the cause: it reached a function that must not unwind, or a
             // `drop` panicked. The process aborts when this hook returns.
-            let cause = records.back().unwrap_or(&record);
-            LAST_WORDS.with_borrow(|last_words| last_words.iter().for_each(|last_words| last_words(cause)));
+            let cause = records.back().unwrap_or(&record).report();
+            LAST_WORDS.with_borrow(|last_words| last_words.iter().for_each(|last_words| last_words(&cause)));
         }
         if records.len() == RECORDS_MAX {
             records.pop_front();
@@ -95,7 +148,7 @@ fn record(info: &PanicHookInfo<'_>) {
 }
 
 /// Runs `f`, which catches its own panics, and adds to a caught panic what the hook has recorded of it.
-pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) -> Result<R, PanicRecord> {
+pub(super) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) -> Result<R, Caught> {
     RECORDING.set(Recording::On);
     let result = f();
     let records = match RECORDING.replace(Recording::Off) {
@@ -107,16 +160,15 @@ pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) ->
         // The function may have caught other panics before, and in a `drop` even after the one that ended it. There is no
         // record if it has installed its own hook, or called `resume_unwind`, which runs no hook.
         let record = records.into_iter().rev().find(|record| record.message == message);
-        record.unwrap_or(PanicRecord { message, location: None, thread: None, backtrace: None })
+        Caught { during: codec::panicked(), ..record.unwrap_or_else(|| Caught::unseen(message)) }
     })
 }
 
 /// Prints the last panic, a bug in procpool: the hook recorded it because a function was on the stack.
 pub(crate) fn print_last() {
     if let Some(record) = RECORDS.take().pop_back() {
-        let (message, place) = (&record.message, record.place());
         // If that fails, there is no other way to report it.
-        drop(writeln!(io::stderr(), "a worker panicked outside of any task, a bug in procpool: {message}{place}"));
+        drop(writeln!(io::stderr(), "a worker panicked outside of any task, a bug in procpool: {}", record.in_short()));
     }
 }
 
@@ -145,6 +197,6 @@ mod tests {
             }
         }
         let record = recorded::<()>(|| catch_unwind(AssertUnwindSafe(|| panic::resume_unwind(Box::new(Bomb)))));
-        assert_eq!(record.unwrap_err().message, "Box<dyn Any>");
+        assert!(record.is_err_and(|panic| panic.message == "Box<dyn Any>"));
     }
 }

@@ -179,7 +179,7 @@ impl Blob {
         self.file.is_answered.store(true, Ordering::Relaxed);
     }
 
-    #[cfg(any(test, fuzzing))]
+    /// How many bytes there are.
     pub(crate) fn len(&self) -> u64 {
         self.len
     }

@@ -176,7 +176,10 @@ fn failing_to_serialize_is_an_error(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let context = Awkward { serializes: false };
     let error = stage::error(pool.with(&context).map(0..3u32, |_, x| x));
-    assert!(matches!(&error, TaskError::Encode { side: Side::Context, message, .. } if !message.is_empty()), "{error:?}");
+    assert!(
+        matches!(&error, TaskError::Encode { side: Side::Context, message, .. } if !message.is_empty()),
+        "{error:?}"
+    );
     assert!(matches!(pool.with(&context).apply_async((1u8,), |_, x| x).get(), Err(TaskError::Encode { .. })));
     assert!(matches!(pool.with(&context).imap(0..3u32, |_, x| x).next(), Some(Err(TaskError::Encode { .. }))));
     stage::assert_works(&pool);

@@ -291,10 +291,7 @@ fn poison_never_breaks_the_pool(method: StartMethod) {
         assert_eq!(death(pool.apply((1u8,), |_| -> u8 { std::process::exit(9) })).code, Some(9));
     }
     let all = pool.map_results(vec![1u8; 20], |_| -> u8 { std::process::exit(9) }).unwrap();
-    assert_eq!(
-        all.into_iter().filter(|result| matches!(result, Err(TaskError::WorkerDied { .. }))).count(),
-        20
-    );
+    assert_eq!(all.into_iter().filter(|result| matches!(result, Err(TaskError::WorkerDied { .. }))).count(), 20);
     stage::assert_works(&pool);
 }
 

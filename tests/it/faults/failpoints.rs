@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use procpool::Pool;
@@ -31,6 +32,7 @@ cases![
     death_of_a_worker_that_leaves_anyway_costs_nothing,
     server_that_dies_at_any_point_of_a_start,
     server_that_always_dies_is_told,
+    report_of_a_panic_does_not_count_as_the_items_time,
 ];
 
 /// Arms rules for this process and all that it starts from now on, the fork server included.
@@ -41,7 +43,7 @@ pub(crate) fn arm(rules: &str) {
 }
 
 /// Whether workers are reached through shared memory here.
-fn with_rings() -> bool {
+pub(crate) fn with_rings() -> bool {
     std::env::var_os("PROCPOOL_LINK").is_none_or(|link| link != "socket")
 }
 
@@ -298,4 +300,28 @@ fn worker_that_cannot_be_killed_costs_its_item_only(method: StartMethod) {
     std::fs::remove_file(&token).unwrap();
     pids.into_iter().for_each(|pid| stage::signal(pid, Signal::SIGKILL));
     pool.join().unwrap();
+}
+
+/// The item takes half of its time, and then the report as much again and more: symbols of a large program are slow.
+/// Only the rings have a way to say that the item has ended.
+fn report_of_a_panic_does_not_count_as_the_items_time(method: StartMethod) {
+    let (book, mut gate) = (Notebook::new(), Gate::closed());
+    arm(&format!("procpool-* before_report 1 wait {}", gate.path()));
+    let pool = stage::pool(method, 1);
+    let limit = Duration::from_secs(6);
+    let call = pool.timeout(limit);
+    let panics = |book: String| -> u8 {
+        std::thread::sleep(Duration::from_secs(3));
+        stage::note(&book, "panics");
+        panic!("in time")
+    };
+    let handle = call.apply_async((book.path(),), panics);
+    book.wait_for(1);
+    std::thread::sleep(Duration::from_secs(4));
+    gate.open();
+    match stage::error(handle.get()) {
+        TaskError::Panicked(panic) => assert_eq!(panic.message, "in time"),
+        TaskError::TimedOut { .. } => assert!(!with_rings()),
+        other => panic!("{other:?}"),
+    }
 }

@@ -8,6 +8,7 @@ crate::harness::modules![
     failpoints,
     pressure,
     races,
+    reports,
     shortage,
     stalled,
     #[cfg(debug_assertions)]

@@ -193,7 +193,7 @@ fn assert_values_arrive_or_name_the_limit(pool: &Pool) {
 
 fn assert_names_the_limit(error: &TaskError, expected: Side) {
     match error {
-        TaskError::Encode { side, message } if *side == expected && message.contains("RLIMIT_FSIZE") => {}
+        TaskError::Encode { side, message, .. } if *side == expected && message.contains("RLIMIT_FSIZE") => {}
         other => panic!("{other:?}"),
     }
 }
