@@ -31,12 +31,14 @@ use serde::de::DeserializeOwned;
 /// # }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot travel to a worker process and back",
-    note = "it must implement `serde::Serialize` and `serde::de::DeserializeOwned`, and borrow nothing: `String` for \
-            `&str`, `Vec<T>` for `&[T]`"
+    message = "`{Self}` cannot travel to a worker process and back: derive `serde::Serialize` and `serde::Deserialize`",
+    label = "not serializable, or not deserializable",
+    note = "items, results and contexts implement `serde::Serialize` and `serde::de::DeserializeOwned`, and own what \
+            they hold: `String` instead of `&str`, `Vec<T>` instead of `&[T]`"
 )]
 pub trait Data: Serialize + DeserializeOwned + 'static {}
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + 'static> Data for T {}
 
 /// Marks an [`Outcome`] that is the value itself.
@@ -89,9 +91,11 @@ pub enum Fallible {}
 /// # }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "a task cannot return `{Self}`",
+    message = "a task cannot return `{Self}`: return `anyhow::Result<T>` for errors, and `T` with serde's derives",
+    label = "the result cannot travel back from a worker",
     note = "a task returns a value that implements `serde::Serialize` and `serde::de::DeserializeOwned`, or an \
-            `anyhow::Result` of one"
+            `anyhow::Result` of one; `std::io::Error` and `Box<dyn Error>` implement neither, and `?` turns both into an \
+            `anyhow::Error`"
 )]
 pub trait Outcome<M>: 'static {
     /// What the caller receives when the task succeeds.
@@ -102,6 +106,7 @@ pub trait Outcome<M>: 'static {
     fn into_value(self) -> Result<Self::Value, String>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Data> Outcome<Plain> for T {
     type Value = T;
 
@@ -135,6 +140,11 @@ impl<T: Data> Outcome<Fallible> for anyhow::Result<T> {
 /// # Ok(())
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "an initializer cannot return `{Self}`: return nothing, or a `Result<(), E>`",
+    label = "the result of this initializer would be lost",
+    note = "`E` is any error that implements `Display`, such as `anyhow::Error` and `std::io::Error`"
+)]
 pub trait Initialized: 'static {
     /// `Ok` if the worker may go on, or the text of the error.
     #[doc(hidden)]
@@ -171,8 +181,9 @@ impl<E: fmt::Display + 'static> Initialized for Result<(), E> {
 /// # }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a tuple of arguments",
-    note = "`apply` and `starmap` take one tuple per call, of up to twelve elements; a single argument is `(a,)`"
+    message = "`{Self}` is not a tuple of arguments: pass `(a,)`, `(a, b)` or `()` first, and the function last",
+    label = "not a tuple of arguments",
+    note = "`apply`, `starmap` and `initializer` take a tuple of up to twelve elements for each call"
 )]
 pub trait Args: sealed::Tuple + Sized + 'static {
     /// The function that takes these arguments.

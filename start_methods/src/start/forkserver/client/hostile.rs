@@ -88,6 +88,14 @@ fn is_broken(result: Result<Result<Child, StartError>, Broken>, why: &str) {
 }
 
 #[test]
+fn a_silent_server_is_told_with_the_time_that_it_was_given() {
+    let rig = Rig::new();
+    let timeout = Duration::from_millis(50);
+    let error = wait_hello_unless_stopped(&rig.server.process, timeout).unwrap_err();
+    assert!(matches!(error, StartError::HelloTimeout { timeout: told, .. } if told == timeout), "{error}");
+}
+
+#[test]
 fn what_is_no_answer_ends_the_server() {
     let failure = ForkFailure { stage: Stage::Fork, errno: libc::EAGAIN };
     let of_another_version = {

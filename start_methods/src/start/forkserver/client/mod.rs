@@ -297,7 +297,12 @@ fn wait_hello_unless_stopped(process: &Child, timeout: Duration) -> Result<(), S
         let until = give_up.min(Instant::now() + STOP_CHECK_INTERVAL);
         let readable = wait::readable(&[process.control().as_fd(), process.pidfd()], Some(until));
         if readable.map_err(StartError::system("waiting for a fork server"))? || Instant::now() >= give_up {
-            return process.wait_hello(give_up.saturating_duration_since(Instant::now()));
+            let left = give_up.saturating_duration_since(Instant::now());
+            // The process was given the whole time, not what is left of it now.
+            return process.wait_hello(left).map_err(|error| match error {
+                StartError::HelloTimeout { pid, .. } => StartError::HelloTimeout { pid, timeout },
+                error => error,
+            });
         }
         if is_stopped(process) {
             return Err(StartError::Forkserver { detail: format!("process {}: {STOPPED}", process.pid()) });
