@@ -26,7 +26,9 @@ use crate::work::task::Data;
 /// Every handle, every call and every item has an outcome: the value, or an error that says what happened. A worker
 /// that dies costs the item it was running and nothing else.
 ///
-/// Dropping the pool terminates it, in bounded time; [`close`](Self::close) and [`join`](Self::join) let it finish.
+/// Dropping the pool terminates it, in bounded time, also after [`close`](Self::close): [`join`](Self::join) lets it
+/// finish. What is cut off resolves to [`TaskError::Terminated`](crate::TaskError::Terminated), so `on_error` is called
+/// and `on_success` is not; if the pool was closed, that is logged as a warning.
 ///
 /// Named `Pool` in CPython's `multiprocessing`.
 ///

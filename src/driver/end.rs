@@ -58,9 +58,22 @@ impl Shared {
 
     /// See [`Backend::shut_down`](crate::driver::Backend::shut_down).
     pub(super) fn end_and_release(&self) {
+        self.warn_of_what_is_cut_off();
         self.end(GRACE);
         self.dismiss_starter();
         self.release(Some(Instant::now() + DROP_TIMEOUT));
+    }
+
+    /// What a closed pool has accepted was meant to finish, and the drop does not wait. A pool that was not closed is
+    /// dropped to stop it, as by an early return, so there is nothing to say.
+    fn warn_of_what_is_cut_off(&self) {
+        let calls = self.with(|engine| match engine.refusal() {
+            Some(PoolError::Closed) => engine.unfinished(),
+            _ => 0,
+        });
+        if let Ok(calls @ 1..) = calls {
+            log::warn!("a closed pool is dropped with {calls} unfinished call(s); join() would have waited for them");
+        }
     }
 
     /// Waits until the pool is at rest, or was terminated or broke meanwhile: a closed pool may take its time, one that

@@ -1,5 +1,6 @@
 //! `close`, `join` and drop, in any order and from any thread.
 
+use std::sync::Mutex;
 use std::sync::mpsc;
 use std::thread;
 
@@ -11,6 +12,7 @@ use procpool::TaskError;
 use crate::harness::cases;
 use crate::harness::processes;
 use crate::harness::stage;
+use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
 
 cases![
@@ -25,6 +27,7 @@ cases![
     unused_pool_ends,
     pool_may_be_used_and_dropped_in_other_threads,
     handles_outlive_the_pool,
+    drop_of_a_closed_pool_warns_of_what_it_cuts_off,
 ];
 
 fn close_runs_what_was_accepted(method: StartMethod) {
@@ -210,4 +213,52 @@ fn handles_outlive_the_pool(method: StartMethod) {
     let (sender, calls) = mpsc::channel();
     let _done = done.on_success(move |value| sender.send(value).unwrap());
     assert_eq!(calls.recv_timeout(std::time::Duration::from_secs(30)).unwrap(), "x");
+}
+
+static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Listener;
+
+impl log::Log for Listener {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.level() == log::Level::Warn {
+            WARNINGS.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// `close` asks for the rest to be finished, and only `join` waits for it. The other drops are deliberate, or cut nothing
+/// off.
+fn drop_of_a_closed_pool_warns_of_what_it_cuts_off(method: StartMethod) {
+    let gate = Gate::closed();
+    let busy = || {
+        let pool = stage::pool(method, 1);
+        let handle = pool.apply_async((gate.path(),), |gate| stage::pass(&gate));
+        (pool, handle)
+    };
+    let pools = [busy(), busy(), busy()];
+    let idle = stage::pool(method, 1);
+    idle.apply((), || 1u8).unwrap();
+    log::set_logger(&Listener).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let [(left, _early), (ended, _terminated), (cut, handle)] = pools;
+    drop(left);
+    ended.close();
+    ended.terminate();
+    drop(ended);
+    idle.close();
+    drop(idle);
+    assert_eq!(*WARNINGS.lock().unwrap(), [""; 0]);
+    cut.close();
+    drop(cut);
+    assert!(matches!(handle.get(), Err(TaskError::Terminated)));
+    let warnings = std::mem::take(&mut *WARNINGS.lock().unwrap());
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("1 unfinished call"), "{warnings:?}");
 }
