@@ -42,13 +42,13 @@
 //! [initializer](PoolBuilder::initializer) (once per worker) or [`forkserver::preload`] (once per fork server).
 //!
 //! Arguments and results travel through serde in a format that does not describe itself (postcard), so types that use
-//! `skip_serializing_if`, `untagged`, `flatten` or `deserialize_any` do not survive. A value that is nested too deeply
-//! for the stack of a thread that reads or writes it is an error of its item, never an overflow.
+//! `skip_serializing_if`, `tag`, `untagged`, `flatten` or `deserialize_any` do not survive. A value that is nested too
+//! deeply for the stack of a thread that reads or writes it is an error of its item, never an overflow.
 //!
 //! # Errors
 //!
-//! Every item gets exactly one outcome: its value, or a [`TaskError`] that says which process died, how, and whether the
-//! task had begun. A [`PoolError`] is the result of a call on the pool itself.
+//! Every item gets exactly one outcome: its value, or a [`TaskError`] that says which item it is, which process
+//! died, and how. A [`PoolError`] is the result of a call on the pool itself.
 //!
 //! ```
 //! use procpool::{Pool, TaskError};

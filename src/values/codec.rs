@@ -41,7 +41,7 @@ const TOO_DEEP: &str = "it is nested too deeply for the stack of the thread that
 
 /// What the author of a type can do about bytes that do not decode.
 const FORMAT_ADVICE: &str = "its Serialize and Deserialize must agree on a format that does not describe itself (no \
-                             skip_serializing_if, untagged or flatten)";
+                             serde attribute tag, untagged, flatten, skip_serializing_if or the like)";
 
 /// A postcard flavor that appends to an output, so that values are encoded where they will stay.
 struct Append<'a> {
@@ -145,8 +145,9 @@ fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8]), St
 /// The message for an error of postcard. `explain` is called if the error came from the value itself.
 fn message_for(error: &postcard::Error, explain: impl FnOnce() -> Option<String>) -> String {
     use postcard::Error;
-    // Any other error is the format's own: the value has reported none.
-    let custom = matches!(error, Error::SerdeSerCustom | Error::SerdeDeCustom).then(explain).flatten();
+    // Any other error is the format's own: the value has reported none, and asked for nothing that the format lacks.
+    let is_the_types = matches!(error, Error::SerdeSerCustom | Error::SerdeDeCustom | Error::WontImplement);
+    let custom = is_the_types.then(explain).flatten();
     custom.unwrap_or_else(|| explain::describe(error))
 }
 

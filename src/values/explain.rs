@@ -45,14 +45,14 @@ pub(crate) fn describe(error: &postcard::Error) -> String {
     use postcard::Error;
     let meaning = match error {
         Error::WontImplement => {
-            "the type needs a format that describes itself, as `untagged`, `flatten` and `deserialize_any` do"
+            "the type needs a format that describes itself, as `tag`, `untagged`, `flatten` and `deserialize_any` do"
         }
         Error::SerializeSeqLengthUnknown => {
             "a sequence or map does not say its length before it is written, as with `flatten`"
         }
         Error::CollectStrError => "a `Display` that is written as text failed",
         Error::DeserializeUnexpectedEnd => {
-            "the bytes end too early: what is read is not what was written, as with `skip_serializing_if`"
+            "the bytes end too early: what is read is not what was written, as with `skip_serializing_if` or `skip_serializing`"
         }
         Error::DeserializeBadVarint
         | Error::DeserializeBadBool
@@ -61,7 +61,7 @@ pub(crate) fn describe(error: &postcard::Error) -> String {
         | Error::DeserializeBadOption
         | Error::DeserializeBadEnum
         | Error::DeserializeBadEncoding => {
-            "the bytes do not fit the type: what is read is not what was written, as with `skip_serializing_if`"
+            "the bytes do not fit the type: what is read is not what was written, as with `skip_serializing_if` or `skip_serializing`"
         }
         _ => return error.to_string(),
     };
@@ -277,11 +277,52 @@ macro_rules! forward_to_postcard {
     )*};
 }
 
+/// Forwards what postcard refuses to a type, because its bytes do not describe themselves.
+macro_rules! forward_or_name_the_attribute {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Cause> {
+            let budget = inside(self.1)?;
+            let expected = Expected(&visitor).to_string();
+            unwrapped(self.0.$method(ToPostcard(visitor, budget))).map_err(|cause| match cause {
+                Cause::Format(_) => Cause::Custom(undescribed(&expected)),
+                cause => cause,
+            })
+        }
+    )*};
+}
+
+/// What a visitor expects.
+struct Expected<'a, V>(&'a V);
+
+impl<'de, V: Visitor<'de>> Display for Expected<'_, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+}
+
+/// Why a type cannot be read that wants to be told by the bytes what they are. The texts by which serde's own visitors
+/// describe themselves tell which attribute has made the type want that; any other text comes from the user.
+fn undescribed(expected: &str) -> String {
+    let attribute = match expected {
+        "any value" => "`#[serde(untagged)]` or `#[serde(flatten)]`".to_owned(),
+        _ if expected.starts_with("internally tagged enum ") => format!("`#[serde(tag = …)]` ({expected})"),
+        "variant identifier" => "`#[serde(tag = …, content = …)]`".to_owned(),
+        "field identifier" => "`#[serde(flatten)]`".to_owned(),
+        _ => format!("`deserialize_any` or `deserialize_identifier` (for {expected})"),
+    };
+    format!("{attribute} needs a format that describes itself")
+}
+
 impl<'de, D: de::Deserializer<'de>> de::Deserializer<'de> for ToUser<D> {
     type Error = Cause;
 
+    forward_or_name_the_attribute! {
+        deserialize_any
+        deserialize_identifier
+        deserialize_ignored_any
+    }
+
     forward_to_postcard! {
-        deserialize_any()
         deserialize_bool()
         deserialize_i8()
         deserialize_i16()
@@ -310,8 +351,6 @@ impl<'de, D: de::Deserializer<'de>> de::Deserializer<'de> for ToUser<D> {
         deserialize_map()
         deserialize_struct(name: &'static str, fields: &'static [&'static str])
         deserialize_enum(name: &'static str, variants: &'static [&'static str])
-        deserialize_identifier()
-        deserialize_ignored_any()
     }
 
     fn is_human_readable(&self) -> bool {
@@ -699,7 +738,41 @@ mod tests {
         assert_eq!(why_not_decoded::<Vec<(String, u8)>>(&[1, 1, 0xff, 1]), None);
         assert_eq!(why_not_decoded::<BTreeMap<u8, u8>>(&[1, 1]), None);
         assert_eq!(why_not_decoded::<Choice<u8>>(&[1]), None);
-        assert_eq!(why_not_decoded::<OfAny>(&[1]), None);
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    #[serde(tag = "kind")]
+    enum Internal {
+        A { x: u8 },
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    #[serde(tag = "kind", content = "content")]
+    enum Adjacent {
+        A(u8),
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Untagged {
+        A(u8),
+    }
+
+    #[track_caller]
+    fn assert_named<T: Serialize + DeserializeOwned>(value: &T, attribute: &str) {
+        let bytes = postcard::to_stdvec(value).unwrap();
+        assert_eq!(postcard::from_bytes::<T>(&bytes).err(), Some(postcard::Error::WontImplement));
+        let message = why_not_decoded::<T>(&bytes).expect("a reason");
+        assert!(message.starts_with(attribute) && message.ends_with("a format that describes itself"), "{message}");
+    }
+
+    #[test]
+    fn the_attribute_is_named_that_needs_another_format() {
+        assert_named(&Internal::A { x: 1 }, "`#[serde(tag = …)]` (internally tagged enum Internal)");
+        assert_named(&Adjacent::A(1), "`#[serde(tag = …, content = …)]`");
+        assert_named(&Untagged::A(1), "`#[serde(untagged)]`");
+        let message = why_not_decoded::<OfAny>(&[1]).expect("a reason");
+        assert!(message.contains("`deserialize_any`") && message.contains("the impossible"), "{message}");
     }
 
     /// Embeds the format's error into an error of its own.

@@ -157,7 +157,7 @@ impl Callee {
     /// # Errors
     ///
     /// It panicked.
-    pub(super) fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> Result<AnswerKind, Caught> {
+    pub(super) fn run(&self, item: Result<&[u8], &str>, out: &mut Output) -> Result<AnswerKind, Box<Caught>> {
         out.clear();
         let (ready, item) = match (self, item) {
             (Callee::Failed { kind, message }, _) => {

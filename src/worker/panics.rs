@@ -148,7 +148,7 @@ fn record(info: &PanicHookInfo<'_>) {
 }
 
 /// Runs `f`, which catches its own panics, and adds to a caught panic what the hook has recorded of it.
-pub(super) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) -> Result<R, Caught> {
+pub(super) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) -> Result<R, Box<Caught>> {
     RECORDING.set(Recording::On);
     let result = f();
     let records = match RECORDING.replace(Recording::Off) {
@@ -160,7 +160,7 @@ pub(super) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) ->
         // The function may have caught other panics before, and in a `drop` even after the one that ended it. There is no
         // record if it has installed its own hook, or called `resume_unwind`, which runs no hook.
         let record = records.into_iter().rev().find(|record| record.message == message);
-        Caught { during: codec::panicked(), ..record.unwrap_or_else(|| Caught::unseen(message)) }
+        Box::new(Caught { during: codec::panicked(), ..record.unwrap_or_else(|| Caught::unseen(message)) })
     })
 }
 

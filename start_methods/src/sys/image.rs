@@ -91,8 +91,11 @@ impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotLoaded { image } => {
-                write!(f, "{image} is not loaded in this process: link it to the program, or load it in each process that \
-                     needs it (in an initializer, or in a function that the fork server preloads)")
+                write!(
+                    f,
+                    "{image} is not loaded in this process: link it to the program, or load it in each process that \
+                     needs it (in an initializer, or in a function that the fork server preloads)"
+                )
             }
             Self::OtherBuild { image } if image.is_empty() => {
                 f.write_str("the other process runs another build of this program")

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use procpool::Pool;
 use procpool::PoolError;
@@ -28,6 +29,7 @@ cases![
     pool_may_be_used_and_dropped_in_other_threads,
     handles_outlive_the_pool,
     drop_of_a_closed_pool_warns_of_what_it_cuts_off,
+    join_waits_for_a_callback_and_terminate_does_not,
 ];
 
 fn close_runs_what_was_accepted(method: StartMethod) {
@@ -261,4 +263,19 @@ fn drop_of_a_closed_pool_warns_of_what_it_cuts_off(method: StartMethod) {
     let warnings = std::mem::take(&mut *WARNINGS.lock().unwrap());
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("1 unfinished call"), "{warnings:?}");
+}
+
+fn join_waits_for_a_callback_and_terminate_does_not(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let (entered, has_entered) = mpsc::channel();
+    let (release, is_released) = mpsc::channel::<()>();
+    let _handle = pool.apply_async((), || 1u8).on_success(move |_| {
+        entered.send(()).unwrap();
+        assert!(is_released.recv().is_err(), "it is released by the drop of the sender");
+    });
+    has_entered.recv().unwrap();
+    pool.terminate();
+    assert!(!pool.join_timeout(Duration::from_millis(50)).unwrap());
+    drop(release);
+    pool.join().unwrap();
 }

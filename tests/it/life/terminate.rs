@@ -1,5 +1,6 @@
 //! `terminate` and `drop`: every handle resolves, and every process ends, whatever it is doing.
 
+use std::os::unix::process::CommandExt;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -28,6 +29,7 @@ cases![
     terminate_ends_stopped_workers_and_a_long_queue,
     terminate_ends_tasks_that_ignore_sigterm,
     terminate_ends_what_tasks_have_started,
+    what_has_left_the_group_outlives_a_worker_that_obeys,
     terminate_ends_a_half_consumed_imap,
     without_grace_no_worker_is_asked,
     with_grace_a_task_puts_things_away,
@@ -172,6 +174,21 @@ fn terminate_ends_what_tasks_have_started(method: StartMethod) {
     pool.join().unwrap();
     stage::until_ended(&[grandchild]);
     assert!(is_terminated(&handle.get()));
+}
+
+/// SIGTERM ends the worker at once, so it is not killed, and its descendants are not looked for.
+fn what_has_left_the_group_outlives_a_worker_that_obeys(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let start = || {
+        let far = std::process::Command::new("sleep").arg("1000").process_group(0).spawn();
+        far.unwrap().id()
+    };
+    let far = pool.apply((), start).unwrap();
+    pool.terminate();
+    pool.join().unwrap();
+    assert!(!processes::ended(far));
+    stage::signal(far, Signal::SIGKILL);
+    stage::until_ended(&[far]);
 }
 
 /// Many times, to vary what has arrived when the pool ends: nothing, some, or all of what was drawn.
