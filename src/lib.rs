@@ -145,7 +145,7 @@ pub use work::task::Outcome;
 pub use work::task::Plain;
 pub use worker::deadline::deadline;
 
-/// For [`test_init!`] alone.
+/// For [`init_before_main!`] and [`test_init!`] alone.
 #[doc(hidden)]
 pub use start_methods as __start_methods;
 

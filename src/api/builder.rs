@@ -64,7 +64,8 @@ const INITIALIZER_INLINE_MAX: u64 = 16 * 1024;
 #[must_use = "a builder does nothing until `build`"]
 pub struct PoolBuilder {
     processes: Option<usize>,
-    start_method: StartMethod,
+    /// `None` until the user chooses one.
+    start_method: Option<StartMethod>,
     max_tasks_per_child: Option<usize>,
     max_rss_per_child: Option<u64>,
     max_age_per_child: Option<Duration>,
@@ -74,7 +75,8 @@ pub struct PoolBuilder {
     initializer_timeout: Option<Duration>,
     name: String,
     executable: Option<PathBuf>,
-    fork_despite_threads: bool,
+    /// The methods that fork in spite of threads, as the user has promised that they may.
+    despite_threads: Vec<StartMethod>,
     /// The template of every worker: entry, environment, directory, limits.
     boot: Boot<'static>,
     /// Some setting can only be checked by a new process that tries to have it.
@@ -119,7 +121,7 @@ impl Pool {
     pub fn builder() -> PoolBuilder {
         PoolBuilder {
             processes: None,
-            start_method: StartMethod::default(),
+            start_method: None,
             max_tasks_per_child: None,
             max_rss_per_child: None,
             max_age_per_child: None,
@@ -129,7 +131,7 @@ impl Pool {
             initializer_timeout: None,
             name: "procpool".to_owned(),
             executable: None,
-            fork_despite_threads: false,
+            despite_threads: Vec::new(),
             boot: Boot::new(worker::main),
             needs_trial: false,
         }
@@ -157,7 +159,12 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets how workers are started; [`StartMethod::Forkserver`] by default.
+    /// Sets how workers are started.
+    ///
+    /// By default by [`StartMethod::Forkserver`]; or by [`StartMethod::Spawn`] where no fork server can work, because
+    /// code of this program that runs before [`init`](crate::init) starts threads, and if there is no
+    /// [preload](crate::forkserver::preload) that workers would miss. A method that is set here is the only one: a fork
+    /// server that cannot work is then [`StartError::ServerThreads`](crate::StartError::ServerThreads).
     ///
     /// Named `get_context` or `set_start_method` in CPython, where it is a setting of the context and not of the pool.
     ///
@@ -174,7 +181,7 @@ impl PoolBuilder {
     /// }
     /// ```
     pub fn start_method(mut self, start_method: StartMethod) -> Self {
-        self.start_method = start_method;
+        self.start_method = Some(start_method);
         self
     }
 
@@ -633,7 +640,43 @@ impl PoolBuilder {
     /// ```
     #[expect(unsafe_code, reason = "declares an unsafe promise; contains no unsafe operation")]
     pub unsafe fn fork_despite_threads(mut self) -> Self {
-        self.fork_despite_threads = true;
+        self.despite_threads.push(StartMethod::Fork);
+        self
+    }
+
+    /// Lets the pool's fork server fork even while other threads exist in it. For [`StartMethod::Forkserver`] only. The
+    /// pool gets a fork server of its own.
+    ///
+    /// A fork server is a second run of this program up to [`init`](crate::init). Threads exist in it if a library that
+    /// this program is linked with starts them before `main`, if `main` does so before `init`, or if a
+    /// [preload](crate::forkserver::preload) does. Without this promise, the server refuses to fork; a pool for which
+    /// no start method was chosen then starts its workers by spawn.
+    ///
+    /// # Safety
+    ///
+    /// As for [`fork_despite_threads`](Self::fork_despite_threads), for the threads of the fork server: the caller
+    /// promises that no task, and nothing that a task calls, waits for a lock that one of them may hold. Libraries that
+    /// register handlers with pthread_atfork(3) for their threads, as OpenBLAS and jemalloc do, keep that promise for
+    /// them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::{Pool, StartMethod};
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     let _thread = std::thread::spawn(std::thread::park); // In the server too: it runs `main` up to `init`.
+    ///     procpool::init();
+    ///     let builder = Pool::builder().processes(1).start_method(StartMethod::Forkserver);
+    ///     // SAFETY: the other thread sleeps and holds no lock.
+    ///     let pool = unsafe { builder.forkserver_despite_threads() }.build()?;
+    ///     assert_eq!(pool.apply((2u32, 10), u32::pow)?, 1024);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[expect(unsafe_code, reason = "declares an unsafe promise; contains no unsafe operation")]
+    pub unsafe fn forkserver_despite_threads(mut self) -> Self {
+        self.despite_threads.push(StartMethod::Forkserver);
         self
     }
 
@@ -651,7 +694,7 @@ impl PoolBuilder {
     /// - [`PoolError::NotInitialized`]: `main` did not call [`init`](crate::init) first; for spawn and forkserver.
     /// - [`PoolError::NestedTooDeep`]: this process is itself a worker of a worker of a worker, and so on.
     /// - [`PoolError::Start`]: a worker process cannot be started, or cannot have the environment, directory or limits
-    ///   that were asked for; or a fork is refused because this process has other threads.
+    ///   that were asked for; or a fork is refused because this process, or its fork server, has other threads.
     /// - [`PoolError::System`]: the system refused a descriptor or a thread.
     ///
     /// # Examples
@@ -690,10 +733,10 @@ impl PoolBuilder {
             None => Size::fixed(processes),
         };
         let initializer = self.initializer.transpose().map_err(|message| PoolError::Initializer { message })?;
-        let starter = make_starter(self.start_method, self.executable, self.fork_despite_threads)?;
+        let starter = make_starter(self.start_method, self.executable, &self.despite_threads)?;
         let config = Config {
             size,
-            start_method: self.start_method,
+            start_method: starter.method(),
             max_tasks_per_child: self.max_tasks_per_child.map(|items| items as u64),
             max_rss_per_child: self.max_rss_per_child,
             max_age_per_child: self.max_age_per_child,
@@ -713,13 +756,17 @@ impl PoolBuilder {
 
 #[expect(unsafe_code, reason = "passes the user's own promise on")]
 fn make_starter(
-    method: StartMethod,
+    chosen: Option<StartMethod>,
     executable: Option<PathBuf>,
-    fork_despite_threads: bool,
+    despite_threads: &[StartMethod],
 ) -> Result<Starter, PoolError> {
-    let starter = match (method, fork_despite_threads) {
+    let method = chosen.unwrap_or_default();
+    let starter = match (method, despite_threads.contains(&method)) {
         // SAFETY: the user made the same promise to `PoolBuilder::fork_despite_threads`.
         (StartMethod::Fork, true) => unsafe { Starter::fork_despite_threads()? },
+        // SAFETY: the user made the same promise to `PoolBuilder::forkserver_despite_threads`.
+        (StartMethod::Forkserver, true) => unsafe { Starter::forkserver_despite_threads()? },
+        (StartMethod::Forkserver, false) if chosen.is_none() => Starter::automatic()?,
         (method, _) => Starter::new(method)?,
     };
     Ok(match executable {

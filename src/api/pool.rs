@@ -131,7 +131,8 @@ impl Pool {
         self.backend.resize(processes)
     }
 
-    /// How the pool starts its workers.
+    /// How the pool starts its workers. Forkserver by default, even where spawn has to take its place: see
+    /// [`PoolBuilder::start_method`](crate::PoolBuilder::start_method).
     ///
     /// # Examples
     ///

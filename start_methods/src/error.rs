@@ -42,6 +42,19 @@ pub enum StartError {
     ForeignThreads {
         /// The number of threads besides the caller and the parked residents.
         count: usize,
+        /// Their names, as far as they could be read; of the first 16 at most.
+        names: Vec<String>,
+    },
+    /// The fork server refuses to fork: it has threads that it did not start, and that may hold locks which would stay
+    /// locked in its children.
+    ///
+    /// The server is a second run of this program. So these threads were started before [`init`](crate::init): by
+    /// `main`, or by a constructor of a library that this program is merely linked with.
+    ServerThreads {
+        /// The number of threads besides the server's own.
+        count: usize,
+        /// Their names, as far as they could be read; of the first 16 at most.
+        names: Vec<String>,
     },
     /// Processes that start processes recursively have exceeded the limit of generations.
     NestedTooDeep {
@@ -154,12 +167,8 @@ impl fmt::Display for StartError {
                 "main() must begin with init(): spawn and forkserver execute this program again, \
                  and init() is where the new process leaves main()",
             ),
-            Self::ForeignThreads { count } => write!(
-                f,
-                "fork was refused: {count} other thread(s) of this process may hold locks that \
-                 would stay locked in the child for ever; fork before starting threads, or use \
-                 spawn or forkserver"
-            ),
+            Self::ForeignThreads { count, names } => write_foreign_threads(f, Threads(*count, names)),
+            Self::ServerThreads { count, names } => write_server_threads(f, Threads(*count, names)),
             Self::NestedTooDeep { depth, limit } => write!(
                 f,
                 "processes are nested too deep: this one would be generation {depth} of at most \
@@ -218,6 +227,59 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+/// A number of threads, with their names.
+struct Threads<'a>(usize, &'a [String]);
+
+impl fmt::Display for Threads<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, names) = self;
+        write!(f, "{count} other thread(s)")?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let dots = if *count > names.len() { ", …" } else { "" };
+        let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+        write!(f, " ({}{dots})", names.join(", "))
+    }
+}
+
+/// Whether threads of the runtime tokio are among these. The kernel cuts names after 15 bytes.
+fn is_of_tokio(names: &[String]) -> bool {
+    names.iter().any(|name| name.starts_with("tokio-"))
+}
+
+/// What to write in place of `#[tokio::main]`.
+const TOKIO_ADVICE: &str = "\
+#[tokio::main] starts its threads before the first line of main(): build the runtime after init():
+
+    fn main() {
+        init();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(run()); // What was in main() is now in `async fn run()`.
+    }
+
+or write init_before_main!() beside main()";
+
+fn write_foreign_threads(f: &mut fmt::Formatter<'_>, threads: Threads<'_>) -> fmt::Result {
+    write!(
+        f,
+        "fork was refused: {threads} of this process may hold locks that would stay locked in the child for ever; \
+         fork before starting threads, use spawn or forkserver, or, if they hold no lock that the child needs, promise \
+         that with fork_despite_threads()"
+    )
+}
+
+fn write_server_threads(f: &mut fmt::Formatter<'_>, threads: Threads<'_>) -> fmt::Result {
+    let advice = if is_of_tokio(threads.1) { TOKIO_ADVICE } else { "Call init() before anything starts a thread" };
+    write!(
+        f,
+        "the fork server cannot fork: {threads} of it may hold locks that would stay locked in its children for ever. \
+         The server runs this program up to init(), so they were started before init(), by main() or by a library's \
+         code before main(). {advice}; or use spawn; or, if they hold no lock that a child needs, promise that with \
+         forkserver_despite_threads()"
+    )
+}
 
 fn write_system(f: &mut fmt::Formatter<'_>, doing: &str, errno: i32) -> fmt::Result {
     let advice = match errno {
@@ -286,6 +348,21 @@ mod tests {
         assert!(raised.contains("10 open files (hard limit unlimited)"), "{raised}");
         assert!(raised.contains("CAP_SYS_RESOURCE"), "{raised}");
         assert!(limit(10, None, libc::EINVAL).contains("give a hard limit"));
+    }
+
+    #[test]
+    fn threads_are_named_with_a_way_out_for_each_method() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let of_fork = StartError::ForeignThreads { count: 3, names: names(&["jemalloc_bg_thd", "blas"]) }.to_string();
+        let of_server = |names| StartError::ServerThreads { count: 1, names }.to_string();
+
+        assert!(of_fork.contains(r#"3 other thread(s) ("jemalloc_bg_thd", "blas", …) of this process"#), "{of_fork}");
+        assert!(of_fork.contains("use spawn or forkserver"), "{of_fork}");
+        let plain = of_server(names(&["blas"]));
+        assert!(plain.contains(r#"1 other thread(s) ("blas") of it"#) && plain.contains("use spawn"), "{plain}");
+        assert!(plain.contains("forkserver_despite_threads()") && !plain.contains("tokio"), "{plain}");
+        let tokio = of_server(names(&["tokio-runtime-w"]));
+        assert!(tokio.contains("runtime.block_on(run())") && tokio.contains("init_before_main!()"), "{tokio}");
     }
 
     #[test]

@@ -81,10 +81,19 @@ impl From<String> for Refusal {
     }
 }
 
-/// Fork server to parent, after its hello: whether the preloads have run.
+/// Fork server to parent, after its hello: whether it can fork, and the preloads have run.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ready {
-    pub(crate) outcome: Result<(), String>,
+    pub(crate) outcome: Result<(), NotReady>,
+}
+
+/// Why a fork server cannot serve.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotReady {
+    /// It has threads that were there before the first preload ran.
+    Threads { count: usize, names: Vec<String> },
+    /// A preload failed, or left threads.
+    Preload(String),
 }
 
 /// Parent to fork server: fork one child. Carries one descriptor, the child's end of the lifeline.
@@ -105,9 +114,11 @@ pub(crate) struct Reply {
 
 /// Why the fork server could not fork a child.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ForkFailure {
-    pub(crate) stage: Stage,
-    pub(crate) errno: i32,
+pub(crate) enum ForkFailure {
+    /// A system call failed.
+    System { stage: Stage, errno: i32 },
+    /// Threads have been started in it since it was ready.
+    Threads { count: usize, names: Vec<String> },
 }
 
 /// The step at which the fork server failed.
@@ -268,11 +279,19 @@ mod tests {
         for reason in refusals {
             round_trips_whole_only(&Refused { reason });
         }
-        round_trips_whole_only(&Ready { outcome: Err("no table".to_owned()) });
+        let threads = NotReady::Threads { count: 17, names: vec!["blas".to_owned()] };
+        for outcome in [Ok(()), Err(NotReady::Preload("no table".to_owned())), Err(threads)] {
+            round_trips_whole_only(&Ready { outcome });
+        }
         round_trips_whole_only(&Request { id: u64::MAX });
         round_trips_whole_only(&Reply { id: 1, outcome: Ok(4711) });
-        let failure = ForkFailure { stage: Stage::Fork, errno: libc::EAGAIN };
-        round_trips_whole_only(&Reply { id: 2, outcome: Err(failure) });
+        let failures = [
+            ForkFailure::System { stage: Stage::Fork, errno: libc::EAGAIN },
+            ForkFailure::Threads { count: 1, names: vec!["jemalloc_bg_thd".to_owned()] },
+        ];
+        for failure in failures {
+            round_trips_whole_only(&Reply { id: 2, outcome: Err(failure) });
+        }
     }
 
     #[test]

@@ -30,6 +30,9 @@ const FOLDERS: &[&[Module]] =
 
 fn main() -> ExitCode {
     let role = harness::role();
+    if matches!(&role, Role::Early(_)) {
+        life::early::begin_main();
+    }
     // A process that starts as a worker never returns from `init`, whatever role it inherited. One role omits the call.
     if !matches!(&role, Role::Forgetful(_)) {
         procpool::init();
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Role::Warden(case) => warden::watch(&case),
         Role::Case(case) => harness::run_case(FOLDERS, &case),
         Role::Victim(name) => life::parent::play_victim(&name),
+        Role::Early(scene) => life::early::play(&scene),
         Role::Forgetful(method) => life::limits::forget_init(&method),
     }
 }

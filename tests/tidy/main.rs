@@ -87,6 +87,7 @@ const OTHER_UNSAFE_FILES: &[&str] = &[
     "benches/common/shared.rs",
     "examples/fork_deadlock.rs",
     "start_methods/tests/it/copies.rs",
+    "start_methods/tests/it/early.rs",
     "start_methods/tests/it/host.rs",
     "start_methods/tests/it/refusal.rs",
     "start_methods/tests/it/tree.rs",

@@ -8,14 +8,13 @@
 //!
 //! # Invariants
 //!
-//! - The marker is removed before any code of the user's runs, so that programs started by a child do not take
-//!   themselves for children.
 //! - A marker that does not fit the process is stale: the program runs as if there were none.
+//! - The marker is removed before any code of the user's runs, unless threads of the user's run already. Programs that
+//!   a child starts find it stale: they do not have its control socket.
 
 use std::env;
 use std::ffi::OsStr;
 use std::ffi::OsString;
-use std::fs;
 use std::os::fd::RawFd;
 use std::panic::catch_unwind;
 use std::sync::atomic::AtomicBool;
@@ -36,6 +35,7 @@ use crate::sys::calls;
 use crate::sys::fd::LOWEST;
 use crate::sys::fd::PrivateFd;
 use crate::sys::socket::Socket;
+use crate::sys::threads;
 use crate::sys::wait;
 
 /// The environment variable that marks a re-executed program as a child.
@@ -109,19 +109,25 @@ pub fn initialized() -> bool {
     INITIALIZED.load(Ordering::Relaxed)
 }
 
-/// Makes [`init`] run before the test harness, in a file of tests without a `main` of its own.
+/// Calls [`init`] before `main`, for a program whose `main` cannot begin with it: an attribute like `#[tokio::main]`
+/// has put a runtime with threads around it. Write it once, outside of all functions.
 ///
-/// For tests only: code before `main` runs without std's handling of closed standard streams and stack overflow. A
-/// program calls [`init`] in `main`.
+/// A child then runs none of `main`, but its entry runs in a constructor of this program. There, std has not installed
+/// its handler for stack overflows: an overflow is a plain SIGSEGV. Constructors of libraries that are linked
+/// *statically* (C++ objects, the crate `ctor`) may not have run yet, and then never do in a child; those of shared
+/// libraries have. If that matters, call [`init`] in `main`.
 ///
 /// # Examples
 ///
 /// ```standalone_crate
-/// start_methods::test_init!();
-/// # fn main() { assert!(start_methods::initialized()); }
+/// start_methods::init_before_main!();
+///
+/// fn main() {
+///     assert!(start_methods::initialized());
+/// }
 /// ```
 #[macro_export]
-macro_rules! test_init {
+macro_rules! init_before_main {
     () => {
         const _: () = {
             extern "C" fn init_before_main() {
@@ -132,6 +138,21 @@ macro_rules! test_init {
             #[unsafe(link_section = ".init_array")]
             static INIT_BEFORE_MAIN: extern "C" fn() = init_before_main;
         };
+    };
+}
+
+/// [`init_before_main!`](crate::init_before_main), under the name for a file of tests without a `main` of its own.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// start_methods::test_init!();
+/// # fn main() { assert!(start_methods::initialized()); }
+/// ```
+#[macro_export]
+macro_rules! test_init {
+    () => {
+        $crate::init_before_main!();
     };
 }
 
@@ -218,17 +239,16 @@ pub(crate) fn parse_marker(value: &OsStr) -> Option<Marker> {
 }
 
 fn remove_marker() {
-    // init() comes first in main(), or before it: this process has one thread.
-    calls::change_env(OsStr::new(MARKER), None);
+    // A thread that code before `init` has started may be reading the environment. Then the marker stays, and is stale
+    // for every program that inherits it.
+    if threads::is_only_thread() {
+        calls::change_env(OsStr::new(MARKER), None);
+    }
 }
 
 /// Runs a child that has just been executed. See [`born::run`].
 fn run_child() -> ! {
-    // Closes what the parent has leaked, before anything here opens a descriptor.
-    if calls::close_from(LIFELINE + 1).is_err() {
-        close_one_by_one();
-    }
-    // With `test_init!` this is before `main`, where std has not opened closed standard streams yet.
+    // Before `main`, std has not opened closed standard streams yet.
     if born::open_standard_streams().is_err() {
         calls::exit_now(born::EXIT_REFUSED);
     }
@@ -246,22 +266,6 @@ fn run_child() -> ! {
         calls::EXIT_PANICKED
     });
     std::process::exit(code.into())
-}
-
-/// For kernels without close_range(2).
-fn close_one_by_one() {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
-        return;
-    };
-    // Collected first: closing while reading would skip some. The directory's own descriptor is closed by then; closing
-    // its number again does no harm.
-    let numbers: Vec<RawFd> = entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|number| *number > LIFELINE)
-        .collect();
-    for number in numbers {
-        calls::close(number);
-    }
 }
 
 /// Reports to the parent why this program does not run as its child.

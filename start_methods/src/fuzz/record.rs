@@ -17,10 +17,12 @@ use crate::message::Request;
 use crate::method::StartMethod;
 use crate::settings::Resource;
 use crate::start::forkserver::server;
+use crate::start::forkserver::server::Plan;
 use crate::start::spawn;
 use crate::sys::image;
 use crate::sys::socket::Received;
 use crate::sys::socket::Socket;
+use crate::sys::threads::ForeignThreads;
 
 crate::test_init!();
 
@@ -77,7 +79,7 @@ fn record_the_corpus() {
         child.wait().unwrap();
     }
 
-    let preloads = server::encode_preloads(&[]);
+    let preloads = Plan { preloads: Vec::new(), foreign: ForeignThreads::Tolerate }.encode();
     let child = start(&Boot::new(server::serve).payload(&preloads), None);
     receive(child.control());
     write("message", "ready", &receive(child.control()));

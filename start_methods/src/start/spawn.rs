@@ -4,22 +4,28 @@
 //!
 //! - The executed file is /proc/self/exe, the file that this process runs, even if it was deleted or replaced since.
 //! - The child inherits only the environment (as the boot changes it), the arguments, standard output and error, the
-//!   control socket as descriptor 3 and the lifeline as descriptor 4.
+//!   control socket as descriptor 3 and the lifeline as descriptor 4. Everything else is closed between fork and exec,
+//!   and never in the executed program: there, code that runs before `init` may have opened descriptors of its own.
 //! - The child waits for its boot message, so it cannot have ended when its pidfd is opened.
 
 use std::env;
 use std::ffi::CString;
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::FcntlArg;
+use nix::fcntl::FdFlag;
 use nix::fcntl::OFlag;
+use nix::fcntl::fcntl;
 use nix::spawn::PosixSpawnAttr;
 use nix::spawn::PosixSpawnFileActions;
 use nix::spawn::PosixSpawnFlags;
@@ -93,6 +99,7 @@ fn execute(program: &Path, environment: &Environment, control: &Socket, lifeline
     let control = control.as_fd().as_raw_fd();
     actions.add_dup2(control, entry::CONTROL)?;
     actions.add_dup2(lifeline.as_raw_fd(), entry::LIFELINE)?;
+    close_the_rest(&mut actions)?;
     actions.add_open(0, "/dev/null", OFlag::O_RDWR | OFlag::O_NOCTTY, Mode::empty())?;
 
     let mut attributes = PosixSpawnAttr::init()?;
@@ -119,6 +126,31 @@ fn execute(program: &Path, environment: &Environment, control: &Socket, lifeline
             result => return Ok(result?),
         }
     }
+}
+
+/// Closes in the child, before the exec, what this process has open without close-on-exec.
+fn close_the_rest(actions: &mut PosixSpawnFileActions) -> io::Result<()> {
+    const FIRST: RawFd = entry::LIFELINE + 1;
+    match calls::add_close_from(actions, FIRST) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
+        result => return result,
+    }
+    // What another thread opens between here and the fork is missing from the list.
+    for number in inheritable(FIRST)? {
+        actions.add_close(number)?;
+    }
+    Ok(())
+}
+
+/// The open descriptors from `first` on that an executed program would inherit.
+fn inheritable(first: RawFd) -> io::Result<Vec<RawFd>> {
+    let flags = |number| fcntl(calls::borrow(number), FcntlArg::F_GETFD).map(FdFlag::from_bits_retain);
+    let entries = fs::read_dir("/proc/self/fd")?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(numbers
+        .filter(|number| *number >= first)
+        .filter(|number| flags(*number).is_ok_and(|flags| !flags.contains(FdFlag::FD_CLOEXEC)))
+        .collect())
 }
 
 /// The arguments of this program, so that `ps` shows the child as the same program.

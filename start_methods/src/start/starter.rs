@@ -17,6 +17,7 @@ use crate::start::fork;
 use crate::start::fork::Births;
 use crate::start::forkserver;
 use crate::start::forkserver::ForkRequest;
+use crate::start::forkserver::Launch;
 use crate::start::forkserver::Server;
 use crate::start::forkserver::Slot;
 use crate::start::spawn;
@@ -47,9 +48,17 @@ use crate::sys::threads::ForeignThreads;
 pub struct Starter {
     method: StartMethod,
     foreign: ForeignThreads,
+    choice: Choice,
     executable: Option<PathBuf>,
     /// The template of a settled fork starter, or the server of a starter with its own executable.
     own_server: PerProcess<Slot>,
+}
+
+/// Whose choice the start method is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    Users,
+    Ours,
 }
 
 impl Starter {
@@ -72,6 +81,33 @@ impl Starter {
     /// ```
     pub fn new(method: StartMethod) -> Result<Self, StartError> {
         Self::with(method, ForeignThreads::Refuse)
+    }
+
+    /// A starter that uses forkserver, or spawn where a fork server cannot work: when threads exist in it, started by
+    /// code of this program that runs before [`init`](crate::init).
+    ///
+    /// Both give a child nothing of this process's memory, so a child does not notice the difference, unless there are
+    /// [preloads](crate::forkserver::preload). With preloads it is forkserver only, and such threads are the error
+    /// [`StartError::ServerThreads`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, StartMethod, Starter};
+    ///
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let starter = Starter::automatic()?;
+    /// assert_eq!(starter.method(), StartMethod::Forkserver);
+    /// assert!(starter.start(&Boot::new(run))?.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn automatic() -> Result<Self, StartError> {
+        Ok(Self { choice: Choice::Ours, ..Self::new(StartMethod::Forkserver)? })
     }
 
     /// A starter that forks even while other threads run.
@@ -113,6 +149,44 @@ impl Starter {
         Self::with(StartMethod::Fork, ForeignThreads::Tolerate)
     }
 
+    /// A starter whose fork server forks even while other threads exist in it. The server is this starter's own.
+    ///
+    /// Without this, a server refuses with [`StartError::ServerThreads`] if this program, or a library that it is
+    /// linked with, starts threads before [`init`](crate::init).
+    ///
+    /// # Safety
+    ///
+    /// As for [`fork_despite_threads`](Self::fork_despite_threads), for the threads of the server: those that this
+    /// program has started when `init` is called, and those that the [preloads](crate::forkserver::preload) start.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot, Starter};
+    ///
+    /// fn seven(_: Birth) -> u8 {
+    ///     7
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let _thread = std::thread::spawn(std::thread::park); // In the server too: it runs `main` up to `init`.
+    ///     start_methods::init();
+    ///     // SAFETY: the thread sleeps and holds no lock.
+    ///     let starter = unsafe { Starter::forkserver_despite_threads() }?;
+    ///     let child = starter.start(&Boot::new(seven))?;
+    ///     assert_eq!(child.wait()?.status().and_then(|status| status.code()), Some(7));
+    ///     Ok(())
+    /// }
+    /// ```
+    #[expect(unsafe_code, reason = "the caller must promise what no check of this crate can find out")]
+    pub unsafe fn forkserver_despite_threads() -> Result<Self, StartError> {
+        Self::with(StartMethod::Forkserver, ForeignThreads::Tolerate)
+    }
+
     fn with(method: StartMethod, foreign: ForeignThreads) -> Result<Self, StartError> {
         // Checked for fork too: a re-executed child whose `main` has not called `init()` must not get any further.
         let initialized = entry::check_initialized();
@@ -124,7 +198,7 @@ impl Starter {
             let doing = "executing a set-user-id program as its own child";
             return Err(StartError::System { doing, errno: libc::EPERM });
         }
-        Ok(Self { method, foreign, executable: None, own_server: PerProcess::new() })
+        Ok(Self { method, foreign, choice: Choice::Users, executable: None, own_server: PerProcess::new() })
     }
 
     /// Executes the program at `path` instead of /proc/self/exe. It must be a copy of this program: another build
@@ -175,8 +249,8 @@ impl Starter {
     ///   sent.
     /// - [`StartError::Directory`]: the path in `boot` is too long or empty.
     /// - [`StartError::NestedTooDeep`]: this process is of the last generation allowed.
-    /// - [`StartError::Forkserver`], [`StartError::Preload`], [`StartError::TemplateDied`]: the fork server or the
-    ///   template has failed.
+    /// - [`StartError::Forkserver`], [`StartError::ServerThreads`], [`StartError::Preload`],
+    ///   [`StartError::TemplateDied`]: the fork server or the template has failed.
     /// - [`StartError::System`]: a system call failed.
     ///
     /// # Examples
@@ -252,9 +326,32 @@ impl Starter {
 
     /// The slot of the server that starts processes for this starter: its own, or the shared one.
     fn slot(&self) -> &Slot {
-        match (self.method, &self.executable) {
-            (StartMethod::Forkserver, None) => forkserver::shared(),
+        match (self.method, &self.executable, self.foreign) {
+            (StartMethod::Forkserver, None, ForeignThreads::Refuse) => forkserver::shared(),
             _ => self.own_server.get(),
+        }
+    }
+
+    /// Whether the next start is by spawn although the method is forkserver.
+    fn avoids_server(&self) -> bool {
+        self.choice == Choice::Ours && forkserver::is_out_of_use()
+    }
+
+    /// Starts a process by a fork server, or by spawn if this starter may choose and a server cannot work.
+    fn start_by_server(&self, request: Option<ForkRequest<'_>>, boot: &Boot<'_>) -> Result<Child, StartError> {
+        let executable = self.executable.as_deref();
+        if request.is_none() && self.avoids_server() {
+            return spawn::start(boot, StartMethod::Spawn, executable);
+        }
+        let how = Launch { executable, foreign: self.foreign };
+        match self.slot().start(request, boot, how) {
+            Err(error @ StartError::ServerThreads { .. })
+                if self.choice == Choice::Ours && forkserver::put_out_of_use() =>
+            {
+                log::warn!("processes are started by spawn: {error}");
+                spawn::start(boot, StartMethod::Spawn, executable)
+            }
+            result => result,
         }
     }
 
@@ -361,6 +458,7 @@ impl Starts<'_> {
     pub fn order(&mut self) -> Order<'_> {
         let starter = self.starter;
         let request = match starter.method {
+            StartMethod::Forkserver if starter.avoids_server() => None,
             StartMethod::Fork | StartMethod::Forkserver => starter.slot().request(),
             StartMethod::Spawn => None,
         };
@@ -489,7 +587,7 @@ impl Order<'_> {
                 }
             }
             StartMethod::Spawn => spawn::start(boot, StartMethod::Spawn, executable),
-            StartMethod::Forkserver => starter.slot().start(request, boot, executable),
+            StartMethod::Forkserver => starter.start_by_server(request, boot),
         }
     }
 }

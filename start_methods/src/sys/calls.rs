@@ -14,6 +14,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::ffi::c_int;
 use std::ffi::c_long;
+use std::ffi::c_void;
 use std::io;
 use std::io::IoSlice;
 use std::mem;
@@ -27,6 +28,7 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::ptr;
 
+use nix::spawn::PosixSpawnFileActions;
 use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 
@@ -99,8 +101,7 @@ pub(crate) fn clear_env() {
 
 /// Sets a variable of the environment, or (`None`) removes it.
 ///
-/// Only while this process has one thread: in a child between its fork and its entry, and in `init`, which is called
-/// first in `main` or before it.
+/// Only while this process has one thread: in a child between its fork and its entry, and in `init`, which counts.
 pub(crate) fn change_env(name: &OsStr, value: Option<&OsStr>) {
     match value {
         // SAFETY: the caller is the only thread of this process, so no other thread reads the environment meanwhile.
@@ -235,14 +236,25 @@ pub(crate) fn pidfd_numbers(pidfd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     }
 }
 
-/// close_range(2) from `first` to the end, Linux 5.9.
-///
-/// Only for a process that has just been executed, in which these descriptors have no owner yet.
-pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
-    let (first, last, flags) = (first.unsigned_abs(), u32::MAX, 0u32);
-    // SAFETY: called first in `main`, before any descriptor at or above `first` has an owner.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
-    checked(result).map(drop)
+/// Adds an action that closes all descriptors from `first` on in the new process, before it is executed. ENOSYS where
+/// the C library does not have it: glibc does since 2.34.
+pub(crate) fn add_close_from(actions: &mut PosixSpawnFileActions, first: RawFd) -> io::Result<()> {
+    type AddCloseFrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, c_int) -> c_int;
+    fault!("close_from");
+    // Looked up and not linked, because a program that needs it does not start with an older library.
+    // SAFETY: the name is a C string.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"posix_spawn_file_actions_addclosefrom_np".as_ptr()) };
+    if symbol.is_null() {
+        return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+    }
+    // SAFETY: the C library documents this type for the function of this name.
+    let add = unsafe { mem::transmute::<*mut c_void, AddCloseFrom>(symbol) };
+    let actions: *mut PosixSpawnFileActions = actions;
+    // SAFETY: the actions are initialized and ours; nix's type is transparent over that of the C library.
+    match unsafe { add(actions.cast(), first) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 /// Closes a descriptor that has no owner in this process. Ignores errors, which mean that it was not open.
@@ -254,15 +266,17 @@ pub(crate) fn close(fd: RawFd) {
 
 /// Takes ownership of a descriptor known by number only.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the callers pass a number that they own: fd 3 or 4 of a re-executed child, or a descriptor that a forked
-    // child has kept while its former owner has become invalid.
+    // SAFETY: the callers pass a number that they own: fd 3 or 4 of a re-executed child, which its parent has put there
+    // and which a marker with a control socket confirms, or a descriptor that a forked child has kept while its former
+    // owner has become invalid.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Borrows a descriptor known by number only.
 pub(crate) fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     // SAFETY: the callers keep the descriptor open for as long as they use this: it is either one
-    // of 0, 1, 2, 3 of a process that has just been executed, or lies in a `PrivateFd`.
+    // of 0, 1, 2, 3 of a process that has just been executed, or lies in a `PrivateFd`. The rest only ask for its
+    // flags, which is harmless for any number.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 

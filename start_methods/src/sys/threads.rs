@@ -25,6 +25,10 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
+use nix::unistd::gettid;
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::error::StartError;
 use crate::sys::process;
 use crate::sys::process::PerProcess;
@@ -53,6 +57,8 @@ struct State {
     active: usize,
     /// Residents that run code about which nothing is known.
     foreign: usize,
+    /// The thread ids of all residents but those counted in `foreign`.
+    known: Vec<i32>,
     /// A fork is being prepared or in progress.
     held: bool,
 }
@@ -174,6 +180,7 @@ impl Announced {
             // The thread is a resident already, or in another process: `self` is dropped, which ends the announcement.
             return Resident::enter();
         }
+        process::lock(&GATE.get().state).know(own_id());
         set_mode(Mode::Active);
         let resident = Resident { pid: self.pid, outermost: true, not_send: PhantomData };
         std::mem::forget(self);
@@ -222,6 +229,7 @@ impl Resident {
             // Counted at once, as a parked resident. A fork that is being prepared already sees this thread in /proc;
             // uncounted, it would be foreign, and the fork would fail while the thread waits for that very fork.
             state.residents += 1;
+            state.know(own_id());
             gate.changed.notify_all();
             state = gate.until_open(state);
             state.active += 1;
@@ -274,6 +282,7 @@ impl Drop for Resident {
         let mut state = process::lock(&GATE.get().state);
         state.residents -= 1;
         state.leave(mode());
+        state.forget(own_id());
         set_mode(Mode::Unregistered);
         GATE.get().changed.notify_all();
     }
@@ -318,7 +327,10 @@ impl State {
     fn leave(&mut self, mode: Mode) {
         match mode {
             Mode::Active => self.active -= 1,
-            Mode::Foreign => self.foreign -= 1,
+            Mode::Foreign => {
+                self.foreign -= 1;
+                self.know(own_id());
+            }
             Mode::Parked | Mode::Unregistered => {}
         }
     }
@@ -326,9 +338,20 @@ impl State {
     fn arrive(&mut self, mode: Mode) {
         match mode {
             Mode::Active => self.active += 1,
-            Mode::Foreign => self.foreign += 1,
+            Mode::Foreign => {
+                self.foreign += 1;
+                self.forget(own_id());
+            }
             Mode::Parked | Mode::Unregistered => {}
         }
+    }
+
+    fn know(&mut self, thread: i32) {
+        self.known.push(thread);
+    }
+
+    fn forget(&mut self, thread: i32) {
+        self.known.retain(|known| *known != thread);
     }
 
     /// Residents that may exist during a fork: those that are parked.
@@ -361,7 +384,7 @@ pub(crate) struct Hold {
 }
 
 /// The policy for foreign threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ForeignThreads {
     Refuse,
     Tolerate,
@@ -434,19 +457,50 @@ pub(crate) fn check_only(known: impl Fn() -> usize) -> Result<(), StartError> {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(StartError::ForeignThreads { count: count - known });
+            return Err(StartError::ForeignThreads { count: count - known, names: foreign_names() });
         }
         // There is no event for "the kernel has removed a thread from the list", so it is polled.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
+/// Whether this process has no other thread, at this moment. False if that cannot be found out.
+pub(crate) fn is_only_thread() -> bool {
+    count().is_ok_and(|count| count == 1)
+}
+
+/// The names of the first foreign threads: not of this thread, and not of residents. Empty if /proc does not tell.
+fn foreign_names() -> Vec<String> {
+    let known = process::lock(&GATE.get().state).known.clone();
+    let here = own_id();
+    let threads = fs::read_dir(TASKS).into_iter().flatten().flatten();
+    let foreign = threads.filter(|thread| {
+        let id = thread.file_name().to_str().and_then(|id| id.parse::<i32>().ok());
+        id.is_some_and(|id| id != here && !known.contains(&id))
+    });
+    let name = |thread: fs::DirEntry| fs::read(thread.path().join("comm")).ok();
+    foreign
+        .filter_map(name)
+        .map(|name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
+        .take(NAMES_MAX)
+        .collect()
+}
+
+fn own_id() -> i32 {
+    gettid().as_raw()
+}
+
+/// The directory in which the kernel lists the threads of this process.
+const TASKS: &str = "/proc/self/task";
+
+/// Maximum names in an error: it must fit into a message.
+const NAMES_MAX: usize = 16;
+
 /// The number of threads of this process.
 ///
 /// The kernel reports it as the link count of the directory that lists them, plus the two links that every directory
 /// has: one system call instead of five.
 fn count() -> io::Result<usize> {
-    const TASKS: &str = "/proc/self/task";
     match fs::metadata(TASKS)?.nlink().saturating_sub(2) {
         // There is at least this thread: an emulator of the kernel does not count links.
         0 => fs::read_dir(TASKS)?.try_fold(0, |count, entry| entry.map(|_entry| count + 1)),
@@ -481,6 +535,37 @@ mod tests {
         assert!(agrees() && count().unwrap() >= 2);
         drop(sender);
         assert!(thread.join().unwrap().is_err());
+    }
+
+    #[test]
+    fn foreign_threads_are_named_and_residents_are_not() {
+        /// Runs a thread, which waits until the sender is dropped, while `check` runs.
+        fn beside(name: &str, wait: fn(std::sync::mpsc::Receiver<()>), check: impl FnOnce()) {
+            let (end, receiver) = std::sync::mpsc::channel();
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || wait(receiver)).unwrap();
+            check();
+            drop(end);
+            thread.join().unwrap();
+        }
+        let is_named = |name: &str| foreign_names().iter().any(|known| known == name);
+        // A new thread takes a moment to get its name. The harness ends the test if it never does.
+        let wait_for = |condition: &dyn Fn() -> bool| {
+            while !condition() {
+                std::thread::yield_now();
+            }
+        };
+        beside("a-foreign-one", |end| assert!(end.recv().is_err()), || wait_for(&|| is_named("a-foreign-one")));
+        static PARKED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+        let park = |end: std::sync::mpsc::Receiver<()>| {
+            Resident::enter().park(|| {
+                PARKED.store(true, std::sync::atomic::Ordering::Release);
+                assert!(end.recv().is_err());
+            });
+        };
+        beside("a-resident", park, || {
+            wait_for(&|| PARKED.load(std::sync::atomic::Ordering::Acquire));
+            assert!(!is_named("a-resident"));
+        });
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod bare;
 mod birth;
 mod copies;
 mod death;
+mod early;
 mod helper;
 mod host;
 mod limits;
@@ -74,6 +75,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("birth", birth::CASES),
     ("copies", copies::CASES),
     ("death", death::CASES),
+    ("early", early::CASES),
     ("host", host::CASES),
     ("limits", limits::CASES),
     ("parent", parent::CASES),
@@ -86,7 +88,8 @@ const MODULES: &[(&str, &[Case])] = &[
 ];
 
 /// Programs that cases run; they are not cases themselves.
-const INNER: &[(&str, &[Case])] = &[("inner", host::INNER), ("inner", parent::INNER), ("inner", copies::INNER)];
+const INNER: &[(&str, &[Case])] =
+    &[("inner", host::INNER), ("inner", parent::INNER), ("inner", copies::INNER), ("inner", early::INNER)];
 
 fn main() {
     if let Ok(name) = env::var(CASE) {
@@ -122,6 +125,7 @@ fn names(modules: &[(&str, &'static [Case])]) -> Vec<(String, Box<dyn Fn()>)> {
 
 /// Runs one case in this process, and checks what it leaves behind.
 fn run_here(name: &str) {
+    early::begin_main();
     // The bare cases are about programs that do not begin with `init()`.
     if !name.starts_with("bare::") {
         start_methods::init();

@@ -67,7 +67,7 @@ fn fork_one() -> Result<(), StartError> {
 
 fn is_refused(count: usize) {
     match fork_one().unwrap_err() {
-        StartError::ForeignThreads { count: found } => assert_eq!(found, count),
+        StartError::ForeignThreads { count: found, .. } => assert_eq!(found, count),
         other => panic!("{other}"),
     }
 }

@@ -73,6 +73,8 @@ pub(crate) enum Role {
     Case(String),
     /// The parent of a pool, which is killed or ends badly.
     Victim(String),
+    /// Starts a thread before it calls `init`.
+    Early(String),
     /// Makes a pool without calling `init`.
     Forgetful(String),
 }
@@ -86,6 +88,7 @@ pub(crate) fn role() -> Role {
         "warden" => Role::Warden(name),
         "case" => Role::Case(name),
         "victim" => Role::Victim(name),
+        "early" => Role::Early(name),
         "forgetful" => Role::Forgetful(name),
         _ => panic!("unknown role {kind}"),
     }

@@ -153,10 +153,12 @@ pub(crate) fn set_env(name: &str, value: &str) {
     unsafe { env::set_var(name, value) };
 }
 
-/// Lets a pool fork although other threads exist.
-pub(crate) fn fork_despite_threads(builder: procpool::PoolBuilder) -> procpool::PoolBuilder {
-    // SAFETY: the only other thread of the case that calls this is parked on a channel and holds no lock.
-    unsafe { builder.fork_despite_threads() }
+/// Lets a pool and its fork server fork although other threads exist.
+pub(crate) fn despite_threads(builder: procpool::PoolBuilder) -> procpool::PoolBuilder {
+    // SAFETY: the only other thread of the cases that call this is parked, or waits on a channel, and holds no lock.
+    let builder = unsafe { builder.fork_despite_threads() };
+    // SAFETY: as above.
+    unsafe { builder.forkserver_despite_threads() }
 }
 
 /// In a task: writes to a descriptor that the task does not own, without blocking.

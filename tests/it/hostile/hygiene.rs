@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::io::Write;
 
+use nix::fcntl::FcntlArg;
+use nix::fcntl::fcntl;
 use nix::sched::CpuSet;
 use nix::sched::sched_getaffinity;
 use nix::sched::sched_setaffinity;
@@ -13,6 +15,7 @@ use nix::unistd::Pid;
 use procpool::Pool;
 use procpool::StartMethod;
 
+use crate::faults::failpoints::arm;
 use crate::harness::cases;
 use crate::harness::processes;
 use crate::harness::processes::Process;
@@ -25,6 +28,7 @@ cases![
     worker_carries_the_name_of_the_pool,
     worker_has_few_descriptors,
     workers_of_one_pool_hold_nothing_of_another,
+    descriptors_that_the_parent_has_leaked_reach_no_executed_program,
     task_that_reads_stdin_sees_its_end,
     task_that_prints_works,
     printed_output_is_not_doubled,
@@ -97,6 +101,21 @@ fn workers_of_one_pool_hold_nothing_of_another(method: StartMethod) {
             assert!(sockets.iter().all(|socket| !others.contains(socket)), "{holdings:?}");
         }
     }
+}
+
+/// With both ways to close them: all from a number on, where the C library can, and each by its number.
+fn descriptors_that_the_parent_has_leaked_reach_no_executed_program(method: StartMethod) {
+    let leaked = fcntl(std::io::stderr(), FcntlArg::F_DUPFD(200)).unwrap();
+    for rules in ["", "parent close_from 1- errno 38"] {
+        arm(rules);
+        let pool = stage::pool(method, 1);
+        let leaks = pool.apply((leaked,), |number| {
+            processes::descriptors(std::process::id()).iter().any(|(open, _)| *open == number)
+        });
+        // A fork copies what the user has open.
+        assert_eq!(leaks.unwrap(), method == StartMethod::Fork, "{rules:?}");
+    }
+    nix::unistd::close(leaked).unwrap();
 }
 
 fn own_sockets(pid: u32) -> Vec<String> {

@@ -100,12 +100,13 @@ pub(crate) fn forget_init(method: &str) -> ExitCode {
 
 fn fork_beside_threads_is_refused(method: StartMethod) {
     let (release, wait) = std::sync::mpsc::channel::<()>();
-    let foreign = thread::spawn(move || wait.recv());
+    let foreign = thread::Builder::new().name("a-bystander".to_owned()).spawn(move || wait.recv()).unwrap();
     let built = Pool::builder().processes(1).start_method(method).build();
     match method {
         StartMethod::Fork => {
             let error = built.unwrap_err();
-            assert!(matches!(&error, PoolError::Start(StartError::ForeignThreads { count: 1 })), "{error:?}");
+            let PoolError::Start(StartError::ForeignThreads { count: 1, names }) = &error else { panic!("{error:?}") };
+            assert_eq!(names, &["a-bystander"]);
         }
         StartMethod::Spawn | StartMethod::Forkserver => stage::assert_works(&built.unwrap()),
     }
@@ -118,7 +119,7 @@ fn fork_beside_threads_may_be_insisted_on(method: StartMethod) {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let foreign = thread::spawn(move || wait.recv());
     let builder = Pool::builder().processes(2).start_method(method);
-    let pool = sys::fork_despite_threads(builder).build().unwrap();
+    let pool = sys::despite_threads(builder).build().unwrap();
     stage::assert_works(&pool);
     release.send(()).unwrap();
     foreign.join().unwrap().unwrap();

@@ -2,6 +2,7 @@
 
 crate::harness::modules![
     compare,
+    early,
     elastic,
     initializer,
     lifecycle,

@@ -20,12 +20,14 @@
 mod client;
 pub(crate) mod server;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use client::Broken;
+pub(crate) use client::Launch;
 pub(crate) use client::Server;
 
 use crate::birth::boot::Boot;
@@ -47,6 +49,9 @@ struct State {
     shared: Slot,
     /// What it runs before it serves requests.
     preloads: Mutex<Vec<fn()>>,
+    /// A server has found threads in its process, and so would the next one. A hint: what it guards is correct, if
+    /// slower, with either value, so Relaxed everywhere.
+    has_threads: AtomicBool,
 }
 
 /// The slot of a server, empty until there is one.
@@ -106,20 +111,20 @@ impl Slot {
         &self,
         request: Option<ForkRequest<'_>>,
         boot: &Boot<'_>,
-        executable: Option<&Path>,
+        how: Launch<'_>,
     ) -> Result<Child, StartError> {
         let prepared = boot.prepare(StartMethod::Forkserver)?;
         let Some(mut request) = request.or_else(|| self.request()) else {
             // Held until the server is ready: concurrent starts wait for it and do not launch a second one.
             let mut slot = process::lock(&self.server);
-            return match fork_from(&mut slot, executable, &prepared) {
+            return match fork_from(&mut slot, how, &prepared) {
                 Ok(child) => deliver(child, &prepared),
-                Err(broken) => retry(&mut slot, &broken, executable, &prepared),
+                Err(broken) => retry(&mut slot, &broken, how, &prepared),
             };
         };
         match request.receive() {
             Ok(child) => deliver(child, &prepared),
-            Err(broken) => retry(&mut request.slot, &broken, executable, &prepared),
+            Err(broken) => retry(&mut request.slot, &broken, how, &prepared),
         }
     }
 
@@ -147,7 +152,7 @@ impl Slot {
                 let slot = &mut request.slot;
                 slot.as_ref().inspect(|server| server.kill());
                 match replace_template(slot, make) {
-                    Ok(()) => match fork_from(slot, None, &prepared) {
+                    Ok(()) => match fork_from(slot, Launch::of_this_program(), &prepared) {
                         Ok(child) => deliver(child, &prepared),
                         Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
                     },
@@ -220,12 +225,12 @@ fn replace_template(
 /// One attempt. After an error the slot is empty, and a second attempt may succeed.
 fn fork_from(
     slot: &mut Option<Server>,
-    executable: Option<&Path>,
+    how: Launch<'_>,
     prepared: &PreparedBoot<'_>,
 ) -> Result<Result<Child, StartError>, Broken> {
     let mut server = match slot.take() {
         Some(server) => server,
-        None => match Server::launch(executable, preloads()) {
+        None => match Server::launch(how, preloads()) {
             Ok(server) => server,
             Err(error) => return Broken::unless_final(error).map(Err),
         },
@@ -240,12 +245,12 @@ fn fork_from(
 fn retry(
     slot: &mut Option<Server>,
     broken: &Broken,
-    executable: Option<&Path>,
+    how: Launch<'_>,
     prepared: &PreparedBoot<'_>,
 ) -> Result<Child, StartError> {
     drop(slot.take());
     log::warn!("the fork server is replaced: {broken}");
-    match fork_from(slot, executable, prepared) {
+    match fork_from(slot, how, prepared) {
         Ok(child) => deliver(child, prepared),
         Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
     }
@@ -255,6 +260,19 @@ fn deliver(child: Result<Child, StartError>, prepared: &PreparedBoot<'_>) -> Res
     let child = child?;
     prepared.send(child.control())?;
     Ok(child)
+}
+
+/// Whether starts that may use another method should not try a fork server (again).
+pub(crate) fn is_out_of_use() -> bool {
+    STATE.get().has_threads.load(Ordering::Relaxed)
+}
+
+/// Notes that a fork server has threads, unless there are preloads: what runs in another way would miss what they load.
+/// Returns whether it was noted.
+pub(crate) fn put_out_of_use() -> bool {
+    let is_dispensable = process::lock(&STATE.get().preloads).is_empty();
+    STATE.get().has_threads.store(is_dispensable, Ordering::Relaxed);
+    is_dispensable
 }
 
 /// Runs `f` once in the fork server before it serves requests: all its children share what `f` loads.
@@ -268,7 +286,8 @@ fn deliver(child: Result<Child, StartError>, prepared: &PreparedBoot<'_>) -> Res
 /// - [`StartError::AlreadyRunning`]: the fork server is already running.
 /// - [`StartError::FunctionNotFound`]: `f` is code generated at run time.
 ///
-/// If `f` panics, the first start fails with [`StartError::Preload`].
+/// If `f` panics, the first start fails with [`StartError::Preload`]. If threads exist in the server before `f` runs, it
+/// fails with [`StartError::ServerThreads`].
 ///
 /// # Examples
 ///
@@ -291,6 +310,8 @@ pub fn preload(f: fn()) -> Result<(), StartError> {
         return Err(StartError::AlreadyRunning { pid });
     }
     process::lock(&STATE.get().preloads).push(f);
+    // From now on a fork server is not dispensable.
+    STATE.get().has_threads.store(false, Ordering::Relaxed);
     Ok(())
 }
 
@@ -313,6 +334,7 @@ pub fn preload(f: fn()) -> Result<(), StartError> {
 pub fn stop() {
     let server = process::lock(&shared().server).take();
     drop(server);
+    STATE.get().has_threads.store(false, Ordering::Relaxed);
 }
 
 /// The process id of this process's fork server, if it runs.

@@ -25,6 +25,8 @@ use nix::fcntl::OFlag;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::unistd::write;
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::birth::boot::Birth;
 use crate::birth::function::preload_at;
@@ -32,6 +34,7 @@ use crate::error::StartError;
 use crate::error::errno_of;
 use crate::message;
 use crate::message::ForkFailure;
+use crate::message::NotReady;
 use crate::message::Ready;
 use crate::message::Reply;
 use crate::message::Request;
@@ -53,8 +56,8 @@ use crate::sys::wait;
 /// The exit code of a server that has received an invalid request.
 const EXIT_CONFUSED: u8 = 70;
 
-/// The exit code of a server whose preload failed.
-const EXIT_PRELOAD: u8 = 71;
+/// The exit code of a server that cannot serve.
+const EXIT_NOT_READY: u8 = 71;
 
 /// Maximum characters of a panic's text that are passed on: it must fit into one message.
 const TEXT_MAX: usize = 500;
@@ -73,9 +76,17 @@ struct Forked {
     served: Served,
 }
 
-/// The payload of the server's boot message.
-pub(crate) fn encode_preloads(preloads: &[ImageRef]) -> Vec<u8> {
-    postcard::to_allocvec(preloads).expect("image references can always be encoded")
+/// The payload of the server's boot message: what it does before it serves, and whether it forks beside threads.
+#[derive(Serialize, Deserialize, Debug)]
+pub(crate) struct Plan {
+    pub(crate) preloads: Vec<ImageRef>,
+    pub(crate) foreign: ForeignThreads,
+}
+
+impl Plan {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).expect("image references can always be encoded")
+    }
 }
 
 /// The entry of a fork server.
@@ -84,22 +95,38 @@ pub(crate) fn serve(birth: Birth) -> u8 {
     calls::set_disposition(libc::SIGINT, Disposition::Ignore);
     calls::set_disposition(libc::SIGHUP, Disposition::Ignore);
     let requests = birth.control;
-    let outcome = preload(&birth.payload);
+    let outcome = prepare(&birth.payload);
     // Every child would write again what is in the buffer.
     let _result = io::stdout().flush();
-    let code = if outcome.is_ok() { None } else { Some(EXIT_PRELOAD) };
-    let ready = message::encode(&Ready { outcome });
+    let foreign = outcome.as_ref().ok().copied();
+    let ready = message::encode(&Ready { outcome: outcome.map(drop) });
     failpoint!("before_serve");
     if requests.send(&[IoSlice::new(&ready)], &[]).is_err() {
         return 0;
     }
-    code.unwrap_or_else(|| serve_until_end(&requests))
+    foreign.map_or(EXIT_NOT_READY, |foreign| serve_until_end(&requests, foreign))
+}
+
+/// Runs the preload functions, in a process that can fork before and after.
+fn prepare(payload: &[u8]) -> Result<ForeignThreads, NotReady> {
+    let plan: Plan = postcard::from_bytes(payload)
+        .map_err(|error| NotReady::Preload(format!("the list of preload functions is malformed: {error}")))?;
+    if plan.foreign == ForeignThreads::Refuse {
+        // First, and apart from what the preloads leave: these threads are not theirs, and the cure is another.
+        threads::check_only(|| 1).map_err(|error| match error {
+            StartError::ForeignThreads { count, names } => NotReady::Threads { count, names },
+            error => NotReady::Preload(error.to_string()),
+        })?;
+    }
+    preload(plan.preloads).map_err(NotReady::Preload)?;
+    if plan.foreign == ForeignThreads::Refuse {
+        check_single_threaded().map_err(NotReady::Preload)?;
+    }
+    Ok(plan.foreign)
 }
 
 /// Runs the preload functions. A panic is returned as an error.
-fn preload(payload: &[u8]) -> Result<(), String> {
-    let preloads: Vec<ImageRef> = postcard::from_bytes(payload)
-        .map_err(|error| format!("the list of preload functions is malformed: {error}"))?;
+fn preload(preloads: Vec<ImageRef>) -> Result<(), String> {
     for name in preloads {
         let address = name.resolve_code().map_err(|error| format!("a preload function was not found: {error}"))?;
         let f = preload_at(address);
@@ -114,21 +141,22 @@ fn preload(payload: &[u8]) -> Result<(), String> {
             return Err(text.chars().take(TEXT_MAX).collect());
         }
     }
-    check_single_threaded()
+    Ok(())
 }
 
 /// A server with threads would refuse every request; it is better to report that at once.
 fn check_single_threaded() -> Result<(), String> {
     threads::check_only(|| 1).map_err(|error| match error {
-        StartError::ForeignThreads { count } => format!(
-            "it left {count} thread(s) running, and a process with threads cannot be forked; \
-             start them in the children"
+        StartError::ForeignThreads { count, names } => format!(
+            "it left {count} thread(s) running ({}), and a process with threads cannot be forked; \
+             start them in the children",
+            names.join(", ")
         ),
         error => error.to_string(),
     })
 }
 
-fn serve_until_end(requests: &Socket) -> u8 {
+fn serve_until_end(requests: &Socket, foreign: ForeignThreads) -> u8 {
     let mut children: Vec<Served> = Vec::new();
     let mut answered = 0;
     loop {
@@ -152,7 +180,7 @@ fn serve_until_end(requests: &Socket) -> u8 {
                 Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
                     // The request was lost together with its descriptor, but its number is known.
                     answered += 1;
-                    if reply_failure(requests, answered, Stage::Request, &error).is_err() {
+                    if reply_failure(requests, answered, system(Stage::Request, &error)).is_err() {
                         return 0;
                     }
                     continue;
@@ -160,13 +188,15 @@ fn serve_until_end(requests: &Socket) -> u8 {
                 Err(_) => return EXIT_CONFUSED,
             };
             match (message::decode::<Request>(&buffer[..len]), fds.pop()) {
-                (Ok(request), Some(lifeline)) if fds.is_empty() => match answer(requests, request.id, lifeline) {
-                    Ok(served) => {
-                        answered = request.id;
-                        children.extend(served);
+                (Ok(request), Some(lifeline)) if fds.is_empty() => {
+                    match answer(requests, request.id, lifeline, foreign) {
+                        Ok(served) => {
+                            answered = request.id;
+                            children.extend(served);
+                        }
+                        Err(_) => return 0,
                     }
-                    Err(_) => return 0,
-                },
+                }
                 // Only the parent can send requests, so one of the two is broken. The parent can start another server.
                 _ => return EXIT_CONFUSED,
             }
@@ -200,12 +230,12 @@ fn report_if_dead(served: &Served) -> bool {
 }
 
 /// Forks one child and replies. An error means that the parent does not receive any more.
-fn answer(requests: &Socket, id: u64, lifeline: PrivateFd) -> io::Result<Option<Served>> {
+fn answer(requests: &Socket, id: u64, lifeline: PrivateFd, foreign: ForeignThreads) -> io::Result<Option<Served>> {
     failpoint!("before_fork");
-    let forked = match fork_one(lifeline) {
+    let forked = match fork_one(lifeline, foreign) {
         Ok(forked) => forked,
-        Err((stage, error)) => {
-            reply_failure(requests, id, stage, &error)?;
+        Err(failure) => {
+            reply_failure(requests, id, failure)?;
             return Ok(None);
         }
     };
@@ -217,29 +247,30 @@ fn answer(requests: &Socket, id: u64, lifeline: PrivateFd) -> io::Result<Option<
         // The child would end when our copy of its socket closes, but must not stay a zombie.
         let _result = calls::pidfd_send_signal(served.pidfd.as_fd(), libc::SIGKILL, 0);
         let _status = calls::reap_pid(pid);
-        reply_failure(requests, id, Stage::Reply, &error)?;
+        reply_failure(requests, id, system(Stage::Reply, &error))?;
         return Ok(None);
     }
     failpoint!("after_reply");
     Ok(Some(served))
 }
 
-fn reply_failure(requests: &Socket, id: u64, stage: Stage, error: &io::Error) -> io::Result<()> {
-    let outcome = Err(ForkFailure { stage, errno: errno_of(error) });
-    requests.send(&[IoSlice::new(&message::encode(&Reply { id, outcome }))], &[])
+fn reply_failure(requests: &Socket, id: u64, failure: ForkFailure) -> io::Result<()> {
+    requests.send(&[IoSlice::new(&message::encode(&Reply { id, outcome: Err(failure) }))], &[])
 }
 
-fn fork_one(lifeline: PrivateFd) -> Result<Forked, (Stage, io::Error)> {
-    let (ours, theirs) = Socket::pair().map_err(|error| (Stage::Socket, error))?;
-    let (status, report) = fd::pipe(OFlag::O_NONBLOCK).map_err(|error| (Stage::Pipe, error))?;
-    let hold = Hold::acquire(ForeignThreads::Refuse).map_err(|error| {
-        let errno = match error {
-            StartError::System { errno, .. } => errno,
-            // Code that a preload has left behind, perhaps a signal handler, has started a thread.
-            _ => libc::EBUSY,
-        };
-        (Stage::Threads, io::Error::from_raw_os_error(errno))
+fn system(stage: Stage, error: &io::Error) -> ForkFailure {
+    ForkFailure::System { stage, errno: errno_of(error) }
+}
+
+fn fork_one(lifeline: PrivateFd, foreign: ForeignThreads) -> Result<Forked, ForkFailure> {
+    let (ours, theirs) = Socket::pair().map_err(|error| system(Stage::Socket, &error))?;
+    let (status, report) = fd::pipe(OFlag::O_NONBLOCK).map_err(|error| system(Stage::Pipe, &error))?;
+    let hold = Hold::acquire(foreign).map_err(|error| match error {
+        // Code of a library or of a preload, perhaps a signal handler, has started them since the server was ready.
+        StartError::ForeignThreads { count, names } => ForkFailure::Threads { count, names },
+        StartError::System { errno, .. } => ForkFailure::System { stage: Stage::Threads, errno },
+        _ => ForkFailure::System { stage: Stage::Threads, errno: libc::EPROTO },
     })?;
-    let (pid, pidfd) = fork_waiting(&hold, theirs, lifeline, None)?;
+    let (pid, pidfd) = fork_waiting(&hold, theirs, lifeline, None).map_err(|(stage, error)| system(stage, &error))?;
     Ok(Forked { pid, control: ours, status, served: Served { pidfd, status: report } })
 }

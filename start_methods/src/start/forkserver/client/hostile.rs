@@ -97,7 +97,7 @@ fn a_silent_server_is_told_with_the_time_that_it_was_given() {
 
 #[test]
 fn what_is_no_answer_ends_the_server() {
-    let failure = ForkFailure { stage: Stage::Fork, errno: libc::EAGAIN };
+    let failure = ForkFailure::System { stage: Stage::Fork, errno: libc::EAGAIN };
     let of_another_version = {
         let mut bytes = reply(1, 1);
         bytes[4] ^= 0xff;
@@ -133,8 +133,10 @@ fn an_answer_with_other_descriptors_than_promised_ends_the_server() {
 fn descriptors_that_nobody_asked_for_are_closed() {
     let mut rig = Rig::new();
     let (read, write) = pipe().unwrap();
-    let failure =
-        message::encode(&Reply { id: 1, outcome: Err(ForkFailure { stage: Stage::Fork, errno: libc::EAGAIN }) });
+    let failure = message::encode(&Reply {
+        id: 1,
+        outcome: Err(ForkFailure::System { stage: Stage::Fork, errno: libc::EAGAIN }),
+    });
 
     let answer = rig.reply_with(&failure, &[write.as_fd()]).unwrap();
 

@@ -27,6 +27,8 @@ use crate::child::proc_info;
 use crate::child::proc_info::Stat;
 use crate::error::StartError;
 use crate::message;
+use crate::message::ForkFailure;
+use crate::message::NotReady;
 use crate::message::Ready;
 use crate::message::Reply;
 use crate::message::Request;
@@ -34,6 +36,7 @@ use crate::method::StartMethod;
 use crate::start::fork;
 use crate::start::fork::Births;
 use crate::start::forkserver::server;
+use crate::start::forkserver::server::Plan;
 use crate::start::spawn;
 use crate::sys::calls;
 use crate::sys::fd::LOWEST;
@@ -62,6 +65,21 @@ pub(crate) struct Server {
     /// It has reported that it serves requests.
     is_ready: bool,
     requests: u64,
+}
+
+/// How a fork server is to be started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launch<'a> {
+    /// The program, if it is not this one.
+    pub(crate) executable: Option<&'a Path>,
+    /// Whether it forks beside threads.
+    pub(crate) foreign: ForeignThreads,
+}
+
+impl Launch<'_> {
+    pub(crate) fn of_this_program() -> Self {
+        Self { executable: None, foreign: ForeignThreads::Refuse }
+    }
 }
 
 /// Why a server gets no further request.
@@ -98,10 +116,10 @@ impl fmt::Display for Broken {
 }
 
 impl Server {
-    /// Starts a fork server by executing this program, or `executable`, and waits until it is ready.
+    /// Starts a fork server by executing this program, or another, and waits until it is ready.
     ///
     /// The preloads are user code, which may take any time.
-    pub(crate) fn launch(executable: Option<&Path>, preloads: Vec<fn()>) -> Result<Self, StartError> {
+    pub(crate) fn launch(how: Launch<'_>, preloads: Vec<fn()>) -> Result<Self, StartError> {
         let preloads: Vec<_> = preloads
             .into_iter()
             .map(|f| {
@@ -109,16 +127,17 @@ impl Server {
                 image::locate(address).ok_or(StartError::FunctionNotFound { address })
             })
             .collect::<Result<_, _>>()?;
-        let payload = server::encode_preloads(&preloads);
+        let payload = Plan { preloads, foreign: how.foreign }.encode();
         let boot = Boot::new(server::serve).name("forkserver").payload(&payload);
-        let mut server = Self::new(spawn::start(&boot, StartMethod::Forkserver, executable)?);
+        let mut server = Self::new(spawn::start(&boot, StartMethod::Forkserver, how.executable)?);
         server.wait_until_ready()?;
         Ok(server)
     }
 
     /// Forks a template from this process. Does not wait until it is ready.
     pub(crate) fn fork_template(foreign: ForeignThreads, births: &Births) -> Result<Self, StartError> {
-        let payload = server::encode_preloads(&[]);
+        // The copy has one thread, whatever this process has.
+        let payload = Plan { preloads: Vec::new(), foreign: ForeignThreads::Refuse }.encode();
         let boot = Boot::new(server::serve).name("fork-template").payload(&payload);
         Ok(Self::new(fork::start(&boot, foreign, births)?))
     }
@@ -146,7 +165,10 @@ impl Server {
                 self.is_ready = true;
                 Ok(())
             }
-            Ok(Ready { outcome: Err(message) }) => Err(StartError::Preload { message }),
+            Ok(Ready { outcome: Err(NotReady::Preload(message)) }) => Err(StartError::Preload { message }),
+            Ok(Ready { outcome: Err(NotReady::Threads { count, names }) }) => {
+                Err(StartError::ServerThreads { count, names })
+            }
             Ok(_) => Err(broken(self.broken("it sent unexpected descriptors"))),
             Err(error) => Err(broken(self.broken(&error.to_string()))),
         }
@@ -213,10 +235,8 @@ impl Server {
         }
         match reply.outcome {
             Ok(pid) => self.child(pid, fds, lifeline),
-            Err(failure) => {
-                let error = io::Error::from_raw_os_error(failure.errno);
-                Ok(Err(StartError::system(failure.stage.doing())(error)))
-            }
+            Err(ForkFailure::System { stage, errno }) => Ok(Err(StartError::System { doing: stage.doing(), errno })),
+            Err(ForkFailure::Threads { count, names }) => Ok(Err(StartError::ServerThreads { count, names })),
         }
     }
 
