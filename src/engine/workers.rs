@@ -490,6 +490,8 @@ impl Workers {
             for signal in [Signal::SIGTERM, Signal::SIGCONT] {
                 if let Err(error) = handle.child.signal(signal).and_then(|()| handle.child.signal_group(signal)) {
                     effects.log(Level::Warn, format!("worker {} could not be sent {signal}: {error}", handle.pid()));
+                    // It cannot be asked, so there is nothing to wait for.
+                    handle.kill_at = Some(Instant::now());
                 }
             }
         }

@@ -78,6 +78,13 @@ pub use birth::entry::initialized;
 pub use child::child::Child;
 pub use error::StartError;
 pub use exit::Exit;
+/// [`init_before_main!`], by a fitting name for a file of tests without a `main` of its own.
+///
+/// ```standalone_crate
+/// start_methods::test_init!();
+/// # fn main() { assert!(start_methods::initialized()); }
+/// ```
+pub use init_before_main as test_init;
 pub use method::ParseStartMethodError;
 pub use method::StartMethod;
 pub use settings::Resource;

@@ -89,6 +89,7 @@ const OTHER_UNSAFE_FILES: &[&str] = &[
     "start_methods/tests/it/copies.rs",
     "start_methods/tests/it/early.rs",
     "start_methods/tests/it/host.rs",
+    "start_methods/tests/it/parent.rs",
     "start_methods/tests/it/refusal.rs",
     "start_methods/tests/it/tree.rs",
     "tests/it/harness/sys.rs",

@@ -11,12 +11,9 @@ use std::io;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
-use crate::child::lifeline::Lifeline;
-use crate::child::lifeline::MAKING;
 use crate::error::StartError;
 use crate::message;
 use crate::message::BootMessage;
@@ -506,8 +503,7 @@ impl<'a> Boot<'a> {
             settings,
             payload: self.payload.to_vec(),
         });
-        let lifeline = Lifeline::get().map_err(StartError::system(MAKING))?;
-        Ok(PreparedBoot { bytes, lifeline, fds: self.fds })
+        Ok(PreparedBoot { bytes, fds: self.fds })
     }
 
     /// The checks of the settings that the parent can make.
@@ -549,7 +545,6 @@ impl fmt::Debug for Boot<'_> {
 /// An encoded boot message, ready to be sent.
 pub(crate) struct PreparedBoot<'a> {
     bytes: Vec<u8>,
-    pub(crate) lifeline: Arc<Lifeline>,
     fds: &'a [BorrowedFd<'a>],
 }
 

@@ -58,6 +58,7 @@ use crate::sys::fd::Registry;
 use crate::sys::image;
 use crate::sys::socket::Received;
 use crate::sys::socket::Socket;
+use crate::sys::unshared;
 
 /// The exit code of a process that has refused to run.
 pub(crate) const EXIT_REFUSED: u8 = 112;
@@ -193,7 +194,9 @@ fn hex(bytes: &[u8]) -> String {
 /// `registry` is the parent's, locked by the forking thread. All signals are blocked. Until the signals are reset,
 /// nothing here allocates or waits for a lock. Closing `born` shows the parent that nothing of it is left here.
 pub(crate) fn after_fork(registry: &Registry, control: RawFd, lifeline: RawFd, born: Option<RawFd>) -> u8 {
-    // First: until then this process holds the ends by whose closing others detect the parent's death.
+    // First: until then this process holds the ends by whose closing others detect the parent's death. The handlers of
+    // fork(2) have done it already, unless the C library runs none.
+    unshared::close_all_in_child();
     registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control)]);
     signals::reset_in_child();
     // The numbers are still open; their owners, copied from the parent, became invalid with the parent's epoch.

@@ -141,21 +141,6 @@ macro_rules! init_before_main {
     };
 }
 
-/// [`init_before_main!`](crate::init_before_main), under the name for a file of tests without a `main` of its own.
-///
-/// # Examples
-///
-/// ```standalone_crate
-/// start_methods::test_init!();
-/// # fn main() { assert!(start_methods::initialized()); }
-/// ```
-#[macro_export]
-macro_rules! test_init {
-    () => {
-        $crate::init_before_main!();
-    };
-}
-
 /// Whether `main` has called [`init`], checked before anything is started.
 ///
 /// In a child whose `main` got here without [`init`], this reports the error to the parent and ends the process.

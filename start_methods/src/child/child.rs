@@ -4,13 +4,13 @@
 //!
 //! - A process is addressed by its pidfd. Its id is used only while it cannot have been reaped.
 //! - Once an exit was reported, every later call returns the same one.
-//! - The lifeline lives as long as the child: for a process that is still alive, dropping all children has the same
-//!   effect as the parent's death.
+//! - The lifeline lives as long as the child: for a process that is still alive, dropping its child has the same effect
+//!   as the parent's death.
+//! - A refused SIGKILL is never without effect: the lifeline is cut, and the kernel kills the process.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
@@ -88,7 +88,7 @@ pub struct Child {
     /// The read end of the pipe by which a server reports the status; `None` for children of this process.
     status: Option<PrivateFd>,
     state: Mutex<State>,
-    _lifeline: Arc<Lifeline>,
+    lifeline: Lifeline,
 }
 
 #[derive(Debug, Default)]
@@ -111,18 +111,18 @@ enum HelloState {
 
 impl Child {
     /// A child of this process.
-    pub(crate) fn direct(pid: u32, control: Socket, pidfd: PrivateFd, lifeline: Arc<Lifeline>) -> Self {
+    pub(crate) fn direct(pid: u32, control: Socket, pidfd: PrivateFd, lifeline: Lifeline) -> Self {
         Self::new(pid, control, pidfd, None, lifeline)
     }
 
     /// A child of a fork server, which reports its status through a pipe.
-    pub(crate) fn of_server(pid: u32, [control, pidfd, status]: [PrivateFd; 3], lifeline: Arc<Lifeline>) -> Self {
+    pub(crate) fn of_server(pid: u32, [control, pidfd, status]: [PrivateFd; 3], lifeline: Lifeline) -> Self {
         Self::new(pid, Socket::from_fd(control), pidfd, Some(status), lifeline)
     }
 
-    fn new(pid: u32, control: Socket, pidfd: PrivateFd, status: Option<PrivateFd>, lifeline: Arc<Lifeline>) -> Self {
+    fn new(pid: u32, control: Socket, pidfd: PrivateFd, status: Option<PrivateFd>, lifeline: Lifeline) -> Self {
         let (owner, state) = (std::process::id(), Mutex::default());
-        Self { pid, owner, control: control.distrusted(), pidfd, status, state, _lifeline: lifeline }
+        Self { pid, owner, control: control.distrusted(), pidfd, status, state, lifeline }
     }
 
     /// Its process id, for messages. To address the process use [`signal`](Self::signal).
@@ -296,9 +296,12 @@ impl Child {
 
     /// Sends a signal to the process. Does nothing if it has ended.
     ///
+    /// SIGKILL always works: if this process may not signal the other one, because it has dropped its privileges since
+    /// or because the other one has changed its user, the kernel kills it by its lifeline.
+    ///
     /// # Errors
     ///
-    /// EPERM when the process has changed its user.
+    /// EPERM when the process is not to be signalled by this user, and the signal is not SIGKILL.
     ///
     /// # Examples
     ///
@@ -318,7 +321,12 @@ impl Child {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        unless_gone(calls::pidfd_send_signal(self.pidfd(), signal as i32, 0))
+        let result = unless_gone(calls::pidfd_send_signal(self.pidfd(), signal as i32, 0));
+        if signal == Signal::SIGKILL && is_refused(&result) {
+            self.lifeline.cut();
+            return Ok(());
+        }
+        result
     }
 
     /// Sends a signal to the process group that the process leads: the process and its own children.
@@ -327,7 +335,8 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// EPERM when every process of the group has changed its user.
+    /// EPERM when no process of the group is to be signalled by this user. With SIGKILL, the process itself is killed
+    /// all the same, as by [`signal`](Self::signal).
     ///
     /// # Examples
     ///
@@ -343,18 +352,22 @@ impl Child {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn signal_group(&self, signal: Signal) -> io::Result<()> {
-        let result = calls::pidfd_send_signal(self.pidfd(), signal as i32, PIDFD_SIGNAL_PROCESS_GROUP);
-        match result {
+        let result = match calls::pidfd_send_signal(self.pidfd(), signal as i32, PIDFD_SIGNAL_PROCESS_GROUP) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.signal_group_id(signal),
             result => unless_gone(result),
+        };
+        if signal == Signal::SIGKILL && is_refused(&result) {
+            self.lifeline.cut();
         }
+        result
     }
 
-    /// Sends SIGKILL to the process and to its process group.
+    /// Sends SIGKILL to the process and to its process group. Processes of the group that this user may not signal are
+    /// out of reach; the process itself is not.
     ///
     /// # Errors
     ///
-    /// As for [`signal`](Self::signal).
+    /// When pidfd_send_signal(2) fails for another reason than a missing permission (never observed).
     ///
     /// # Examples
     ///
@@ -370,7 +383,7 @@ impl Child {
     pub fn kill(&self) -> io::Result<()> {
         // Both, whether or not the first fails: the process may have left its group.
         let group = self.signal_group(Signal::SIGKILL);
-        self.signal(Signal::SIGKILL).and(group)
+        self.signal(Signal::SIGKILL).and(unless_refused(group))
     }
 
     /// Sends SIGKILL to the process and to all its descendants, whatever groups and sessions they have created.
@@ -383,7 +396,7 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// As for [`signal`](Self::signal), of the process itself.
+    /// As for [`kill`](Self::kill).
     ///
     /// # Examples
     ///
@@ -406,7 +419,7 @@ impl Child {
     pub fn kill_tree(&self) -> io::Result<()> {
         // The group at once: from here on none of its members can start a process.
         let _result = self.signal_group(Signal::SIGSTOP);
-        self.signal(Signal::SIGSTOP)?;
+        unless_refused(self.signal(Signal::SIGSTOP))?;
         tree::kill_descendants(self.pid, self.pidfd());
         self.kill()
     }
@@ -698,6 +711,14 @@ fn error_of(refusal: Refusal) -> StartError {
         }
         Refusal::Other(reason) => StartError::Refused { reason },
     }
+}
+
+fn is_refused(result: &io::Result<()>) -> bool {
+    result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
+fn unless_refused(result: io::Result<()>) -> io::Result<()> {
+    if is_refused(&result) { Ok(()) } else { result }
 }
 
 fn unless_gone(result: io::Result<()>) -> io::Result<()> {

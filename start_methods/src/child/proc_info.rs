@@ -17,9 +17,13 @@ use crate::sys::calls;
 /// Whether the process behind a pidfd has this id and this parent. An error means neither yes nor no: there may be no
 /// free descriptor with which to read /proc.
 pub(crate) fn is_child(pid: u32, pidfd: BorrowedFd<'_>, parent: u32) -> io::Result<bool> {
-    // Only a pidfd can be signalled, or a directory of /proc, which has no ioctl. So after a successful signal 0 the
-    // ioctl is answered by the kernel, and not by the driver of some other file.
-    match calls::pidfd_send_signal(pidfd, 0, 0).and_then(|()| calls::pidfd_numbers(pidfd)) {
+    // Only a pidfd can be signalled, or a directory of /proc, which has no ioctl. So after a successful signal 0, or one
+    // that is refused for this user, the ioctl is answered by the kernel, and not by the driver of some other file.
+    let signalled = match calls::pidfd_send_signal(pidfd, 0, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        result => result,
+    };
+    match signalled.and_then(|()| calls::pidfd_numbers(pidfd)) {
         Ok(numbers) => Ok(numbers == (pid, parent)),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
         // An older kernel, or not a pidfd.

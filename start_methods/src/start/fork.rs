@@ -23,7 +23,8 @@ use crate::birth::signals::Blocked;
 use crate::child::child::Child;
 use crate::child::lifeline;
 use crate::child::lifeline::ARMING;
-use crate::child::lifeline::OPENING;
+use crate::child::lifeline::Lifeline;
+use crate::child::lifeline::MAKING;
 use crate::error::StartError;
 use crate::message::Stage;
 use crate::method::StartMethod;
@@ -44,8 +45,8 @@ const BIRTH_TIMEOUT: Duration = Duration::from_millis(100);
 /// A pipe by which forked children report that they have closed their copies of this process's descriptors: each then
 /// closes its copy of the write end.
 ///
-/// Until it does, a child has a copy of the write end of the lifeline. If it were stopped at that moment, it would
-/// outlive this process, and so would its siblings. Dropping this waits until all children have closed it, for a moment
+/// Until it does, a child has a copy of this process's ends of its own lifeline and of those of its siblings. If it were
+/// stopped at that moment, it would outlive this process, and so would its siblings. Dropping this waits until all children have closed it, for a moment
 /// at most.
 #[derive(Debug)]
 pub(crate) struct Births {
@@ -72,7 +73,7 @@ impl Drop for Births {
 pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -> Result<Child, StartError> {
     let prepared = boot.prepare(StartMethod::Fork)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system(socket::MAKING))?;
-    let lifeline = prepared.lifeline.open(LOWEST).map_err(StartError::system(OPENING))?;
+    let (lifeline, their_end) = Lifeline::new(LOWEST).map_err(StartError::system(MAKING))?;
     let (pid, pidfd) = {
         let hold = Hold::acquire(foreign)?;
         if foreign == ForeignThreads::Refuse {
@@ -80,13 +81,13 @@ pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -
             // hold the lock of the stream.
             let _result = io::stdout().flush();
         }
-        fork_waiting(&hold, theirs, lifeline, births.write.as_ref()).map_err(|(stage, error)| match stage {
+        fork_waiting(&hold, theirs, their_end, births.write.as_ref()).map_err(|(stage, error)| match stage {
             Stage::Pidfd => StartError::system(fd::OPENING_PIDFD)(error),
             Stage::Lifeline => StartError::system(ARMING)(error),
             _ => StartError::system("fork")(error),
         })?
     };
-    let child = Child::direct(pid, ours, pidfd, prepared.lifeline.clone());
+    let child = Child::direct(pid, ours, pidfd, lifeline);
     prepared.send(child.control())?;
     Ok(child)
 }

@@ -39,7 +39,8 @@ use crate::birth::entry;
 use crate::child::child::Child;
 use crate::child::lifeline;
 use crate::child::lifeline::ARMING;
-use crate::child::lifeline::OPENING;
+use crate::child::lifeline::Lifeline;
+use crate::child::lifeline::MAKING;
 use crate::error::StartError;
 use crate::method::StartMethod;
 use crate::settings::Environment;
@@ -57,29 +58,29 @@ const BUSY_RETRIES: u32 = 3;
 pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Path>) -> Result<Child, StartError> {
     let prepared = boot.prepare(method)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system(socket::MAKING))?;
-    // Its number is above those of both descriptors in the child: neither dup2 can overwrite it.
-    let lifeline = prepared.lifeline.open(entry::LIFELINE + 1).map_err(StartError::system(OPENING))?;
+    // The number of their end is above those of both descriptors in the child: neither dup2 can overwrite it.
+    let (lifeline, their_end) = Lifeline::new(entry::LIFELINE + 1).map_err(StartError::system(MAKING))?;
     let program = executable.unwrap_or(Path::new("/proc/self/exe"));
-    let pid = execute(program, boot.environment(), &theirs, &lifeline)
+    let pid = execute(program, boot.environment(), &theirs, &their_end)
         .map_err(StartError::system("executing the program"))?;
     drop(theirs);
     let pid = pid.as_raw().unsigned_abs();
-    let armed = lifeline::arm_for(pid, lifeline).map_err(|error| (ARMING, error));
+    let armed = lifeline::arm_for(pid, their_end).map_err(|error| (ARMING, error));
     let pidfd = armed.and_then(|()| fd::open_pidfd(pid).map_err(|error| (fd::OPENING_PIDFD, error)));
     let pidfd = match pidfd {
         Ok(pidfd) => pidfd,
         Err((doing, error)) => {
-            kill_and_reap(pid, ours, &error);
+            kill_and_reap(pid, (ours, lifeline), &error);
             return Err(StartError::system(doing)(error));
         }
     };
-    let child = Child::direct(pid, ours, pidfd, prepared.lifeline.clone());
+    let child = Child::direct(pid, ours, pidfd, lifeline);
     prepared.send(child.control())?;
     Ok(child)
 }
 
 /// Kills and reaps a child that has no pidfd.
-fn kill_and_reap(pid: u32, control: Socket, error: &io::Error) {
+fn kill_and_reap(pid: u32, ties: (Socket, Lifeline), error: &io::Error) {
     if error.raw_os_error() == Some(libc::ESRCH) {
         // It has ended and other code has reaped it: its id may have been reused.
         return;
@@ -87,7 +88,8 @@ fn kill_and_reap(pid: u32, control: Socket, error: &io::Error) {
     // It is our child and not reaped, so its id cannot have been reused. Kill first: a program that does not read its
     // control socket would not end by itself, and the wait would not return.
     let _result = nix::sys::signal::kill(calls::pid_t(pid), nix::sys::signal::Signal::SIGKILL);
-    drop(control);
+    // Cuts the lifeline, in case the program has more rights than this one and cannot be signalled.
+    drop(ties);
     let _result = calls::reap_pid(pid);
 }
 

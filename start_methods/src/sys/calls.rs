@@ -85,6 +85,23 @@ pub(crate) fn fork(_hold: &Hold, child_main: impl FnOnce() -> u8) -> io::Result<
     }
 }
 
+/// pthread_atfork(3): registers functions that every fork(2) of this program calls.
+pub(crate) fn at_fork(
+    before: extern "C" fn(),
+    in_parent: extern "C" fn(),
+    in_child: extern "C" fn(),
+) -> io::Result<()> {
+    let [before, in_parent, in_child] = [before, in_parent, in_child].map(|handler| Some(handler as AtFork));
+    // SAFETY: the handlers are functions of this program and never unwind; that of the child is async-signal-safe.
+    match unsafe { libc::pthread_atfork(before, in_parent, in_child) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// A handler as the C library declares it.
+type AtFork = unsafe extern "C" fn();
+
 /// Ends the process without exit handlers and without flushing: after fork(2), the content of those buffers belongs to
 /// the parent, which flushes it itself.
 pub(crate) fn exit_now(code: u8) -> ! {

@@ -15,6 +15,7 @@
 //! parent        fork          1-5  errno 11                  the first five forks of the process that armed them
 //! fork-template before_fork   1-   kill     once /tmp/token  only the process that removes the file
 //! newborn       at_birth      1-   wait /tmp/gate            a process that does not know its name yet
+//! parent        unlisted      1-   sleep 2                   each time takes two milliseconds
 //! ```
 //!
 //! Each process counts its own hits.
@@ -102,6 +103,7 @@ mod armed {
         Errno(i32),
         Wait(PathBuf),
         Milliseconds(u64),
+        Sleep(u64),
     }
 
     #[derive(Debug)]
@@ -138,6 +140,7 @@ mod armed {
                 Action::Errno(errno) => return Err(io::Error::from_raw_os_error(*errno)),
                 Action::Wait(path) => pass(path),
                 Action::Milliseconds(_) => {}
+                Action::Sleep(milliseconds) => std::thread::sleep(Duration::from_millis(*milliseconds)),
             }
         }
         Ok(())
@@ -230,6 +233,7 @@ mod armed {
             "errno" => Action::Errno(words.next()?.parse().ok()?),
             "wait" => Action::Wait(words.next()?.into()),
             "ms" => Action::Milliseconds(words.next()?.parse().ok()?),
+            "sleep" => Action::Sleep(words.next()?.parse().ok()?),
             _ => return None,
         })
     }

@@ -9,4 +9,5 @@ pub mod image;
 pub(crate) mod process;
 pub(crate) mod socket;
 pub mod threads;
+pub(crate) mod unshared;
 pub(crate) mod wait;

@@ -194,7 +194,7 @@ fn it_has_no_descriptor_but_its_own(method: StartMethod) {
         // Only a forked child inherits it; with the other methods the same numbers are free.
         let own: &[i32] = if method == StartMethod::Fork { &own } else { &[] };
         let (inherited, ours): (Vec<i32>, Vec<i32>) = others.into_iter().partition(|number| own.contains(number));
-        assert!(matches!(ours[..], [lifeline] if open[&lifeline].starts_with("pipe:")), "{text}");
+        assert!(matches!(ours[..], [lifeline] if open[&lifeline].starts_with("socket:")), "{text}");
         match method {
             StartMethod::Fork => assert_eq!(inherited, own, "{text}"),
             _ => assert!(inherited.is_empty(), "{text}"),

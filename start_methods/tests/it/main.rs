@@ -18,6 +18,7 @@ mod host;
 mod limits;
 mod parent;
 mod refusal;
+mod rights;
 mod server;
 mod settings;
 mod several;
@@ -80,6 +81,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("limits", limits::CASES),
     ("parent", parent::CASES),
     ("refusal", refusal::CASES),
+    ("rights", rights::CASES),
     ("server", server::CASES),
     ("settings", settings::CASES),
     ("several", several::CASES),
@@ -88,8 +90,13 @@ const MODULES: &[(&str, &[Case])] = &[
 ];
 
 /// Programs that cases run; they are not cases themselves.
-const INNER: &[(&str, &[Case])] =
-    &[("inner", host::INNER), ("inner", parent::INNER), ("inner", copies::INNER), ("inner", early::INNER)];
+const INNER: &[(&str, &[Case])] = &[
+    ("inner", host::INNER),
+    ("inner", parent::INNER),
+    ("inner", copies::INNER),
+    ("inner", early::INNER),
+    ("inner", rights::INNER),
+];
 
 fn main() {
     if let Ok(name) = env::var(CASE) {

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitPidFlag;
 use nix::sys::wait::WaitStatus;
 use nix::sys::wait::waitpid;
+use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 use nix::unistd::getpid;
 use start_methods::Birth;
@@ -46,6 +47,7 @@ pub(crate) const CASES: &[Case] = &[
         a_parent_that_dies_at_any_moment(method, "restless_victim_of_several");
     }),
     each("a_parent_that_exits_takes_all_along", a_parent_that_exits_takes_all_along),
+    each("copies_of_the_parent_hold_nothing_up", |method| outlived_by_copies(method, "copied_victim")),
 ];
 
 pub(crate) const INNER: &[Case] = &[
@@ -57,6 +59,7 @@ pub(crate) const INNER: &[Case] = &[
     each("restless_victim", restless_victim),
     each("restless_victim_of_several", restless_victim_of_several),
     each("exiting_victim", exiting_victim),
+    each("copied_victim", copied_victim),
 ];
 
 fn victim(method: StartMethod) {
@@ -228,4 +231,68 @@ fn a_parent_that_exits_takes_all_along(method: StartMethod) {
     set_child_subreaper(true).unwrap();
     crate::helper::succeed(inner(&format!("exiting_victim::{method}")));
     all_orphans_end();
+}
+
+/// A copy of this process, as other code of the program may make it. It waits to be killed.
+fn copy() -> Pid {
+    // SAFETY: the copy takes no lock.
+    #[expect(unsafe_code, reason = "a fork that this crate does not know of is the subject")]
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => loop {
+            nix::unistd::pause();
+        },
+    }
+}
+
+/// Prints the process ids of children, and behind a bar those of copies, and waits to be killed.
+fn print_and_wait(children: &[Child], copies: &[Pid]) {
+    let children: Vec<_> = children.iter().map(|child| child.pid().to_string()).collect();
+    let copies: Vec<_> = copies.iter().map(ToString::to_string).collect();
+    println!("{}|{}", children.join(" "), copies.join(" "));
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn copied_victim(method: StartMethod) {
+    let starter = Starter::new(method).unwrap();
+    let children = [busy, until_message].map(|entry| {
+        let child = starter.start(&Boot::new(entry)).unwrap();
+        child.wait_hello(SOON).unwrap();
+        child
+    });
+    print_and_wait(&children, &[copy()]);
+}
+
+/// All children of a killed process end although copies of it live on.
+fn outlived_by_copies(method: StartMethod, inner_case: &str) {
+    set_child_subreaper(true).unwrap();
+    let mut victim = inner(&format!("{inner_case}::{method}")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(victim.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (children, copies) = line.trim().split_once('|').unwrap();
+    let [children, copies] = [children, copies]
+        .map(|pids| pids.split(' ').map(|pid| Pid::from_raw(pid.parse().unwrap())).collect::<Vec<_>>());
+    assert!(children.len() >= 2 && !copies.is_empty(), "{line}");
+
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let has_ended = |pid: &Pid| {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        state.map_or(true, |state| state.contains("State:\tZ"))
+    };
+    let survivors = || children.iter().filter(|pid| !has_ended(pid)).count();
+    while survivors() > 0 && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let outlived = survivors();
+    for pid in copies.iter().chain(&children) {
+        // Fails for those that are gone.
+        let _result = nix::sys::signal::kill(*pid, Signal::SIGKILL);
+    }
+    all_orphans_end();
+    assert_eq!(outlived, 0, "children outlived their parent");
 }

@@ -64,7 +64,7 @@ fn they_hold_nothing_of_each_other(method: StartMethod) {
         child.wait_hello(SOON).unwrap();
         let text = receive_text(child.control());
         let ours: Vec<_> = text.split(' ').filter(|fd| !own.iter().any(|own| own == fd)).collect();
-        assert!(matches!(ours[..], [lifeline] if lifeline.contains("=pipe:")), "{text}");
+        assert!(matches!(ours[..], [lifeline] if lifeline.contains("=socket:")), "{text}");
     }
 }
 

@@ -163,7 +163,7 @@ fn pool_goes_on_with_those_it_has(method: StartMethod) {
 fn any_call_that_fails_once_is_told_or_made_good(method: StartMethod) {
     arm("");
     let before = processes::descriptors(std::process::id());
-    for point in ["socketpair", "memfd", "eventfd", "pipe", "pidfd", "fork", "execute", "thread"] {
+    for point in ["socketpair", "memfd", "eventfd", "pipe", "lifeline", "pidfd", "fork", "execute", "thread"] {
         for hit in 1..=5 {
             arm(&format!("parent {point} {hit} errno {}", libc::ENFILE));
             match build_and_map(method) {

@@ -76,6 +76,17 @@ pub(crate) fn fork() -> Option<u32> {
     }
 }
 
+/// Forks this process. The child waits to be killed, and takes no lock.
+pub(crate) fn forked_copy() -> u32 {
+    // SAFETY: the child calls pause(2) only.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        ForkResult::Child => loop {
+            nix::unistd::pause();
+        },
+        ForkResult::Parent { child } => child.as_raw().unsigned_abs(),
+    }
+}
+
 /// Ends the process without any cleanup.
 pub(crate) fn end_now(code: i32) -> ! {
     // SAFETY: _exit does not return, and ends the process whatever its state is.

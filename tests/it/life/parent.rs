@@ -7,10 +7,18 @@ use std::process::Child;
 use std::process::Command;
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Gid;
+use nix::unistd::Uid;
 use procpool::Pool;
 use procpool::StartMethod;
+use procpool::TaskError;
+use start_methods::failpoint;
 
 use crate::harness;
 use crate::harness::cases;
@@ -30,6 +38,9 @@ cases![
     panicking_parent_takes_workers_along,
     parent_without_standard_descriptors_works,
     parent_that_ignores_sigchld_works,
+    copies_of_the_parent_hold_nothing_up,
+    copies_that_are_made_during_starts_hold_nothing_up,
+    parent_that_drops_its_privileges_keeps_its_promises,
 ];
 
 /// What a victim's workers do, and how the victim ends.
@@ -43,6 +54,8 @@ const SCENES: &[(&str, Scene)] = &[
     ("exiting", exiting),
     ("panicking", panicking),
     ("working", working),
+    ("copied", copied),
+    ("dropping", dropping),
 ];
 
 static FORGOTTEN: OnceLock<Pool> = OnceLock::new();
@@ -57,6 +70,9 @@ pub(crate) fn play_victim(name: &str) -> ExitCode {
     if scene == "sigchld" {
         sys::ignore(Signal::SIGCHLD);
         return working(stage::pool(method, 2), book, gate);
+    }
+    if scene == "copied-meanwhile" {
+        return be_copied_meanwhile(method, book, gate);
     }
     let mut builder = Pool::builder().processes(2).start_method(method);
     if scene == "starting" {
@@ -163,7 +179,7 @@ fn kill_and_watch(scene: &str, method: StartMethod, workers: Workers) {
     child.kill().unwrap();
     child.wait().unwrap();
     for (pid, pidfd) in doomed.iter().zip(&pidfds) {
-        let ended = sys::readable_within(pidfd, std::time::Duration::from_secs(20)).unwrap();
+        let ended = sys::readable_within(pidfd, Duration::from_secs(20)).unwrap();
         assert!(ended, "process {pid} outlived its parent");
     }
 }
@@ -220,4 +236,107 @@ fn parent_that_ignores_sigchld_works(method: StartMethod) {
     let status = harness::again("victim", &role("sigchld", method, &book, &gate)).status().unwrap();
     assert_eq!(status.code(), Some(7));
     assert!(book.lines().contains(&"ready".to_owned()));
+}
+
+/// A copy of the parent lives on, as if other code of the program had made it.
+fn copied(pool: Pool, book: &str, gate: &str) -> ExitCode {
+    let copy = sys::forked_copy();
+    stage::note(book, format!("copy {copy}"));
+    busy(pool, book, gate)
+}
+
+/// Another thread makes copies all the time while the workers are started.
+fn be_copied_meanwhile(method: StartMethod, book: &str, gate: &str) -> ExitCode {
+    // Makes it likely that a fork happens between two steps of the creation of a lifeline.
+    failpoint::arm("parent unlisted 1- sleep 2");
+    let is_over = AtomicBool::new(false);
+    let pool = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                stage::note(book, format!("copy {}", sys::forked_copy()));
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let builder = sys::despite_threads(Pool::builder().processes(8).start_method(method));
+        let pool = builder.build().unwrap();
+        is_over.store(true, Ordering::Relaxed);
+        pool
+    });
+    busy(pool, book, gate)
+}
+
+/// Kills the parent, and watches its workers while its copies live on.
+fn kill_beside_copies(scene: &str, method: StartMethod, workers: usize) {
+    let (book, gate) = (Notebook::new(), Gate::closed());
+    let mut child = harness::again("victim", &role(scene, method, &book, &gate)).spawn().unwrap();
+    stage::until("the victim", || book.lines().contains(&"ready".to_owned()));
+    let lines = book.lines();
+    let copies: Vec<u32> = lines.iter().filter_map(|line| line.strip_prefix("copy ")?.parse().ok()).collect();
+    let pids: Vec<u32> = lines.iter().filter_map(|line| line.parse().ok()).collect();
+    assert!(pids.len() == workers && !copies.is_empty(), "{lines:?}");
+    let pidfds: Vec<_> = pids.iter().map(|&pid| sys::pidfd_open(pid).unwrap()).collect();
+
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let outlived =
+        pidfds.iter().filter(|pidfd| !sys::readable_within(*pidfd, Duration::from_secs(20)).unwrap()).count();
+    copies.into_iter().chain(pids).for_each(stage::kill_if_there);
+    assert_eq!(outlived, 0, "workers outlived their parent");
+}
+
+fn copies_of_the_parent_hold_nothing_up(method: StartMethod) {
+    kill_beside_copies("copied", method, 2);
+}
+
+fn copies_that_are_made_during_starts_hold_nothing_up(method: StartMethod) {
+    kill_beside_copies("copied-meanwhile", method, 8);
+}
+
+/// Makes its pool as root, and goes on as another user.
+fn dropping(pool: Pool, _: &str, _: &str) -> ExitCode {
+    fn spin(_: u8) -> u8 {
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+    fn crash(_: u8) -> u8 {
+        std::process::abort()
+    }
+    stage::until_all_work(&pool);
+    drop_privileges();
+    let late = pool.timeout(Duration::from_millis(100)).apply((1u8,), spin);
+    assert!(matches!(late, Err(TaskError::TimedOut { .. })), "{late:?}");
+    let cancelled = pool.apply_async((1u8,), spin);
+    cancelled.cancel();
+    assert!(matches!(cancelled.get(), Err(TaskError::Cancelled)));
+    for _ in 0..2 {
+        pool.apply((1u8,), crash).unwrap_err();
+        stage::assert_works(&pool);
+        // The next server is started by the other user.
+        procpool::forkserver::stop();
+    }
+    let _spinning = pool.map_async(0..2u8, spin);
+    pool.terminate();
+    pool.join().unwrap();
+    procpool::forkserver::stop();
+    assert_eq!(processes::children(std::process::id()).len(), 0);
+    ExitCode::from(7)
+}
+
+fn drop_privileges() {
+    let (user, group) = (Uid::from_raw(65534), Gid::from_raw(65534));
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setresgid(group, group, group).unwrap();
+    nix::unistd::setresuid(user, user, user).unwrap();
+}
+
+/// Passes without a check where this user has no privileges.
+fn parent_that_drops_its_privileges_keeps_its_promises(method: StartMethod) {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let (book, gate) = (Notebook::new(), Gate::closed());
+    let output = harness::again("victim", &role("dropping", method, &book, &gate)).output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
 }

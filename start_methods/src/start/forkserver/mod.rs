@@ -20,7 +20,6 @@
 mod client;
 pub(crate) mod server;
 
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::atomic::AtomicBool;
@@ -34,7 +33,6 @@ use crate::birth::boot::Boot;
 use crate::birth::boot::PreparedBoot;
 use crate::child::child::Child;
 use crate::child::lifeline::Lifeline;
-use crate::child::lifeline::MAKING;
 use crate::error::StartError;
 use crate::method::StartMethod;
 use crate::sys::image;
@@ -66,14 +64,14 @@ pub(crate) struct ForkRequest<'a> {
     pid: u32,
     slot: MutexGuard<'a, Option<Server>>,
     /// The result of sending the request; `None` once the reply was received.
-    sent: Option<Result<Result<Arc<Lifeline>, StartError>, Broken>>,
+    sent: Option<Result<Result<Lifeline, StartError>, Broken>>,
 }
 
 impl ForkRequest<'_> {
     fn receive(&mut self) -> Result<Result<Child, StartError>, Broken> {
         let server = self.slot.as_mut().expect("a request was sent to it");
         match self.sent.take().expect("a reply is received once")? {
-            Ok(lifeline) => server.receive_reply(&lifeline),
+            Ok(lifeline) => server.receive_reply(lifeline),
             Err(error) => Ok(Err(error)),
         }
     }
@@ -99,10 +97,7 @@ impl Slot {
     pub(crate) fn request(&self) -> Option<ForkRequest<'_>> {
         let mut slot = process::lock(&self.server);
         let server = slot.as_mut()?;
-        let sent = match Lifeline::get() {
-            Ok(lifeline) => server.send_request(&lifeline).map(|sent| sent.map(|()| lifeline)),
-            Err(error) => Ok(Err(StartError::system(MAKING)(error))),
-        };
+        let sent = server.send_request();
         Some(ForkRequest { pid: std::process::id(), slot, sent: Some(sent) })
     }
 
@@ -117,7 +112,7 @@ impl Slot {
         let Some(mut request) = request.or_else(|| self.request()) else {
             // Held until the server is ready: concurrent starts wait for it and do not launch a second one.
             let mut slot = process::lock(&self.server);
-            return match fork_from(&mut slot, how, &prepared) {
+            return match fork_from(&mut slot, how) {
                 Ok(child) => deliver(child, &prepared),
                 Err(broken) => retry(&mut slot, &broken, how, &prepared),
             };
@@ -152,7 +147,7 @@ impl Slot {
                 let slot = &mut request.slot;
                 slot.as_ref().inspect(|server| server.kill());
                 match replace_template(slot, make) {
-                    Ok(()) => match fork_from(slot, Launch::of_this_program(), &prepared) {
+                    Ok(()) => match fork_from(slot, Launch::of_this_program()) {
                         Ok(child) => deliver(child, &prepared),
                         Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
                     },
@@ -223,11 +218,7 @@ fn replace_template(
 }
 
 /// One attempt. After an error the slot is empty, and a second attempt may succeed.
-fn fork_from(
-    slot: &mut Option<Server>,
-    how: Launch<'_>,
-    prepared: &PreparedBoot<'_>,
-) -> Result<Result<Child, StartError>, Broken> {
+fn fork_from(slot: &mut Option<Server>, how: Launch<'_>) -> Result<Result<Child, StartError>, Broken> {
     let mut server = match slot.take() {
         Some(server) => server,
         None => match Server::launch(how, preloads()) {
@@ -236,7 +227,7 @@ fn fork_from(
         },
     };
     // On failure the server is dropped, which kills and reaps it; its children live on.
-    let child = server.fork(&prepared.lifeline)?;
+    let child = server.fork()?;
     *slot = Some(server);
     Ok(child)
 }
@@ -250,7 +241,7 @@ fn retry(
 ) -> Result<Child, StartError> {
     drop(slot.take());
     log::warn!("the fork server is replaced: {broken}");
-    match fork_from(slot, how, prepared) {
+    match fork_from(slot, how) {
         Ok(child) => deliver(child, prepared),
         Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
     }

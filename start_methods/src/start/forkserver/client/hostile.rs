@@ -25,7 +25,6 @@ struct Rig {
     server: Server,
     /// The server's end.
     there: Socket,
-    lifeline: Arc<Lifeline>,
     /// The server's child.
     child: u32,
     child_pidfd: OwnedFd,
@@ -42,15 +41,15 @@ impl Rig {
         let child = line.trim().parse().unwrap();
         let child_pidfd = calls::pidfd_open(child).unwrap();
         let pidfd = adopted(calls::pidfd_open(shell.id()).unwrap());
-        let lifeline = Lifeline::get().unwrap();
-        let process = Child::direct(shell.id(), here, pidfd, Arc::clone(&lifeline));
-        Self { server: Server { process, is_ready: true, requests: 0 }, there, lifeline, child, child_pidfd }
+        let (lifeline, _) = Lifeline::new(LOWEST).unwrap();
+        let process = Child::direct(shell.id(), here, pidfd, lifeline);
+        Self { server: Server { process, is_ready: true, requests: 0 }, there, child, child_pidfd }
     }
 
     /// The result of a request to which the server replies with this.
     fn reply_with(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Result<Child, StartError>, Broken> {
         self.there.send(&[IoSlice::new(bytes)], fds).unwrap();
-        self.server.fork(&self.lifeline)
+        self.server.fork()
     }
 
     /// The child as an honest server would send it, and the write end of its status pipe.
@@ -190,7 +189,7 @@ fn a_server_that_closes_its_socket_is_gone() {
     let mut rig = Rig::new();
     let (_kept, other) = Socket::pair().unwrap();
     rig.there = other;
-    is_broken(rig.server.fork(&rig.lifeline), "cannot be sent a request");
+    is_broken(rig.server.fork(), "cannot be sent a request");
 }
 
 #[test]
@@ -199,7 +198,7 @@ fn a_stopped_server_is_given_up_long_before_a_slow_one() {
     rig.server.process.signal(Signal::SIGSTOP).unwrap();
     let before = Instant::now();
 
-    is_broken(rig.server.fork(&rig.lifeline), "stopped");
+    is_broken(rig.server.fork(), "stopped");
 
     assert!(before.elapsed() < REPLY_TIMEOUT / 2);
 }

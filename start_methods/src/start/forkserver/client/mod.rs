@@ -13,7 +13,6 @@ use std::io;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -22,7 +21,7 @@ use nix::sys::signal::Signal;
 use crate::birth::boot::Boot;
 use crate::child::child::Child;
 use crate::child::lifeline::Lifeline;
-use crate::child::lifeline::OPENING;
+use crate::child::lifeline::MAKING;
 use crate::child::proc_info;
 use crate::child::proc_info::Stat;
 use crate::error::StartError;
@@ -194,32 +193,33 @@ impl Server {
     /// Forks a child, which waits for its boot message.
     ///
     /// The outer error means that the server is broken; the inner one is a failure that it has reported properly.
-    pub(crate) fn fork(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<Child, StartError>, Broken> {
-        match self.send_request(lifeline)? {
-            Ok(()) => self.receive_reply(lifeline),
+    pub(crate) fn fork(&mut self) -> Result<Result<Child, StartError>, Broken> {
+        match self.send_request()? {
+            Ok(lifeline) => self.receive_reply(lifeline),
             Err(error) => Ok(Err(error)),
         }
     }
 
-    /// The first half of [`fork`](Self::fork): sends the request, after which the server forks.
-    pub(crate) fn send_request(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<(), StartError>, Broken> {
+    /// The first half of [`fork`](Self::fork): sends the request, after which the server forks. Returns the lifeline of
+    /// the child.
+    pub(crate) fn send_request(&mut self) -> Result<Result<Lifeline, StartError>, Broken> {
         self.wait_until_ready().map_err(|error| Broken { detail: error.to_string() })?;
-        let own_end = match lifeline.open(LOWEST) {
-            Ok(own_end) => own_end,
-            Err(error) => return Ok(Err(StartError::system(OPENING)(error))),
+        let (lifeline, their_end) = match Lifeline::new(LOWEST) {
+            Ok(ends) => ends,
+            Err(error) => return Ok(Err(StartError::system(MAKING)(error))),
         };
         // Counted only if it is sent: the server counts the requests that it receives.
         self.requests += 1;
         let request = message::encode(&Request { id: self.requests });
-        match self.process.control().try_send(&[IoSlice::new(&request)], &[own_end.as_fd()]) {
-            Ok(true) => Ok(Ok(())),
+        match self.process.control().try_send(&[IoSlice::new(&request)], &[their_end.as_fd()]) {
+            Ok(true) => Ok(Ok(lifeline)),
             Ok(false) => Err(self.broken("it does not read its requests")),
             Err(error) => Err(self.broken(&format!("it cannot be sent a request: {error}"))),
         }
     }
 
     /// The second half of [`fork`](Self::fork): receives the reply.
-    pub(crate) fn receive_reply(&mut self, lifeline: &Arc<Lifeline>) -> Result<Result<Child, StartError>, Broken> {
+    pub(crate) fn receive_reply(&mut self, lifeline: Lifeline) -> Result<Result<Child, StartError>, Broken> {
         let (bytes, fds) = match self.receive(Some(Instant::now() + REPLY_TIMEOUT)) {
             Ok(reply) => reply,
             Err(ReceiveError::Broken(broken)) => return Err(broken),
@@ -240,12 +240,7 @@ impl Server {
         }
     }
 
-    fn child(
-        &self,
-        pid: u32,
-        fds: Vec<PrivateFd>,
-        lifeline: &Arc<Lifeline>,
-    ) -> Result<Result<Child, StartError>, Broken> {
+    fn child(&self, pid: u32, fds: Vec<PrivateFd>, lifeline: Lifeline) -> Result<Result<Child, StartError>, Broken> {
         let Ok(fds) = <[PrivateFd; 3]>::try_from(fds) else {
             return Err(self.broken("it sent the wrong number of descriptors"));
         };
@@ -259,7 +254,7 @@ impl Server {
         if i32::try_from(pid).is_err() || pid == 0 || !is_child || !calls::is_unix_seqpacket(fds[0].as_fd()) {
             return Err(self.broken("the process that it sent is not its child"));
         }
-        Ok(Ok(Child::of_server(pid, fds, Arc::clone(lifeline))))
+        Ok(Ok(Child::of_server(pid, fds, lifeline)))
     }
 
     /// The next message. Without a deadline it waits as long as the server lives.
