@@ -605,7 +605,8 @@ impl fmt::Display for PoolError {
             ),
             PoolError::NotInitialized => f.write_str(
                 "main() must begin with procpool::init() (in a test binary: procpool::test_init!() at the top of the \
-                 file), because spawn and forkserver workers begin as a second run of this program",
+                 file), because spawn and forkserver workers begin as a second run of this program. If it does, there \
+                 may be two versions of procpool in the program (cargo tree -d): the init() of each must be called",
             ),
             PoolError::NestedTooDeep { depth, limit } => write!(
                 f,

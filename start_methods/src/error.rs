@@ -165,7 +165,8 @@ impl fmt::Display for StartError {
         match self {
             Self::NotInitialized => f.write_str(
                 "main() must begin with init(): spawn and forkserver execute this program again, \
-                 and init() is where the new process leaves main()",
+                 and init() is where the new process leaves main(). If it does: are there two versions of this \
+                 crate in the program (cargo tree -d)? The init() of each must be called",
             ),
             Self::ForeignThreads { count, names } => write_foreign_threads(f, Threads(*count, names)),
             Self::ServerThreads { count, names } => write_server_threads(f, Threads(*count, names)),

@@ -3,8 +3,12 @@
 //! A program that is executed again runs its `main` again. The marker shows that it is a child; [`init`], called first
 //! in `main`, reads it, runs the entry and never returns.
 //!
-//! The marker is `START_METHODS_CHILD=<protocol version>:<process id of the parent>:<depth>`. It counts only if
+//! The marker is `START_METHODS_CHILD=<protocol version>:<process id of the parent>:<depth>:<copy>`. It counts only if
 //! descriptor 3 is a control socket made by that parent.
+//!
+//! A program may have several copies of this crate, of different versions. `<copy>` names the one that has started the
+//! child, by the place of its [`CrateCopy`] in the program. Whichever copy's `init` comes first hands the child over to
+//! the right one, before it compares versions.
 //!
 //! # Invariants
 //!
@@ -28,12 +32,16 @@ use nix::unistd::getppid;
 use crate::birth::boot::depth;
 use crate::birth::boot::set_depth;
 use crate::birth::born;
+use crate::birth::function::CrateCopy;
+use crate::birth::function::init_of_copy_at;
 use crate::birth::signals;
 use crate::message::PROTOCOL;
 use crate::settings::Environment;
 use crate::sys::calls;
 use crate::sys::fd::LOWEST;
 use crate::sys::fd::PrivateFd;
+use crate::sys::image;
+use crate::sys::image::ImageRef;
 use crate::sys::socket::Socket;
 use crate::sys::threads;
 use crate::sys::wait;
@@ -49,13 +57,21 @@ pub(crate) const LIFELINE: RawFd = CONTROL + 1;
 
 static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
+/// This copy of the crate, for others.
+static THIS_COPY: CrateCopy = CrateCopy::new(init_by_another_copy);
+
+extern "C" fn init_by_another_copy() {
+    init();
+}
+
 /// Lets this program start itself again as a child: call it first in `main`.
 ///
 /// In the first process it only records that it was called. In a process that [`StartMethod::Spawn`] or
 /// [`StartMethod::Forkserver`] has executed, it runs the entry and never returns: the process exits with the entry's
 /// exit code, after running its exit handlers. A second call does nothing.
 ///
-/// Everything in `main` before this call runs in every child as well.
+/// Everything in `main` before this call runs in every child as well. In a program with several versions of this crate,
+/// each has its own `init`, and all must be called; their order does not matter.
 ///
 /// [`StartMethod::Spawn`]: crate::StartMethod::Spawn
 /// [`StartMethod::Forkserver`]: crate::StartMethod::Forkserver
@@ -81,6 +97,8 @@ pub fn init() {
             // parent and child from starting each other for ever.
             set_depth(depth);
         }
+        // Does not return, unless the marker is stale for that copy. Then it has removed it.
+        MarkerState::OtherCopy(init_there) => init_there(),
         MarkerState::Orphan => calls::exit_now(0),
         MarkerState::OtherProtocol(version) => {
             refuse_and_exit(format!(
@@ -155,7 +173,7 @@ pub(crate) fn check_initialized() -> bool {
     match check_marker(&value) {
         MarkerState::Stale { .. } => false,
         MarkerState::Orphan => calls::exit_now(0),
-        MarkerState::Child | MarkerState::OtherProtocol(_) => {
+        MarkerState::Child | MarkerState::OtherProtocol(_) | MarkerState::OtherCopy(_) => {
             refuse_and_exit("main() reached Pool::new before init()".to_owned())
         }
     }
@@ -163,17 +181,41 @@ pub(crate) fn check_initialized() -> bool {
 
 /// The environment for executing a child of this process.
 pub(crate) fn child_environment(wanted: &Environment) -> impl Iterator<Item = (OsString, OsString)> {
-    let marker = format!("{PROTOCOL}:{}:{}", std::process::id(), depth() + 1);
+    let marker = own_marker(std::process::id(), depth() + 1);
     wanted.applied_to(env::vars_os()).filter(|(name, _)| name != MARKER).chain([(MARKER.into(), marker.into())])
 }
 
+/// The marker that this copy of the crate writes.
+pub(crate) fn own_marker(parent: u32, depth: u32) -> String {
+    format!("{PROTOCOL}:{parent}:{depth}:{}", hex(&own_place()))
+}
+
+/// The place of [`THIS_COPY`]; empty if it cannot be named, which no other copy takes for its own.
+fn own_place() -> Vec<u8> {
+    let place = image::locate(&raw const THIS_COPY as usize);
+    place.and_then(|place| postcard::to_allocvec(&place).ok()).unwrap_or_default()
+}
+
+/// The `init` of the other copy of this crate that `place` names. `None` for this copy, and for all that is not a copy
+/// of this crate in this build of the program.
+fn init_of_other_copy(place: &[u8]) -> Option<extern "C" fn()> {
+    if place == own_place() {
+        return None;
+    }
+    let place: ImageRef = postcard::from_bytes(place).ok()?;
+    let address = place.resolve_data(size_of::<CrateCopy>(), align_of::<CrateCopy>()).ok()?;
+    init_of_copy_at(address)
+}
+
 /// The meaning of a marker in this process.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum MarkerState {
     /// None: it was inherited from a process that left it in the environment.
     Stale { depth: u32 },
     /// It is valid, but the parent is dead.
     Orphan,
+    /// Another copy of this crate in this program has started this process. This is its `init`.
+    OtherCopy(extern "C" fn()),
     /// The parent has another protocol version.
     OtherProtocol(u16),
     /// This process is a child, and its control socket is at [`CONTROL`].
@@ -182,7 +224,7 @@ enum MarkerState {
 
 /// Checks a marker. Does not trust the environment: the control socket must confirm it.
 fn check_marker(value: &OsStr) -> MarkerState {
-    let Marker { version, parent, depth } = match parse_marker(value) {
+    let Marker { version, parent, depth, copy } = match parse_marker(value) {
         // With more rights than the caller has, the environment is not trusted.
         Some(marker) if !calls::is_secure_execution() => marker,
         _ => return MarkerState::Stale { depth: 0 },
@@ -203,7 +245,12 @@ fn check_marker(value: &OsStr) -> MarkerState {
         // alive.
         return if hung_up { MarkerState::Orphan } else { stale };
     }
-    if version == PROTOCOL { MarkerState::Child } else { MarkerState::OtherProtocol(version) }
+    match init_of_other_copy(&copy) {
+        Some(init_there) => MarkerState::OtherCopy(init_there),
+        // A parent of another build is told by the boot message.
+        None if version == PROTOCOL => MarkerState::Child,
+        None => MarkerState::OtherProtocol(version),
+    }
 }
 
 /// The content of a marker.
@@ -212,15 +259,29 @@ pub(crate) struct Marker {
     pub(crate) version: u16,
     pub(crate) parent: i32,
     pub(crate) depth: u32,
+    /// The place of the copy of this crate that wrote it.
+    pub(crate) copy: Vec<u8>,
 }
 
-/// Parses three numbers. Pure.
+/// Parses three numbers and a string of bytes. Pure.
 pub(crate) fn parse_marker(value: &OsStr) -> Option<Marker> {
-    let mut numbers = value.to_str()?.split(':');
-    let version = numbers.next()?.parse().ok()?;
-    let parent = numbers.next()?.parse().ok().filter(|parent| *parent > 0)?;
-    let depth = numbers.next()?.parse().ok()?;
-    numbers.next().is_none().then_some(Marker { version, parent, depth })
+    let mut fields = value.to_str()?.split(':');
+    let version = fields.next()?.parse().ok()?;
+    let parent = fields.next()?.parse().ok().filter(|parent| *parent > 0)?;
+    let depth = fields.next()?.parse().ok()?;
+    let copy = from_hex(fields.next()?)?;
+    fields.next().is_none().then_some(Marker { version, parent, depth, copy })
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| Some(u8::try_from(char::from(digit).to_digit(16)?).expect("below 16"));
+    let (pairs, rest) = (text.as_bytes().chunks_exact(2), text.len() % 2);
+    let bytes = pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect::<Option<Vec<u8>>>()?;
+    (rest == 0).then_some(bytes)
 }
 
 fn remove_marker() {
@@ -266,11 +327,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_is_three_numbers() {
-        let marker = Marker { version: 1, parent: 4711, depth: 2 };
-        assert_eq!(parse_marker(OsStr::new("1:4711:2")), Some(marker));
-        for garbled in ["", ":", "1", "1:2", "1::2", ":1:2", "1:0:1", "1:-1:1", "1:x:1", "99999:1:1", "1:2:3:"] {
+    fn a_marker_is_three_numbers_and_the_place_of_a_copy() {
+        let marker = |copy| Some(Marker { version: 1, parent: 4711, depth: 2, copy });
+        assert_eq!(parse_marker(OsStr::new("1:4711:2:0aff")), marker(vec![0x0a, 0xff]));
+        assert_eq!(parse_marker(OsStr::new("1:4711:2:")), marker(Vec::new()));
+        let numbers = ["", ":", "1", "1:2", "1::2:", ":1:2:", "1:0:1:", "1:-1:1:", "1:x:1:", "99999:1:1:", "1:2:3"];
+        let places = ["1:2:3::", "1:2:3:0", "1:2:3:0g", "1:2:3:é"];
+        for garbled in numbers.into_iter().chain(places) {
             assert_eq!(parse_marker(OsStr::new(garbled)), None, "{garbled:?}");
         }
+    }
+
+    #[test]
+    fn only_another_copy_is_called() {
+        extern "C" fn init_there() {}
+        static OTHER: CrateCopy = CrateCopy::new(init_there);
+        static NO_COPY: [usize; 3] = [usize::MAX; 3];
+        let place = |address: usize| postcard::to_allocvec(&image::locate(address).unwrap()).unwrap();
+
+        let found = init_of_other_copy(&place(&raw const OTHER as usize));
+        assert!(found.is_some_and(|found| std::ptr::fn_addr_eq(found, init_there as extern "C" fn())));
+        assert!(init_of_other_copy(&place(&raw const NO_COPY as usize)).is_none());
+        assert!(init_of_other_copy(&own_place()).is_none());
+        assert!(init_of_other_copy(&[]).is_none() && init_of_other_copy(&[7; 40]).is_none());
     }
 }

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::birth::entry::hex;
 use crate::birth::entry::parse_marker;
 use crate::exit::Exit;
 use crate::message;
@@ -56,7 +57,7 @@ fn decoded<M: Message + PartialEq + Debug>(data: &[u8]) {
 pub fn marker(data: &[u8]) {
     let Some(marker) = parse_marker(OsStr::from_bytes(data)) else { return };
     assert!(marker.parent > 0);
-    let written = format!("{}:{}:{}", marker.version, marker.parent, marker.depth);
+    let written = format!("{}:{}:{}:{}", marker.version, marker.parent, marker.depth, hex(&marker.copy));
     assert!(written.len() <= data.len());
     assert_eq!(parse_marker(OsStr::new(&written)), Some(marker));
 }

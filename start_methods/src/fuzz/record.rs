@@ -6,12 +6,15 @@
 
 use std::fs;
 use std::io::IoSlice;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::path::PathBuf;
 
 use crate::birth::boot::Birth;
 use crate::birth::boot::Boot;
+use crate::birth::entry::own_marker;
 use crate::child::child::Child;
+use crate::child::lifeline::Lifeline;
 use crate::message;
 use crate::message::Request;
 use crate::method::StartMethod;
@@ -19,6 +22,7 @@ use crate::settings::Resource;
 use crate::start::forkserver::server;
 use crate::start::forkserver::server::Plan;
 use crate::start::spawn;
+use crate::sys::fd::LOWEST;
 use crate::sys::image;
 use crate::sys::socket::Received;
 use crate::sys::socket::Socket;
@@ -46,7 +50,7 @@ fn start(boot: &Boot<'_>, executable: Option<&Path>) -> Child {
 
 /// Sends a marker as the parent makes it: `init` has removed the real one from the environment.
 fn answer(birth: Birth) -> u8 {
-    let marker = format!("{}:{}:{}", message::PROTOCOL, std::process::id(), crate::depth());
+    let marker = own_marker(std::process::id(), crate::depth());
     birth.control.send(&[IoSlice::new(marker.as_bytes())], &[]).unwrap();
     0
 }
@@ -85,7 +89,8 @@ fn record_the_corpus() {
     write("message", "ready", &receive(child.control()));
     let request = message::encode(&Request { id: 1 });
     write("message", "request", &request);
-    child.control().send(&[IoSlice::new(&request)], &[]).unwrap();
+    let (_lifeline, their_end) = Lifeline::new(LOWEST).unwrap();
+    child.control().send(&[IoSlice::new(&request)], &[their_end.as_fd()]).unwrap();
     write("message", "reply", &receive(child.control()));
     drop(child);
 

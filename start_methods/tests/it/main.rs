@@ -19,6 +19,7 @@ mod limits;
 mod parent;
 mod refusal;
 mod rights;
+mod second;
 mod server;
 mod settings;
 mod several;
@@ -82,6 +83,7 @@ const MODULES: &[(&str, &[Case])] = &[
     ("parent", parent::CASES),
     ("refusal", refusal::CASES),
     ("rights", rights::CASES),
+    ("second", second::CASES),
     ("server", server::CASES),
     ("settings", settings::CASES),
     ("several", several::CASES),
