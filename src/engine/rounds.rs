@@ -165,3 +165,82 @@ impl Place {
         self.is_active
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rounds among so many workers that hold something.
+    fn rounds(workers: u64) -> (Rounds, Vec<Place>) {
+        let mut rounds = Rounds::new(2);
+        let mut places = vec![Place::default(); usize::try_from(workers).unwrap()];
+        for (worker, place) in (0..workers).map(WorkerId).zip(&mut places) {
+            rounds.given(worker, place);
+        }
+        (rounds, places)
+    }
+
+    /// How many workers are asked, if all of them will ring.
+    fn ask_all(rounds: &mut Rounds, places: &mut [Place]) -> usize {
+        let mut count = 0;
+        while let Some(WorkerId(worker)) = rounds.next_unasked() {
+            let place = &mut places[usize::try_from(worker).unwrap()];
+            place.take_turn();
+            rounds.asked(place);
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn all_workers_are_looked_at_in_turn_a_few_at_a_time() {
+        let (mut rounds, _) = rounds(100);
+        let mut looks = [0; 100];
+        for _ in 0..25 {
+            let before: usize = looks.iter().sum();
+            rounds.look(&mut Vec::new(), |WorkerId(worker)| {
+                looks[usize::try_from(worker).unwrap()] += 1;
+                Look::Nothing
+            });
+            assert_eq!(looks.iter().sum::<usize>() - before, LOOKS_MIN);
+        }
+        assert_eq!(looks, [4; 100]);
+    }
+
+    #[test]
+    fn idle_ones_are_not_looked_at_again_until_they_are_given_something() {
+        let (mut rounds, mut places) = rounds(2);
+        rounds.look(&mut Vec::new(), |_| Look::Idle);
+        places.iter_mut().for_each(Place::leave);
+        rounds.look(&mut Vec::new(), |worker| panic!("{worker:?} is idle"));
+        rounds.given(WorkerId(1), &mut places[1]);
+        let mut news = Vec::new();
+        rounds.look(&mut news, |_| Look::News);
+        assert_eq!(news, [WorkerId(1)]);
+    }
+
+    #[test]
+    fn one_that_was_asked_is_asked_again_only_after_it_was_received_from() {
+        let (mut rounds, mut places) = rounds(100);
+        assert_eq!(ask_all(&mut rounds, &mut places), 100);
+        rounds.given(WorkerId(7), &mut places[7]);
+        assert_eq!(ask_all(&mut rounds, &mut places), 0);
+        rounds.received(WorkerId(7), &mut places[7]);
+        assert_eq!(ask_all(&mut rounds, &mut places), 1);
+        assert!(rounds.has_asked());
+        places.iter_mut().for_each(|place| rounds.forget(place));
+        assert!(!rounds.has_asked());
+    }
+
+    /// No turn comes soon for one of many, and the driver does not sleep before its answer is taken.
+    #[test]
+    fn one_that_had_answered_before_it_was_asked_is_taken_next() {
+        let (mut rounds, mut places) = rounds(100);
+        assert_eq!(ask_all(&mut rounds, &mut places), 100);
+        rounds.late(WorkerId(90), &mut places[90]);
+        let mut news = Vec::new();
+        rounds.look(&mut news, |_| Look::Nothing);
+        assert_eq!(news, [WorkerId(90)]);
+        assert_eq!(rounds.next_unasked(), Some(WorkerId(90)));
+    }
+}

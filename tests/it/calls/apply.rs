@@ -22,6 +22,7 @@ cases![
     async_tasks_run_side_by_side,
     many_threads_share_a_pool,
     handles_may_be_asked_in_any_order,
+    calls_beside_more_busy_workers_than_one_look_takes,
 ];
 
 fn runs_in_a_worker_process(method: StartMethod) {
@@ -151,4 +152,19 @@ fn handles_may_be_asked_in_any_order(method: StartMethod) {
     for (index, handle) in handles.iter().enumerate().rev() {
         assert_eq!(handle.get().unwrap() as usize, index + 1);
     }
+}
+
+/// With more than 16 busy workers, a driver looks at a part of them at a time. No answer may be left behind for that.
+fn calls_beside_more_busy_workers_than_one_look_takes(method: StartMethod) {
+    let pool = stage::pool(method, 20);
+    let (mut gate, book) = (Gate::closed(), Notebook::new());
+    let held: Vec<_> = (0..18).map(|_| stage::held(&pool, &gate, &book)).collect();
+    book.wait_for(18);
+    for x in 0..200u32 {
+        assert_eq!(pool.apply((x,), |x| x + 1).unwrap(), x + 1);
+    }
+    assert_eq!(pool.map(0..1000u32, |x| x).unwrap(), (0..1000).collect::<Vec<_>>());
+    gate.open();
+    let pids: BTreeSet<u32> = held.iter().map(|handle| handle.get().unwrap()).collect();
+    assert_eq!(pids.len(), 18);
 }
