@@ -8,6 +8,9 @@
 //! - `procspawn`: by its only method;
 //! - `fork`, the limit: a bare forked process that blocks in a read.
 //!
+//! Then what large values leave behind: the memory of a pool of four, its parent included, that is mapped or held in files
+//! for large values, in KiB, after 40 values of 4 MiB each way, and once more after two seconds of idleness.
+//!
 //! Then the processor time of idle pools of 64, all measured during the same ten seconds: workers, fork server, and the
 //! threads that each pool keeps in this process. *On a processor* is from `schedstat`, exact to nanoseconds;
 //! `utime + stime` is from `stat`, in ticks of 10 ms; *switches* counts context switches.
@@ -21,10 +24,12 @@ mod common {
     pub(crate) mod threads;
 }
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::hint::black_box;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
@@ -47,7 +52,45 @@ fn main() -> anyhow::Result<()> {
     procpool::init();
     procspawn::init();
     memory();
+    after_large_values()?;
     processors()
+}
+
+fn after_large_values() -> anyhow::Result<()> {
+    let pool = Pool::new(4)?;
+    for _ in 0..sized(40, 8) {
+        black_box(pool.map((0..4).map(|_| "x".repeat(4 << 20)), |text| text)?);
+    }
+    let used = large_value_kib(&pool)?;
+    sleep(Duration::from_secs(2));
+    let idle = large_value_kib(&pool)?;
+    let line = |name: &str, figures: [u64; 2]| vec![name.to_owned(), figures[0].to_string(), figures[1].to_string()];
+    print_aligned(&[
+        vec!["idle: memory for large values, KiB".to_owned(), "in use".to_owned(), "after 2 s".to_owned()],
+        line("procpool", [used, idle]),
+    ]);
+    pool.close();
+    pool.join()?;
+    Ok(())
+}
+
+/// The files for large values that the processes of a pool have open or mapped, each counted once.
+fn large_value_kib(pool: &Pool) -> anyhow::Result<u64> {
+    let mut files = BTreeMap::new();
+    for pid in pool.pids().into_iter().chain([std::process::id()]) {
+        for folder in ["fd", "map_files"] {
+            for entry in fs::read_dir(format!("/proc/{pid}/{folder}"))? {
+                let path = entry?.path();
+                let target = fs::read_link(&path).unwrap_or_default();
+                if target.to_string_lossy().starts_with("/memfd:procpool ")
+                    && let Ok(file) = fs::metadata(&path)
+                {
+                    files.insert(file.ino(), file.blocks() / 2);
+                }
+            }
+        }
+    }
+    Ok(files.values().sum())
 }
 
 fn memory() {
