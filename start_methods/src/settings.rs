@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - An environment without an [invalid variable](Environment::invalid_variable) is accepted by execve(2) and by std's
-//!   `set_var`, which panics for any other.
+//! - An environment without an [invalid variable](Environment::invalid_variable) is accepted by execve(2), and
+//!   is read back as it was set.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -143,8 +143,8 @@ impl Environment {
         self.cleared = true;
     }
 
-    pub(crate) fn is_cleared(&self) -> bool {
-        self.cleared
+    pub(crate) fn is_unchanged(&self) -> bool {
+        !self.cleared && self.changes.is_empty()
     }
 
     /// Each changed variable: set to this value, or (`None`) removed.

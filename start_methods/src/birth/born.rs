@@ -52,10 +52,12 @@ use crate::settings::Limit;
 use crate::settings::Resource;
 use crate::settings::Settings;
 use crate::sys::calls;
+use crate::sys::environ;
 use crate::sys::failpoint::failpoint;
 use crate::sys::fd::PrivateFd;
 use crate::sys::fd::Registry;
 use crate::sys::image;
+use crate::sys::image::Snapshot;
 use crate::sys::socket::Received;
 use crate::sys::socket::Socket;
 use crate::sys::unshared;
@@ -157,14 +159,13 @@ fn forbid_core() -> nix::Result<()> {
 fn apply_settings(settings: &Settings) -> Result<(), Refusal> {
     let environment = &settings.environment;
     if let Some(name) = environment.invalid_variable() {
-        // The parent has checked this too. `set_var` would panic for such a variable.
+        // The parent has checked this too.
         return Err(format!("the boot message is unusable: a variable cannot be called {name:?}").into());
     }
-    // An executed program already has its environment: there are no changes. A forked child has one thread.
-    if environment.is_cleared() {
-        calls::clear_env();
+    // An executed program already has its environment: there are no changes.
+    if !environment.is_unchanged() {
+        environ::replace(environment.applied_to(environ::variables()));
     }
-    environment.changes().for_each(|(name, value)| calls::change_env(name, value));
     if let Some(path) = &settings.directory {
         chdir(path.as_os_str()).map_err(|errno| Refusal::Directory { path: path.clone(), errno: errno as i32 })?;
     }
@@ -192,13 +193,21 @@ fn hex(bytes: &[u8]) -> String {
 /// Runs in a child that has just been forked, and makes it independent of its parent.
 ///
 /// `registry` is the parent's, locked by the forking thread. All signals are blocked. Until the signals are reset,
-/// nothing here allocates or waits for a lock. Closing `born` shows the parent that nothing of it is left here.
-pub(crate) fn after_fork(registry: &Registry, control: RawFd, lifeline: RawFd, born: Option<RawFd>) -> u8 {
+/// nothing here allocates; up to the entry, nothing waits for a lock that a thread of the parent may have held at the
+/// fork (the loader's, the environment's, those of std). Closing `born` shows the parent that nothing of it is left here.
+pub(crate) fn after_fork(
+    registry: &Registry,
+    images: Snapshot,
+    control: RawFd,
+    lifeline: RawFd,
+    born: Option<RawFd>,
+) -> u8 {
     // First: until then this process holds the ends by whose closing others detect the parent's death. The handlers of
     // fork(2) have done it already, unless the C library runs none.
     unshared::close_all_in_child();
     registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control)]);
     signals::reset_in_child();
+    image::inherit(images);
     // The numbers are still open; their owners, copied from the parent, became invalid with the parent's epoch.
     let [Ok(control), Ok(lifeline)] = [control, lifeline].map(|number| PrivateFd::adopt(calls::own(number))) else {
         return EXIT_REFUSED;

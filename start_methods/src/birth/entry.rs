@@ -38,6 +38,7 @@ use crate::birth::signals;
 use crate::message::PROTOCOL;
 use crate::settings::Environment;
 use crate::sys::calls;
+use crate::sys::environ;
 use crate::sys::fd::LOWEST;
 use crate::sys::fd::PrivateFd;
 use crate::sys::image;
@@ -288,7 +289,7 @@ fn remove_marker() {
     // A thread that code before `init` has started may be reading the environment. Then the marker stays, and is stale
     // for every program that inherits it.
     if threads::is_only_thread() {
-        calls::change_env(OsStr::new(MARKER), None);
+        environ::remove(OsStr::new(MARKER));
     }
 }
 

@@ -33,6 +33,7 @@ use crate::sys::fd;
 use crate::sys::fd::LOWEST;
 use crate::sys::fd::PrivateFd;
 use crate::sys::fd::Registry;
+use crate::sys::image;
 use crate::sys::socket;
 use crate::sys::socket::Socket;
 use crate::sys::threads::ForeignThreads;
@@ -103,6 +104,9 @@ pub(crate) fn fork_waiting(
     born: Option<&PrivateFd>,
 ) -> Result<(u32, PrivateFd), (Stage, io::Error)> {
     let control = control.into_fd();
+    // Before the fork, and before anything is locked: it waits for the lock of the dynamic loader, which the child must
+    // not need.
+    let images = image::snapshot();
     let pid = {
         // Held across the fork: a descriptor opened or closed in between would be missing from, or stale in, the copy
         // by which the child closes them.
@@ -110,7 +114,7 @@ pub(crate) fn fork_waiting(
         // Until the child has reset its handlers: a handler of the parent's must not run in it.
         let _blocked = Blocked::all();
         let kept = born.map(AsRawFd::as_raw_fd);
-        let child_main = || born::after_fork(&registry, control.as_raw_fd(), lifeline.as_raw_fd(), kept);
+        let child_main = || born::after_fork(&registry, images, control.as_raw_fd(), lifeline.as_raw_fd(), kept);
         calls::fork(hold, child_main).map_err(|error| (Stage::Fork, error))?
     };
     let armed = lifeline::arm_for(pid, lifeline).map_err(|error| (Stage::Lifeline, error));

@@ -45,6 +45,7 @@ use crate::error::StartError;
 use crate::method::StartMethod;
 use crate::settings::Environment;
 use crate::sys::calls;
+use crate::sys::environ;
 use crate::sys::failpoint::fault;
 use crate::sys::fd;
 use crate::sys::fd::PrivateFd;
@@ -165,15 +166,9 @@ fn arguments() -> Vec<CString> {
 }
 
 fn environment_strings(environment: &Environment) -> Vec<CString> {
-    entry::child_environment(environment)
-        .map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            c_string(&name)
-        })
-        .collect()
+    entry::child_environment(environment).map(|(name, value)| environ::entry_of(name, &value)).collect()
 }
 
 fn c_string(text: &OsStr) -> CString {
-    CString::new(text.as_bytes()).expect("the boot was checked, and all other text was a C string before")
+    CString::new(text.as_bytes()).expect("an argument was a C string before")
 }

@@ -116,9 +116,10 @@ impl Starter {
     ///
     /// The child has one thread. Every lock that another thread held at the fork stays locked in it, so the child may
     /// wait for it for ever. The caller promises that neither the entry nor anything that it calls needs such a lock.
-    /// (The heap of glibc is an exception: it is usable after fork(2).) If the boot changes the environment, the child
-    /// takes the lock of the environment even before its entry; a child that waits there sends no hello, and
-    /// [`Child::wait_hello`](crate::Child::wait_hello) kills it after the timeout.
+    /// (The heap of glibc is an exception: it is usable after fork(2).) Such locks are in places where few expect them:
+    /// that of the dynamic loader is taken by dlopen(3), by a backtrace and, before glibc 2.35, by a panic; those of std
+    /// by printing, by reading and changing the environment, by a panic and by setting the panic hook. Up to the entry
+    /// the child takes none of them, whatever the boot asks for.
     ///
     /// # Errors
     ///

@@ -8,10 +8,8 @@
 //! - A descriptor that the kernel returns has an owner before anything can fail.
 //! - The child of [`fork`] leaves by `_exit`, even when a destructor panics.
 
-#![expect(unsafe_code, reason = "fork, _exit, pidfds, close_range, SCM_RIGHTS and the environment have no safe form")]
+#![expect(unsafe_code, reason = "fork, _exit, pidfds, close_range, and SCM_RIGHTS have no safe form")]
 
-use std::env;
-use std::ffi::OsStr;
 use std::ffi::c_int;
 use std::ffi::c_long;
 use std::ffi::c_void;
@@ -107,25 +105,6 @@ type AtFork = unsafe extern "C" fn();
 pub(crate) fn exit_now(code: u8) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code.into()) }
-}
-
-/// Empties the environment. Only for a child between its fork and its entry.
-pub(crate) fn clear_env() {
-    // SAFETY: the caller is the only thread of a process that was just forked, so no other thread reads the environment
-    // meanwhile. The call does not fail in any C library that this crate is linked with.
-    let _result = unsafe { libc::clearenv() };
-}
-
-/// Sets a variable of the environment, or (`None`) removes it.
-///
-/// Only while this process has one thread: in a child between its fork and its entry, and in `init`, which counts.
-pub(crate) fn change_env(name: &OsStr, value: Option<&OsStr>) {
-    match value {
-        // SAFETY: the caller is the only thread of this process, so no other thread reads the environment meanwhile.
-        Some(value) => unsafe { env::set_var(name, value) },
-        // SAFETY: as above.
-        None => unsafe { env::remove_var(name) },
-    }
 }
 
 /// Whether the program was executed with more rights than its caller has (set-user-id and the like), so that its

@@ -5,12 +5,17 @@
 //! the program headers before it becomes an address again: the image must be loaded, of the same build, and the offset
 //! in an executable, or readable, segment.
 //!
+//! A forked child has the images of its parent where the parent has them. It gets a copy of the list ([`snapshot`],
+//! [`inherit`]), because it must not read the loader's: a thread of the parent that held the loader's lock at the fork
+//! holds it for ever in the child.
+//!
 //! Also called: ASLR-independent pointer, relocatable function reference.
 //!
 //! # Invariants
 //!
 //! - [`ImageRef::resolve_code`] and [`ImageRef::resolve_data`] return only addresses inside loaded segments with the
 //!   required permission; no input makes them touch other memory.
+//! - A forked child takes the loader's lock only for a location that its copy of the list does not have.
 
 #![expect(unsafe_code, reason = "dl_iterate_phdr(3) hands out pointers to the loader's tables")]
 
@@ -25,6 +30,11 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::Serialize;
+
+use crate::sys::process::PerProcess;
+
+/// The images that this process had when it was forked; empty in a process that was executed.
+static INHERITED: PerProcess<OnceLock<Snapshot>> = PerProcess::new();
 
 /// The type of the note that linkers write with `--build-id`.
 const NT_GNU_BUILD_ID: u32 = 3;
@@ -199,36 +209,98 @@ impl ImageRef {
 
     fn resolve(&self, size: usize, align: usize, permission: u32) -> Result<usize, ImageError> {
         let out_of_bounds = ImageError::OutOfBounds { offset: self.offset };
-        let Ok(offset) = usize::try_from(self.offset) else {
-            return Err(out_of_bounds);
+        let offset = usize::try_from(self.offset).map_err(|_| out_of_bounds)?;
+        let find = |image: &Image<'_>| self.resolve_in(image, offset, size, permission);
+        let inherited = INHERITED.get().get().and_then(|snapshot| snapshot.find(&find));
+        let found = match inherited {
+            Some(Ok(address)) => Some(Ok(address)),
+            // Loaded after the fork, or instead of another image.
+            Some(Err(_)) | None => with_images(find),
         };
-        let found = with_images(|image| {
-            if image.name != self.image {
-                return None;
-            }
-            if image.build_id() != self.build_id {
-                return Some(Err(ImageError::OtherBuild { image: self.image.clone() }));
-            }
-            Some(match image.segment(offset, size, permission) {
-                Some(()) => Ok(image.base.wrapping_add(offset)),
-                None => Err(out_of_bounds.clone()),
-            })
-        });
         let address = found.unwrap_or_else(|| Err(ImageError::NotLoaded { image: self.image.clone() }))?;
         if align == 0 || address % align != 0 {
             return Err(ImageError::Misaligned { offset: self.offset });
         }
         Ok(address)
     }
+
+    /// `None` if this location is in another image.
+    fn resolve_in(
+        &self,
+        image: &Image<'_>,
+        offset: usize,
+        size: usize,
+        permission: u32,
+    ) -> Option<Result<usize, ImageError>> {
+        if image.name != self.image {
+            return None;
+        }
+        if image.build_id() != self.build_id {
+            return Some(Err(ImageError::OtherBuild { image: self.image.clone() }));
+        }
+        Some(match image.segment(offset, size, permission) {
+            Some(()) => Ok(image.base.wrapping_add(offset)),
+            None => Err(ImageError::OutOfBounds { offset: self.offset }),
+        })
+    }
 }
 
-/// One image, as the loader describes it during the walk.
+/// One image, as the loader describes it during the walk, or as it was at the fork.
 struct Image<'a> {
     name: &'a str,
     /// The main program is the first image.
     is_main: bool,
     base: usize,
     headers: &'a [libc::Elf64_Phdr],
+    /// `None` during the walk: it is read from the memory of the image.
+    known_build_id: Option<&'a [u8]>,
+}
+
+/// The images of a process at the moment of a fork.
+#[derive(Debug)]
+pub(crate) struct Snapshot(Vec<Loaded>);
+
+/// A copy of an [`Image`].
+#[derive(Debug)]
+struct Loaded {
+    name: String,
+    base: usize,
+    headers: Vec<libc::Elf64_Phdr>,
+    build_id: Vec<u8>,
+}
+
+impl Snapshot {
+    fn find<R>(&self, ask: impl Fn(&Image<'_>) -> Option<R>) -> Option<R> {
+        let mut images = self.0.iter().map(|Loaded { name, base, headers, build_id }| Image {
+            name,
+            is_main: name.is_empty(),
+            base: *base,
+            headers,
+            known_build_id: Some(build_id),
+        });
+        images.find_map(|image| ask(&image))
+    }
+}
+
+/// The images of this process, for a child that it is about to fork.
+///
+/// The child uses them for the locations that this process sends it. A library that holds such a location must stay
+/// loaded in both, as for every function pointer.
+pub(crate) fn snapshot() -> Snapshot {
+    // Creates the cell before the fork: `inherit` must not find it half made by another thread.
+    INHERITED.get();
+    let mut images = Vec::new();
+    with_images(|image| {
+        let (name, headers) = (image.name.to_owned(), image.headers.to_vec());
+        images.push(Loaded { name, base: image.base, headers, build_id: image.build_id() });
+        None::<()>
+    });
+    Snapshot(images)
+}
+
+/// In a forked child: takes over the images of its parent.
+pub(crate) fn inherit(snapshot: Snapshot) {
+    INHERITED.get().set(snapshot).expect("a process is forked once");
 }
 
 #[cfg(not(target_pointer_width = "64"))]
@@ -250,6 +322,10 @@ impl Image<'_> {
     }
 
     fn build_id(&self) -> Vec<u8> {
+        self.known_build_id.map_or_else(|| self.read_build_id(), <[u8]>::to_vec)
+    }
+
+    fn read_build_id(&self) -> Vec<u8> {
         let notes = self.headers.iter().filter(|header| header.p_type == libc::PT_NOTE);
         for header in notes {
             let (offset, size) = (usize_of(header.p_vaddr), usize_of(header.p_memsz));
@@ -258,8 +334,8 @@ impl Image<'_> {
                 continue;
             }
             let start = self.base.wrapping_add(offset) as *const u8;
-            // SAFETY: the range lies in a readable segment that stays loaded while the loader's
-            // lock is held, as it is in `with_images`, and notes are never written.
+            // SAFETY: without a known build id the image comes from `with_images`. Then the range lies in a readable
+            // segment that stays loaded while the loader's lock is held, and notes are never written.
             let bytes = unsafe { slice::from_raw_parts(start, size) };
             if let Some(id) = find_build_id(bytes, usize_of(header.p_align)) {
                 return id.to_vec();
@@ -342,8 +418,9 @@ fn with_images<R, F: FnMut(&Image<'_>) -> Option<R>>(ask: F) -> Option<R> {
         // An image whose name is not UTF-8 cannot be in an `ImageRef`: skipped.
         let file_name = path.to_str().ok().and_then(|path| path.rsplit('/').next());
         let name = if is_main { Some("") } else { file_name.filter(|name| !name.is_empty()) };
-        walk.answer =
-            name.and_then(|name| (walk.ask)(&Image { name, is_main, base: usize_of(info.dlpi_addr), headers }));
+        let base = usize_of(info.dlpi_addr);
+        let image = name.map(|name| Image { name, is_main, base, headers, known_build_id: None });
+        walk.answer = image.and_then(|image| (walk.ask)(&image));
         c_int::from(walk.answer.is_some())
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod calls;
 pub(crate) mod closer;
+pub(crate) mod environ;
 #[doc(hidden)]
 pub mod failpoint;
 pub(crate) mod fd;

@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "forking despite threads is unsafe")]
 
+use std::env;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -18,6 +20,7 @@ use start_methods::Boot;
 use start_methods::StartError;
 use start_methods::StartMethod;
 use start_methods::Starter;
+use start_methods::image;
 use start_methods::threads::Resident;
 
 use crate::Case;
@@ -33,6 +36,7 @@ use crate::once;
 pub(crate) const CASES: &[Case] = &[
     once("a_foreign_thread_forbids_fork", a_foreign_thread_forbids_fork),
     once("a_foreign_thread_may_be_tolerated", a_foreign_thread_may_be_tolerated),
+    once("a_birth_takes_no_lock_of_another_thread", a_birth_takes_no_lock_of_another_thread),
     once("a_parked_resident_is_no_obstacle", a_parked_resident_is_no_obstacle),
     once("a_resident_may_fork", a_resident_may_fork),
     once("a_resident_that_does_not_park_is_foreign", a_resident_that_does_not_park_is_foreign),
@@ -91,6 +95,44 @@ fn a_foreign_thread_may_be_tolerated() {
         let child = starter.start(&boot()).unwrap();
         child.wait_hello(SOON).unwrap();
         assert_eq!(code(child.wait().unwrap()), Some(6));
+    });
+}
+
+/// Runs `f` while other threads hold the locks of the loader and of the environment most of the time.
+fn beside_threads_that_hold_locks(f: impl FnOnce()) {
+    let is_over = AtomicBool::new(false);
+    let again_and_again = |take: fn()| {
+        while !is_over.load(Ordering::Relaxed) {
+            take();
+            // Long enough for a thread that waits for the lock: it is not fair.
+            thread::sleep(Duration::from_micros(20));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| again_and_again(|| drop(image::locate(boot as *const () as usize))));
+            scope.spawn(|| again_and_again(|| drop(env::vars_os())));
+        }
+        f();
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+fn a_birth_takes_no_lock_of_another_thread() {
+    // SAFETY: the entry takes no lock.
+    let starter = unsafe { Starter::fork_despite_threads() }.unwrap();
+    let with_settings = boot().env("IT_A", "1").env_remove("HOME");
+    beside_threads_that_hold_locks(|| {
+        for boot in [boot(), with_settings.clone(), with_settings.env_clear()] {
+            for _ in 0..50 {
+                let child = starter.start(&boot).unwrap();
+                child.wait_hello(SOON).unwrap();
+                assert_eq!(code(child.wait().unwrap()), Some(6));
+            }
+        }
+        // The template, and its children, are born in the same way.
+        starter.settle().unwrap();
+        assert_eq!(code(starter.start(&boot()).unwrap().wait().unwrap()), Some(6));
     });
 }
 

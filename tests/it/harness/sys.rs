@@ -166,7 +166,8 @@ pub(crate) fn set_env(name: &str, value: &str) {
 
 /// Lets a pool and its fork server fork although other threads exist.
 pub(crate) fn despite_threads(builder: procpool::PoolBuilder) -> procpool::PoolBuilder {
-    // SAFETY: the only other thread of the cases that call this is parked, or waits on a channel, and holds no lock.
+    // SAFETY: the other threads of the cases that call this hold no lock that a worker needs: they are parked, wait on a
+    // channel, or hold the loader's, and no task of these cases panics or loads a library.
     let builder = unsafe { builder.fork_despite_threads() };
     // SAFETY: as above.
     unsafe { builder.forkserver_despite_threads() }

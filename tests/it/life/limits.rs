@@ -5,7 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Duration;
 
 use procpool::Pool;
 use procpool::PoolError;
@@ -28,6 +31,7 @@ cases![
     forgotten_init_is_told_before_anything_starts,
     fork_beside_threads_is_refused,
     fork_beside_threads_may_be_insisted_on,
+    fork_beside_threads_needs_no_lock_of_the_loader,
     forked_copy_is_refused,
     forked_copy_harms_nothing,
     more_workers_than_processors,
@@ -123,6 +127,29 @@ fn fork_beside_threads_may_be_insisted_on(method: StartMethod) {
     stage::assert_works(&pool);
     release.send(()).unwrap();
     foreign.join().unwrap().unwrap();
+}
+
+fn fork_beside_threads_needs_no_lock_of_the_loader(method: StartMethod) {
+    let is_over = AtomicBool::new(false);
+    let walk_through_images = || {
+        while !is_over.load(Ordering::Relaxed) {
+            drop(start_methods::image::locate(stage::doze as *const () as usize));
+            // Long enough for a thread that waits for the lock: it is not fair.
+            thread::sleep(Duration::from_micros(20));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(walk_through_images);
+        }
+        for _ in 0..20 {
+            let builder = Pool::builder().processes(2).start_method(method);
+            let pool = sys::despite_threads(builder).build().unwrap();
+            stage::assert_works(&pool);
+            pool.map(0..4u64, stage::doze).unwrap();
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
 }
 
 static SHARED: OnceLock<Pool> = OnceLock::new();
