@@ -32,7 +32,7 @@ use crate::work::unbegun::UnbegunWork;
 const STATUS_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Engine {
-    /// The pidfd is readable: the worker has ended.
+    /// The pidfd is readable: the worker has ended. Or it has hung up: the worker has been reaped, perhaps by other code.
     pub(super) fn on_exit(&mut self, worker: WorkerId) {
         if self.workers.ends_unreaped(worker, &mut self.effects) {
             self.notify_watchers();
@@ -43,9 +43,15 @@ impl Engine {
             self.workers.kill_group(worker, &mut self.effects);
         }
         self.reap_if_exited(worker);
-        // Its status is still to come. From here on that is what is waited for, not the pidfd, which stays readable.
-        self.workers.await_status(worker, Instant::now() + STATUS_TIMEOUT);
-        self.workers.unwatch(worker, Descriptor::Pidfd);
+        // Its status is still to come. From here on that is what is waited for, not the pidfd, which stays readable:
+        // first until it hangs up, and then no more.
+        match self.workers.get(worker).is_some_and(|handle| handle.status_due.is_none()) {
+            true => {
+                self.workers.await_status(worker, Instant::now() + STATUS_TIMEOUT);
+                self.workers.await_reaping(worker, &mut self.effects);
+            }
+            false => self.workers.unwatch(worker, Descriptor::Pidfd),
+        }
     }
 
     /// The status descriptor is readable: here is the status, or the server that would report it is gone. The worker
@@ -90,6 +96,8 @@ impl Engine {
         self.notify_watchers();
         self.log_death(&handle, &exit);
         self.depart(worker, &mut handle, &exit, unbegun);
+        // It may be held by a tracer, and then dropping it takes a while.
+        self.effects.unwanted.extend((exit == Exit::Unknown).then_some(handle.child));
     }
 
     /// SIGKILL has not ended the worker. Its items are settled as if it had, and another worker takes its place: time limits

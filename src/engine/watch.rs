@@ -118,6 +118,11 @@ impl Watch {
         Ok(self.epoll.modify(fd, &mut EpollEvent::new(flags, source.token()))?)
     }
 
+    /// Reports `source` only when `fd` is hung up.
+    pub(crate) fn await_hangup(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<()> {
+        Ok(self.epoll.modify(fd, &mut EpollEvent::new(EpollFlags::empty(), source.token()))?)
+    }
+
     /// Stops reporting `fd`. To be called before it is closed: a copy in a forked process would keep it in the set.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         match self.epoll.delete(fd) {

@@ -440,6 +440,14 @@ impl Workers {
         self.kill(worker, effects);
     }
 
+    /// Watches the pidfd, which has reported the end, only until it hangs up: until the worker has been reaped.
+    pub(crate) fn await_reaping(&self, worker: WorkerId, effects: &mut Effects) {
+        let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch) else { return };
+        if let Err(error) = watch.await_hangup(handle.child.pidfd(), Source::End(worker)) {
+            effects.log(Level::Error, format!("epoll_ctl(EPOLL_CTL_MOD): {error}: a bug in procpool"));
+        }
+    }
+
     /// Stops watching a descriptor of the worker: it has reported all that it will, and would stay readable.
     pub(crate) fn unwatch(&self, worker: WorkerId, descriptor: Descriptor) {
         if let (Some(handle), Some(watch)) = (self.handles.get(&worker), &self.watch)

@@ -77,6 +77,7 @@ const START_METHODS: Crate = Crate {
         "start_methods/src/start/starter.rs",
         "start_methods/src/sys/calls.rs",
         "start_methods/src/sys/environ.rs",
+        "start_methods/src/sys/faults.rs",
         "start_methods/src/sys/image.rs",
     ],
 };

@@ -39,6 +39,7 @@ use crate::message::PROTOCOL;
 use crate::settings::Environment;
 use crate::sys::calls;
 use crate::sys::environ;
+use crate::sys::faults;
 use crate::sys::fd::LOWEST;
 use crate::sys::fd::PrivateFd;
 use crate::sys::image;
@@ -88,6 +89,7 @@ pub fn init() {
     if INITIALIZED.swap(true, Ordering::Relaxed) {
         return;
     }
+    faults::note();
     let Some(value) = env::var_os(MARKER) else {
         return;
     };
@@ -299,7 +301,7 @@ fn run_child() -> ! {
     if born::open_standard_streams().is_err() {
         calls::exit_now(born::EXIT_REFUSED);
     }
-    signals::ignore_what_a_child_ignores();
+    signals::dispose_as_in_a_child();
     let [Ok(control), Ok(lifeline)] = [CONTROL, LIFELINE].map(|number| PrivateFd::adopt(calls::own(number))) else {
         calls::exit_now(born::EXIT_REFUSED)
     };

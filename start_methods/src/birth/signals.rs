@@ -1,4 +1,5 @@
-//! Signal handling around a fork: all signals are blocked across it, then reset in the child as after an exec.
+//! Signal handling around a fork: all signals are blocked across it, then reset in the child as after an exec, up to and
+//! including what std installs before `main`.
 //!
 //! # Invariants
 //!
@@ -11,6 +12,7 @@ use nix::sys::signal::SigmaskHow;
 
 use crate::sys::calls;
 use crate::sys::calls::Disposition;
+use crate::sys::faults;
 
 /// Blocks all signals in this thread until it is dropped.
 pub(crate) struct Blocked {
@@ -30,18 +32,19 @@ impl Drop for Blocked {
     }
 }
 
-/// In a forked child: resets all dispositions to the default, except SIGPIPE and SIGTTOU, then empties the mask.
+/// In a forked child: resets all dispositions to those of a child that has just been executed, then empties the mask.
 pub(crate) fn reset_in_child() {
     for signal in 1..=libc::SIGRTMAX() {
         calls::set_disposition(signal, Disposition::Default);
     }
-    ignore_what_a_child_ignores();
+    dispose_as_in_a_child();
     SigSet::empty().thread_set_mask().expect("the arguments are valid");
 }
 
-/// Ignores SIGPIPE, as every Rust program does: writing to a closed pipe is an error and does not end the process. And
+/// Handles faults as std does (see [`faults`]). Ignores SIGPIPE, as every Rust program does: writing to a closed pipe is an error and does not end the process. And
 /// SIGTTOU, so that a process group in the background can still write to the terminal.
-pub(crate) fn ignore_what_a_child_ignores() {
+pub(crate) fn dispose_as_in_a_child() {
+    faults::handle_in_child();
     calls::set_disposition(libc::SIGPIPE, Disposition::Ignore);
     calls::set_disposition(libc::SIGTTOU, Disposition::Ignore);
 }

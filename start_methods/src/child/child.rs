@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
@@ -23,6 +24,7 @@ use nix::unistd::read;
 use crate::child::lifeline::Lifeline;
 use crate::child::tree;
 use crate::child::tree::PIDFD_SIGNAL_PROCESS_GROUP;
+use crate::child::unreaped;
 use crate::error::StartError;
 use crate::exit::Exit;
 use crate::message;
@@ -37,12 +39,13 @@ use crate::sys::process;
 use crate::sys::socket::Received;
 use crate::sys::socket::Socket;
 use crate::sys::wait;
+use crate::sys::wait::Pauses;
 
 /// How long to wait for the status of a dead process from the server that reaps it.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// How long the kernel may take from the moment at which a process cannot be reaped any more until it publishes the
-/// status.
+/// How long the kernel may take from the moment at which a process is dead and cannot be reaped here until it publishes
+/// the status.
 const REAPED_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long a process may continue after it has closed its control socket without a hello.
@@ -57,7 +60,8 @@ const HELLO_MAX: usize = 8 * 1024;
 /// A started process, killed when this is dropped.
 ///
 /// Dropping a child that was not waited for sends SIGKILL to its process group and reaps it. This takes as long as the
-/// kernel needs to end the process, but at most a second.
+/// kernel needs to end the process, but at most a second. A process that cannot be reaped by then (a tracer holds it, or
+/// the kernel does not end it) is reaped by the next start or drop that can.
 ///
 /// # Examples
 ///
@@ -84,7 +88,7 @@ pub struct Child {
     /// The process that started it.
     owner: u32,
     control: Socket,
-    pidfd: PrivateFd,
+    pidfd: Arc<PrivateFd>,
     /// The read end of the pipe by which a server reports the status; `None` for children of this process.
     status: Option<PrivateFd>,
     state: Mutex<State>,
@@ -94,7 +98,7 @@ pub struct Child {
 #[derive(Debug, Default)]
 struct State {
     exit: Option<Exit>,
-    /// When the child of a server was first seen to be dead.
+    /// When the process was first seen to be dead although its status was not available yet.
     dead_since: Option<Instant>,
     /// The server is gone or has sent an invalid status: only the kernel can report the status now.
     status_lost: bool,
@@ -121,7 +125,8 @@ impl Child {
     }
 
     fn new(pid: u32, control: Socket, pidfd: PrivateFd, status: Option<PrivateFd>, lifeline: Lifeline) -> Self {
-        let (owner, state) = (std::process::id(), Mutex::default());
+        unreaped::reap();
+        let (owner, state, pidfd) = (std::process::id(), Mutex::default(), Arc::new(pidfd));
         Self { pid, owner, control: control.distrusted(), pidfd, status, state, lifeline }
     }
 
@@ -212,10 +217,11 @@ impl Child {
         self.status.as_ref().map(AsFd::as_fd)
     }
 
-    /// How the process ended; `None` while it runs. Reaps it. May be called again after the end.
+    /// How the process ended; `None` while it runs. Reaps it. Does not wait. May be called again after the end.
     ///
     /// The status of a child of a fork server arrives a moment after its end. Until then this returns `None`, for at
-    /// most 250 ms.
+    /// most 250 ms. For a child of this process, it returns `None` as long as a tracer of the dead process (a debugger)
+    /// has not seen the end: until then the kernel lets no other process have the status.
     ///
     /// # Errors
     ///
@@ -240,7 +246,7 @@ impl Child {
         let mut state = process::lock(&self.state);
         if state.exit.is_none() {
             state.exit = match &self.status {
-                None => self.reap()?,
+                None => self.reap(&mut state)?,
                 Some(status) => self.receive_status(status, &mut state)?,
             };
         }
@@ -271,7 +277,8 @@ impl Child {
         }
     }
 
-    /// As [`wait`](Self::wait), for at most `timeout`; `None` means that the process still runs.
+    /// As [`wait`](Self::wait), for at most `timeout`; `None` means that the process still runs, or is held by a tracer:
+    /// see [`try_wait`](Self::try_wait).
     ///
     /// # Errors
     ///
@@ -455,7 +462,7 @@ impl Child {
         }
         let waiting = StartError::system("waiting for a hello");
         // Death first, then the socket: what the process sent before it died is in the socket by then.
-        let dead = wait::is_readable(self.pidfd()).map_err(&waiting)?;
+        let dead = self.is_dead().map_err(&waiting)?;
         match self.receive_hello() {
             Ok(FirstMessage::Hello) => {
                 state.hello = HelloState::Received;
@@ -523,6 +530,7 @@ impl Child {
     /// ```
     pub fn wait_hello(&self, timeout: Duration) -> Result<(), StartError> {
         let deadline = Instant::now().checked_add(timeout);
+        let mut pauses = Pauses::new();
         loop {
             // Close first, then the message: what the process sent before it closed the socket is readable by then.
             let closed = self.is_silenced();
@@ -533,9 +541,13 @@ impl Child {
                 let exit = self.exit_after_close();
                 return self.kill_and_fail(StartError::DiedBeforeHello { pid: self.pid, exit });
             }
-            let fds = [self.control.as_fd(), self.pidfd()];
-            let in_time = wait::readable(&fds, deadline);
-            if !in_time.map_err(StartError::system("waiting for a hello"))? {
+            let waiting = StartError::system("waiting for a hello");
+            let in_time = match self.is_dead().map_err(&waiting)? {
+                false => wait::readable(&[self.control.as_fd(), self.pidfd()], deadline).map_err(&waiting)?,
+                // Dead, and its status is not available; a copy of its socket is open elsewhere.
+                true => pauses.sleep(deadline),
+            };
+            if !in_time {
                 return self.kill_and_fail(StartError::HelloTimeout { pid: self.pid, timeout });
             }
         }
@@ -590,29 +602,22 @@ impl Child {
         self.wait_timeout(DROP_TIMEOUT).ok().flatten().unwrap_or(Exit::Unknown)
     }
 
+    /// Whether the process has ended, even if its status is not known yet.
+    pub(crate) fn is_dead(&self) -> io::Result<bool> {
+        wait::is_readable(self.pidfd())
+    }
+
     fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Option<Exit>> {
+        let mut pauses = Pauses::new();
         loop {
+            // Before the status is asked for: an end in between is seen by the poll below, without a pause.
+            let is_dead = self.is_dead()?;
             if let Some(exit) = self.try_wait()? {
                 return Ok(Some(exit));
             }
-            let (dead_since, lost) = {
-                let state = process::lock(&self.state);
-                (state.dead_since, state.status_lost)
-            };
-            let in_time = match (dead_since, self.status_fd()) {
-                // Dead, and the status has not arrived: it has a deadline of its own.
-                (Some(since), Some(status)) => {
-                    let given_up = since + STATUS_TIMEOUT;
-                    let until = deadline.map_or(given_up, |deadline| deadline.min(given_up));
-                    if lost {
-                        // A closed pipe stays readable, so polling it would spin: wait until the process is reaped.
-                        wait::hung_up(self.pidfd(), until.saturating_duration_since(Instant::now()))?;
-                    } else {
-                        wait::readable(&[status], Some(until))?;
-                    }
-                    deadline.is_none_or(|deadline| Instant::now() < deadline)
-                }
-                _ => wait::readable(&[self.pidfd()], deadline)?,
+            let in_time = match is_dead {
+                false => wait::readable(&[self.pidfd()], deadline)?,
+                true => self.wait_for_status(&mut pauses, deadline)?,
             };
             if !in_time {
                 return self.try_wait();
@@ -620,22 +625,51 @@ impl Child {
         }
     }
 
+    /// Waits until the status of the dead process may be available; `false` if the deadline passed first.
+    fn wait_for_status(&self, pauses: &mut Pauses, deadline: Option<Instant>) -> io::Result<bool> {
+        let (given_up, lost) = {
+            let state = process::lock(&self.state);
+            (state.dead_since.map(|since| since + STATUS_TIMEOUT), state.status_lost)
+        };
+        match (self.status_fd(), given_up) {
+            // A closed pipe stays readable: `lost` keeps this from being a loop without a pause.
+            (Some(status), Some(given_up)) if !lost => {
+                let until = deadline.map_or(given_up, |deadline| deadline.min(given_up));
+                wait::readable(&[status], Some(until))?;
+                Ok(deadline.is_none_or(|deadline| Instant::now() < deadline))
+            }
+            // The pidfd stays readable, and no event reports that a tracer lets the process go.
+            _ => pauses.wait_for_hangup(self.pidfd(), deadline),
+        }
+    }
+
     /// waitid(2) of a child of this process.
-    fn reap(&self) -> io::Result<Option<Exit>> {
+    fn reap(&self, state: &mut State) -> io::Result<Option<Exit>> {
         match calls::reap_pidfd(self.pidfd()) {
             Ok(status) => Ok(status.map(Exit::from_raw)),
             // Other code has reaped it, or SIGCHLD is ignored and the kernel has.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
-                let dead = wait::is_readable(self.pidfd())?;
-                Ok(dead.then(|| self.exit_by_pidfd(REAPED_TIMEOUT)))
+                let dead = self.is_dead()?;
+                Ok(if dead { self.published_exit(state, REAPED_TIMEOUT) } else { None })
             }
             Err(error) => Err(error),
         }
     }
 
+    /// The status of a dead process that this process cannot reap, if the kernel reports it (Linux 6.15). It does so
+    /// once the process has been reaped elsewhere; `None` until then, for at most `timeout`.
+    fn published_exit(&self, state: &mut State, timeout: Duration) -> Option<Exit> {
+        let is_late = state.dead_since.get_or_insert_with(Instant::now).elapsed() >= timeout;
+        match calls::pidfd_exit_status(self.pidfd()) {
+            Ok(Some(status)) => Some(Exit::from_raw(status)),
+            Ok(None) if !is_late => None,
+            Ok(None) | Err(_) => Some(Exit::Unknown),
+        }
+    }
+
     /// The status that the server has reported for its child.
     fn receive_status(&self, status: &PrivateFd, state: &mut State) -> io::Result<Option<Exit>> {
-        if !wait::is_readable(self.pidfd())? {
+        if !self.is_dead()? {
             return Ok(None);
         }
         let elapsed = state.dead_since.get_or_insert_with(Instant::now).elapsed();
@@ -654,17 +688,6 @@ impl Child {
                 Ok(answer.or(rest.is_zero().then_some(Exit::Unknown)))
             }
         }
-    }
-
-    /// The status of a dead process that this process cannot reap, if the kernel reports it (Linux 6.15).
-    fn exit_by_pidfd(&self, timeout: Duration) -> Exit {
-        let mut answer = calls::pidfd_exit_status(self.pidfd());
-        if let Ok(None) = answer {
-            // Dead but not reaped. The status is published before the hang-up.
-            let _reaped = wait::hung_up(self.pidfd(), timeout);
-            answer = calls::pidfd_exit_status(self.pidfd());
-        }
-        answer.ok().flatten().map_or(Exit::Unknown, Exit::from_raw)
     }
 
     /// Before Linux 6.9: signals the group by its id, as long as the id cannot have been reused.
@@ -695,9 +718,15 @@ impl Drop for Child {
         if self.owner != std::process::id() || !self.pidfd.is_open_here() {
             return;
         }
-        if process::lock(&self.state).exit.is_none() {
-            let _result = self.kill();
-            let _exit = self.wait_timeout(DROP_TIMEOUT);
+        unreaped::reap();
+        if process::lock(&self.state).exit.is_some() {
+            return;
+        }
+        let _result = self.kill();
+        let _in_time = wait::readable(&[self.pidfd()], Instant::now().checked_add(DROP_TIMEOUT));
+        // A child of a server is the server's to reap.
+        if self.status.is_none() && matches!(self.try_wait(), Ok(None)) {
+            unreaped::remember(Arc::clone(&self.pidfd));
         }
     }
 }

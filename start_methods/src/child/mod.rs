@@ -5,3 +5,4 @@ pub(crate) mod child;
 pub(crate) mod lifeline;
 pub(crate) mod proc_info;
 pub(crate) mod tree;
+pub(crate) mod unreaped;

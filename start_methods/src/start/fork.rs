@@ -129,7 +129,7 @@ pub(crate) fn fork_waiting(
             // The child would end by itself once our return closes its socket, but it would stay a zombie that no code
             // knows of. It is our child and not reaped, so its id cannot have been reused.
             let _result = nix::sys::signal::kill(group, nix::sys::signal::Signal::SIGKILL);
-            let _result = calls::reap_pid(pid);
+            wait::reap_killed(pid);
             Err(failure)
         }
     }

@@ -51,6 +51,7 @@ use crate::sys::fd;
 use crate::sys::fd::PrivateFd;
 use crate::sys::socket;
 use crate::sys::socket::Socket;
+use crate::sys::wait;
 
 /// Retries while the program is open for writing (ETXTBSY).
 const BUSY_RETRIES: u32 = 3;
@@ -91,7 +92,7 @@ fn kill_and_reap(pid: u32, ties: (Socket, Lifeline), error: &io::Error) {
     let _result = nix::sys::signal::kill(calls::pid_t(pid), nix::sys::signal::Signal::SIGKILL);
     // Cuts the lifeline, in case the program has more rights than this one and cannot be signalled.
     drop(ties);
-    let _result = calls::reap_pid(pid);
+    wait::reap_killed(pid);
 }
 
 /// Executes the child with posix_spawn(3).

@@ -137,24 +137,23 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: c_int, flags: u32
 /// Returns the status word of wait(2). Not nix's `waitid`, which fails for a child that a real-time signal ended, after
 /// it has reaped that child.
 pub(crate) fn reap_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
-    let id = pidfd.as_raw_fd().unsigned_abs();
+    reap(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs())
+}
+
+fn reap(kind: libc::idtype_t, id: u32) -> io::Result<Option<i32>> {
     // If this process traces the child, as a debugger does, every wait reports its stops too, whatever the flags. So
     // the first call only peeks, and leaves stops to the code that waits for them.
-    match wait_id(libc::P_PIDFD, id, libc::WNOHANG | libc::WNOWAIT)? {
+    match wait_id(kind, id, libc::WNOHANG | libc::WNOWAIT)? {
         None => Ok(None),
-        Some(_) => wait_id(libc::P_PIDFD, id, libc::WNOHANG),
+        Some(_) => wait_id(kind, id, libc::WNOHANG),
     }
 }
 
-/// Reaps a child by its process id, waiting until it ends.
+/// Reaps a child by its process id; `None` if it still runs.
 ///
-/// Only for a child of this process that has not been reaped and is about to end: its id cannot have been reused.
-pub(crate) fn reap_pid(pid: u32) -> io::Result<i32> {
-    loop {
-        if let Some(status) = wait_id(libc::P_PID, pid, 0)? {
-            return Ok(status);
-        }
-    }
+/// Only for a child of this process that has not been reaped: its id cannot have been reused.
+pub(crate) fn reap_pid(pid: u32) -> io::Result<Option<i32>> {
+    reap(libc::P_PID, pid)
 }
 
 /// waitid(2) for the end of a process; `None` if it has not ended.

@@ -211,7 +211,7 @@ impl ImageRef {
         let out_of_bounds = ImageError::OutOfBounds { offset: self.offset };
         let offset = usize::try_from(self.offset).map_err(|_| out_of_bounds)?;
         let find = |image: &Image<'_>| self.resolve_in(image, offset, size, permission);
-        let inherited = INHERITED.get().get().and_then(|snapshot| snapshot.find(&find));
+        let inherited = INHERITED.get().get().and_then(|snapshot| snapshot.find(find));
         let found = match inherited {
             Some(Ok(address)) => Some(Ok(address)),
             // Loaded after the fork, or instead of another image.

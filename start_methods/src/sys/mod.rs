@@ -5,6 +5,7 @@ pub(crate) mod closer;
 pub(crate) mod environ;
 #[doc(hidden)]
 pub mod failpoint;
+pub(crate) mod faults;
 pub(crate) mod fd;
 pub mod image;
 pub(crate) mod process;

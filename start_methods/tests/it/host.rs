@@ -230,3 +230,10 @@ fn after_a_stale_marker() {
         assert_eq!(code(start_ready(method, &Boot::new(exit_with).payload(&[3])).wait().unwrap()), Some(3));
     }
 }
+
+/// Calls the code at this address.
+pub(crate) fn run_at(address: usize) {
+    // SAFETY: not sound, and meant to fault: the caller's process ends here.
+    let code = unsafe { std::mem::transmute::<usize, extern "C" fn()>(address) };
+    code();
+}

@@ -150,11 +150,10 @@ pub(crate) fn ignore(signal: Signal) {
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.expect("a signal that can be ignored");
 }
 
-/// Raises `signal` until it has its default effect: the first may only run a handler that restores the default.
+/// Raises `signal` once, which must end this process.
 pub(crate) fn die_of(signal: Signal) -> ! {
-    loop {
-        nix::sys::signal::raise(signal).expect("a valid signal");
-    }
+    nix::sys::signal::raise(signal).expect("a valid signal");
+    unreachable!("{signal} was survived");
 }
 
 /// Sets an environment variable of this process.

@@ -12,7 +12,8 @@
 //! # Invariants
 //!
 //! - Every request has a reply, even if it fails.
-//! - A child is reaped as soon as it is dead, and only by its pidfd.
+//! - A child is reaped as soon as it is dead, and only by its pidfd. While a tracer holds a dead child, its pidfd is not
+//!   polled: it would be readable all the time. The child is tried again after growing pauses.
 //! - The server ends when the request socket is closed. It leaves its children alone.
 
 use std::io;
@@ -20,6 +21,7 @@ use std::io::IoSlice;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::panic::catch_unwind;
+use std::time::Instant;
 
 use nix::fcntl::OFlag;
 use nix::poll::PollFd;
@@ -52,6 +54,7 @@ use crate::sys::threads;
 use crate::sys::threads::ForeignThreads;
 use crate::sys::threads::Hold;
 use crate::sys::wait;
+use crate::sys::wait::Pauses;
 
 /// The exit code of a server that has received an invalid request.
 const EXIT_CONFUSED: u8 = 70;
@@ -66,6 +69,26 @@ const TEXT_MAX: usize = 500;
 struct Served {
     pidfd: PrivateFd,
     status: PrivateFd,
+    held: Option<Held>,
+}
+
+/// A dead child that a tracer holds.
+struct Held {
+    pauses: Pauses,
+    try_at: Instant,
+}
+
+impl Served {
+    fn new(pidfd: PrivateFd, status: PrivateFd) -> Self {
+        Self { pidfd, status, held: None }
+    }
+
+    /// The next attempt to reap it comes after a pause.
+    fn hold(&mut self) {
+        let mut pauses = self.held.take().map_or_else(Pauses::new, |held| held.pauses);
+        let try_at = Instant::now() + pauses.next();
+        self.held = Some(Held { pauses, try_at });
+    }
 }
 
 /// A child that was just forked, and what the parent receives of it.
@@ -166,8 +189,9 @@ fn serve_until_end(requests: &Socket, foreign: ForeignThreads) -> u8 {
         };
         // From the back, so that `swap_remove` does not move those that are still to be checked.
         for index in dead.into_iter().rev() {
-            if report_if_dead(&children[index]) {
-                children.swap_remove(index);
+            match report_if_dead(&children[index]) {
+                true => drop(children.swap_remove(index)),
+                false => children[index].hold(),
             }
         }
         if request_ready {
@@ -204,15 +228,23 @@ fn serve_until_end(requests: &Socket, foreign: ForeignThreads) -> u8 {
     }
 }
 
-/// Waits for a request or a death. Returns whether there is a request, and the indices of the children that have died.
+/// Waits for a request or a death. Returns whether there is a request, and the indices of the children to be reaped.
 fn wait_for_work(requests: &Socket, children: &[Served]) -> io::Result<(bool, Vec<usize>)> {
     let mut fds = Vec::with_capacity(children.len() + 1);
     fds.push(PollFd::new(requests.as_fd(), PollFlags::POLLIN));
-    fds.extend(children.iter().map(|served| PollFd::new(served.pidfd.as_fd(), PollFlags::POLLIN)));
-    wait::poll_until(&mut fds, None)?;
-    let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
-    let dead = (0..children.len()).filter(|index| ready(&fds[index + 1])).collect();
-    Ok((ready(&fds[0]), dead))
+    let polled = children.iter().filter(|served| served.held.is_none());
+    fds.extend(polled.map(|served| PollFd::new(served.pidfd.as_fd(), PollFlags::POLLIN)));
+    let next_try = children.iter().filter_map(|served| served.held.as_ref()).map(|held| held.try_at).min();
+    wait::poll_until(&mut fds, next_try)?;
+    let now = Instant::now();
+    let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true));
+    let is_requested = ready.next().unwrap_or(true);
+    let mut is_due = |served: &Served| match &served.held {
+        Some(held) => held.try_at <= now,
+        None => ready.next().unwrap_or(true),
+    };
+    let due = (0..children.len()).filter(|index| is_due(&children[*index])).collect();
+    Ok((is_requested, due))
 }
 
 /// Reaps the child and reports its status to the parent; `false` if it still runs.
@@ -246,7 +278,7 @@ fn answer(requests: &Socket, id: u64, lifeline: PrivateFd, foreign: ForeignThrea
     if let Err(error) = sent {
         // The child would end when our copy of its socket closes, but must not stay a zombie.
         let _result = calls::pidfd_send_signal(served.pidfd.as_fd(), libc::SIGKILL, 0);
-        let _status = calls::reap_pid(pid);
+        wait::reap_killed(pid);
         reply_failure(requests, id, system(Stage::Reply, &error))?;
         return Ok(None);
     }
@@ -272,5 +304,5 @@ fn fork_one(lifeline: PrivateFd, foreign: ForeignThreads) -> Result<Forked, Fork
         _ => ForkFailure::System { stage: Stage::Threads, errno: libc::EPROTO },
     })?;
     let (pid, pidfd) = fork_waiting(&hold, theirs, lifeline, None).map_err(|(stage, error)| system(stage, &error))?;
-    Ok(Forked { pid, control: ours, status, served: Served { pidfd, status: report } })
+    Ok(Forked { pid, control: ours, status, served: Served::new(pidfd, report) })
 }

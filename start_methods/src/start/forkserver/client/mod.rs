@@ -175,7 +175,9 @@ impl Server {
 
     /// Its process id, unless it has ended.
     pub(crate) fn running(&self) -> Option<u32> {
-        let ended = matches!(self.process.try_wait(), Ok(Some(_)));
+        // Not by its status, which a tracer may withhold.
+        let ended = self.process.is_dead().unwrap_or(true);
+        let _exit = self.process.try_wait();
         (!ended).then(|| self.process.pid())
     }
 
@@ -263,7 +265,8 @@ impl Server {
         let control = self.process.control();
         loop {
             // Death first, then the socket: what the server sent before it died is in the socket by then.
-            let dead = matches!(self.process.try_wait(), Ok(Some(_)));
+            // Not by its status, which a tracer may withhold.
+            let dead = self.process.is_dead().unwrap_or(true);
             match control.try_recv_into(&mut bytes, REPLY_MAX, &mut fds) {
                 Ok(Received::Message(_)) => return Ok((bytes, fds)),
                 Ok(Received::Empty) if !dead => {}
