@@ -288,6 +288,11 @@ fn write_system(f: &mut fmt::Formatter<'_>, doing: &str, errno: i32) -> fmt::Res
         libc::ENFILE => "; the whole system is out of open files (sysctl fs.file-max)",
         libc::EAGAIN => "; the limit of processes is reached (ulimit -u, or pids.max of the cgroup)",
         libc::ENOMEM => "; there is not enough memory: spawn and forkserver need less than fork",
+        libc::ENOENT if doing.contains("/proc") => "; mount /proc",
+        libc::ENOSYS | libc::EPERM if doing.contains("pidfd") => {
+            "; this system lacks pidfds or refuses them (valgrind, gVisor, a filter of system calls): use fork, which \
+             works without"
+        }
         libc::E2BIG => "; the arguments and the environment are too large to execute a program",
         _ => "",
     };
@@ -374,5 +379,14 @@ mod tests {
 
         assert!(text.starts_with("making a pipe failed: "), "{text}");
         assert!(text.contains("ulimit -n"), "{text}");
+    }
+
+    #[test]
+    fn surroundings_that_lack_something_are_named() {
+        let text = |doing, errno| StartError::System { doing, errno }.to_string();
+
+        assert!(text("executing /proc/self/exe", libc::ENOENT).ends_with("mount /proc"));
+        assert!(text("opening a pidfd", libc::ENOSYS).contains("use fork"));
+        assert!(text("opening a pidfd", libc::EPERM).contains("filter"));
     }
 }

@@ -105,7 +105,8 @@ pub(crate) struct Request {
 }
 
 /// Fork server to parent, one for every request: the child's process id, with three descriptors (the parent's end of
-/// its control socket, its pidfd, the read end of its status pipe); or why there is no child.
+/// its control socket, its pidfd, the read end of its status pipe; in place of the pidfd a pipe that hangs up at its end,
+/// where there are no pidfds); or why there is no child.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) id: u64,

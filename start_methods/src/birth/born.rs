@@ -18,7 +18,6 @@
 use std::ffi::CString;
 use std::io;
 use std::io::IoSlice;
-use std::io::Write;
 use std::os::fd::IntoRawFd;
 use std::os::fd::RawFd;
 
@@ -40,6 +39,8 @@ use crate::birth::boot::Birth;
 use crate::birth::boot::Entry;
 use crate::birth::boot::set_depth;
 use crate::birth::function::entry_at;
+use crate::birth::leave::Origin;
+use crate::birth::leave::run_and_leave;
 use crate::birth::signals;
 use crate::child::lifeline;
 use crate::message;
@@ -82,10 +83,7 @@ pub(crate) fn run(control: Socket) -> u8 {
         return 0;
     }
     failpoint!("after_hello");
-    let code = entry(birth);
-    // A forked child leaves by _exit, which would discard the buffer.
-    let _result = io::stdout().flush();
-    code
+    entry(birth)
 }
 
 /// Ties this process to its parent. Comes before everything else: until it is done, a parent that is killed would leave
@@ -190,22 +188,27 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The numbers of the descriptors that a forked child keeps of its parent's.
+pub(crate) struct Kept {
+    pub(crate) control: RawFd,
+    pub(crate) lifeline: RawFd,
+    /// Closing it shows the parent that nothing of it is left here.
+    pub(crate) born: Option<RawFd>,
+    /// Its closing shows the parent that this process has ended.
+    pub(crate) sentinel: Option<RawFd>,
+}
+
 /// Runs in a child that has just been forked, and makes it independent of its parent.
 ///
 /// `registry` is the parent's, locked by the forking thread. All signals are blocked. Until the signals are reset,
 /// nothing here allocates; up to the entry, nothing waits for a lock that a thread of the parent may have held at the
-/// fork (the loader's, the environment's, those of std). Closing `born` shows the parent that nothing of it is left here.
-pub(crate) fn after_fork(
-    registry: &Registry,
-    images: Snapshot,
-    control: RawFd,
-    lifeline: RawFd,
-    born: Option<RawFd>,
-) -> u8 {
+/// fork (the loader's, the environment's, those of std).
+pub(crate) fn after_fork(registry: &Registry, images: Snapshot, kept: &Kept) -> u8 {
+    let &Kept { control, lifeline, born, sentinel } = kept;
     // First: until then this process holds the ends by whose closing others detect the parent's death. The handlers of
     // fork(2) have done it already, unless the C library runs none.
     unshared::close_all_in_child();
-    registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control)]);
+    registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control), sentinel.unwrap_or(control)]);
     signals::reset_in_child();
     image::inherit(images);
     // The numbers are still open; their owners, copied from the parent, became invalid with the parent's epoch.
@@ -217,12 +220,14 @@ pub(crate) fn after_fork(
         return EXIT_REFUSED;
     }
     born.into_iter().for_each(calls::close);
+    // Open until this process ends, and closed in the processes that it forks or executes.
+    sentinel.into_iter().for_each(|number| std::mem::forget(PrivateFd::adopt(calls::own(number))));
     let _result = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     if let Err(error) = stdin_from_null().and_then(|()| open_standard_streams()) {
         refuse(&control, format!("opening /dev/null failed: {error}"));
         return EXIT_REFUSED;
     }
-    run(control)
+    run_and_leave(Origin::Forked, || run(control))
 }
 
 /// Replaces standard input by /dev/null. Needs no free descriptor number but 0 itself.

@@ -20,7 +20,6 @@ use std::env;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::panic::catch_unwind;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -34,6 +33,8 @@ use crate::birth::boot::set_depth;
 use crate::birth::born;
 use crate::birth::function::CrateCopy;
 use crate::birth::function::init_of_copy_at;
+use crate::birth::leave::Origin;
+use crate::birth::leave::run_and_leave;
 use crate::birth::signals;
 use crate::message::PROTOCOL;
 use crate::settings::Environment;
@@ -309,12 +310,7 @@ fn run_child() -> ! {
     if born::arm_lifeline(&control, lifeline).is_err() {
         calls::exit_now(born::EXIT_REFUSED);
     }
-    let code = catch_unwind(|| born::run(control)).unwrap_or_else(|payload| {
-        // Not dropped: the payload's destructor is foreign code and may panic again.
-        std::mem::forget(payload);
-        calls::EXIT_PANICKED
-    });
-    std::process::exit(code.into())
+    run_and_leave(Origin::Executed, || born::run(control))
 }
 
 /// Reports to the parent why this program does not run as its child.

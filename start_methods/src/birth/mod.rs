@@ -4,4 +4,5 @@ pub(crate) mod boot;
 pub(crate) mod born;
 pub(crate) mod entry;
 pub(crate) mod function;
+pub(crate) mod leave;
 pub(crate) mod signals;

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - A process is addressed by its pidfd. Its id is used only while it cannot have been reaped.
+//! - A process is addressed by its [`Handle`]. Its id is used only while it cannot have been reaped.
 //! - Once an exit was reported, every later call returns the same one.
 //! - The lifeline lives as long as the child: for a process that is still alive, dropping its child has the same effect
 //!   as the parent's death.
@@ -11,7 +11,6 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
@@ -21,6 +20,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signal::killpg;
 use nix::unistd::read;
 
+use crate::child::handle::Handle;
 use crate::child::lifeline::Lifeline;
 use crate::child::tree;
 use crate::child::tree::PIDFD_SIGNAL_PROCESS_GROUP;
@@ -33,6 +33,7 @@ use crate::message::Message;
 use crate::message::Refusal;
 use crate::message::Refused;
 use crate::sys::calls;
+use crate::sys::fd;
 use crate::sys::fd::PrivateFd;
 use crate::sys::image;
 use crate::sys::process;
@@ -84,11 +85,10 @@ const HELLO_MAX: usize = 8 * 1024;
 /// ```
 #[derive(Debug)]
 pub struct Child {
-    pid: u32,
+    handle: Handle,
     /// The process that started it.
     owner: u32,
     control: Socket,
-    pidfd: Arc<PrivateFd>,
     /// The read end of the pipe by which a server reports the status; `None` for children of this process.
     status: Option<PrivateFd>,
     state: Mutex<State>,
@@ -115,19 +115,19 @@ enum HelloState {
 
 impl Child {
     /// A child of this process.
-    pub(crate) fn direct(pid: u32, control: Socket, pidfd: PrivateFd, lifeline: Lifeline) -> Self {
-        Self::new(pid, control, pidfd, None, lifeline)
+    pub(crate) fn direct(handle: Handle, control: Socket, lifeline: Lifeline) -> Self {
+        Self::new(handle, control, None, lifeline)
     }
 
     /// A child of a fork server, which reports its status through a pipe.
-    pub(crate) fn of_server(pid: u32, [control, pidfd, status]: [PrivateFd; 3], lifeline: Lifeline) -> Self {
-        Self::new(pid, Socket::from_fd(control), pidfd, Some(status), lifeline)
+    pub(crate) fn of_server(handle: Handle, [control, status]: [PrivateFd; 2], lifeline: Lifeline) -> Self {
+        Self::new(handle, Socket::from_fd(control), Some(status), lifeline)
     }
 
-    fn new(pid: u32, control: Socket, pidfd: PrivateFd, status: Option<PrivateFd>, lifeline: Lifeline) -> Self {
+    fn new(handle: Handle, control: Socket, status: Option<PrivateFd>, lifeline: Lifeline) -> Self {
         unreaped::reap();
-        let (owner, state, pidfd) = (std::process::id(), Mutex::default(), Arc::new(pidfd));
-        Self { pid, owner, control: control.distrusted(), pidfd, status, state, lifeline }
+        let (owner, state) = (std::process::id(), Mutex::default());
+        Self { handle, owner, control: control.distrusted(), status, state, lifeline }
     }
 
     /// Its process id, for messages. To address the process use [`signal`](Self::signal).
@@ -144,7 +144,7 @@ impl Child {
     /// ```
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.handle.pid()
     }
 
     /// The parent's end of the socket whose other end is [`Birth::control`](crate::Birth::control).
@@ -177,7 +177,10 @@ impl Child {
         &self.control
     }
 
-    /// A descriptor that becomes readable when the process has ended. For poll(2) and the like.
+    /// A descriptor that becomes readable, or hangs up, when the process has ended. For poll(2) and the like.
+    ///
+    /// A pidfd, except with fork where the system has none (valgrind, gVisor): then it is a pipe, which may hang up
+    /// later than the process ends if that has forked another.
     ///
     /// # Examples
     ///
@@ -194,7 +197,7 @@ impl Child {
     /// ```
     #[must_use]
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.handle.end()
     }
 
     /// For a child of a fork server or a template: a descriptor that becomes readable, or hangs up, once its exit
@@ -308,7 +311,9 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// EPERM when the process is not to be signalled by this user, and the signal is not SIGKILL.
+    /// - EPERM when the process is not to be signalled by this user, and the signal is not SIGKILL.
+    /// - ENOSYS for any signal but SIGKILL, if the process is a child of a fork server or a template and the system has
+    ///   no pidfds (valgrind, gVisor, filters of system calls).
     ///
     /// # Examples
     ///
@@ -328,7 +333,7 @@ impl Child {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        let result = unless_gone(calls::pidfd_send_signal(self.pidfd(), signal as i32, 0));
+        let result = self.send(signal);
         if signal == Signal::SIGKILL && is_refused(&result) {
             self.lifeline.cut();
             return Ok(());
@@ -359,9 +364,11 @@ impl Child {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn signal_group(&self, signal: Signal) -> io::Result<()> {
-        let result = match calls::pidfd_send_signal(self.pidfd(), signal as i32, PIDFD_SIGNAL_PROCESS_GROUP) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.signal_group_id(signal),
-            result => unless_gone(result),
+        let by_pidfd = |pidfd| calls::pidfd_send_signal(pidfd, signal as i32, PIDFD_SIGNAL_PROCESS_GROUP);
+        let result = match self.handle.pidfd().map(by_pidfd) {
+            Some(Err(error)) if error.raw_os_error() == Some(libc::EINVAL) => self.signal_group_id(signal),
+            Some(result) if !is_refused(&result) => unless_gone(result),
+            _ => self.signal_group_id(signal),
         };
         if signal == Signal::SIGKILL && is_refused(&result) {
             self.lifeline.cut();
@@ -424,10 +431,14 @@ impl Child {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn kill_tree(&self) -> io::Result<()> {
+        // Descendants are found and signalled only through pidfds.
+        let Some(pidfd) = self.handle.pidfd() else {
+            return self.kill();
+        };
         // The group at once: from here on none of its members can start a process.
         let _result = self.signal_group(Signal::SIGSTOP);
         unless_refused(self.signal(Signal::SIGSTOP))?;
-        tree::kill_descendants(self.pid, self.pidfd());
+        tree::kill_descendants(self.pid(), pidfd);
         self.kill()
     }
 
@@ -473,7 +484,7 @@ impl Child {
                 // Unlocked first: `kill_and_fail` and `try_wait` lock the state themselves.
                 drop(state);
                 match self.try_wait() {
-                    Ok(Some(exit)) => self.kill_and_fail(StartError::DiedBeforeHello { pid: self.pid, exit }),
+                    Ok(Some(exit)) => self.kill_and_fail(StartError::DiedBeforeHello { pid: self.pid(), exit }),
                     // It is about to end, or its status is about to arrive.
                     Ok(None) => Ok(None),
                     Err(error) => self.kill_and_fail(waiting(error)),
@@ -539,7 +550,7 @@ impl Child {
             }
             if closed {
                 let exit = self.exit_after_close();
-                return self.kill_and_fail(StartError::DiedBeforeHello { pid: self.pid, exit });
+                return self.kill_and_fail(StartError::DiedBeforeHello { pid: self.pid(), exit });
             }
             let waiting = StartError::system("waiting for a hello");
             let in_time = match self.is_dead().map_err(&waiting)? {
@@ -548,7 +559,7 @@ impl Child {
                 true => pauses.sleep(deadline),
             };
             if !in_time {
-                return self.kill_and_fail(StartError::HelloTimeout { pid: self.pid, timeout });
+                return self.kill_and_fail(StartError::HelloTimeout { pid: self.pid(), timeout });
             }
         }
     }
@@ -616,12 +627,21 @@ impl Child {
                 return Ok(Some(exit));
             }
             let in_time = match is_dead {
-                false => wait::readable(&[self.pidfd()], deadline)?,
+                false => self.wait_for_end(&mut pauses, deadline)?,
                 true => self.wait_for_status(&mut pauses, deadline)?,
             };
             if !in_time {
                 return self.try_wait();
             }
+        }
+    }
+
+    /// Waits until the process may have ended; `false` if the deadline passed first.
+    fn wait_for_end(&self, pauses: &mut Pauses, deadline: Option<Instant>) -> io::Result<bool> {
+        match self.handle.pidfd() {
+            Some(pidfd) => wait::readable(&[pidfd], deadline),
+            // A process that the child has forked may hold the pipe open.
+            None => pauses.wait_for_hangup(self.handle.end(), deadline),
         }
     }
 
@@ -645,10 +665,14 @@ impl Child {
 
     /// waitid(2) of a child of this process.
     fn reap(&self, state: &mut State) -> io::Result<Option<Exit>> {
-        match calls::reap_pidfd(self.pidfd()) {
+        match self.handle.reap() {
             Ok(status) => Ok(status.map(Exit::from_raw)),
             // Other code has reaped it, or SIGCHLD is ignored and the kernel has.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                // Without a pidfd its end is known only by this error: it was a child of this process.
+                if self.handle.pidfd().is_none() {
+                    return Ok(Some(Exit::Unknown));
+                }
                 let dead = self.is_dead()?;
                 Ok(if dead { self.published_exit(state, REAPED_TIMEOUT) } else { None })
             }
@@ -690,7 +714,28 @@ impl Child {
         }
     }
 
-    /// Before Linux 6.9: signals the group by its id, as long as the id cannot have been reused.
+    /// Sends a signal by the pidfd. Where that is missing or refused, a child of this process has it by its id.
+    fn send(&self, signal: Signal) -> io::Result<()> {
+        let by_pidfd = |pidfd| unless_gone(calls::pidfd_send_signal(pidfd, signal as i32, 0));
+        match self.handle.pidfd().map(by_pidfd) {
+            Some(result) if !is_refused(&result) => result,
+            _ if self.status.is_none() => self.signal_by_id(signal),
+            Some(result) => result,
+            None => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+        }
+    }
+
+    /// Without pidfds: signals a child of this process by its id.
+    fn signal_by_id(&self, signal: Signal) -> io::Result<()> {
+        // Held so that no other thread reaps the process, which would free its id, before it is signalled.
+        let state = process::lock(&self.state);
+        match state.exit {
+            None => unless_gone(self.handle.signal_by_id(signal)),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Before Linux 6.9, and without pidfds: signals the group by its id, as long as the id cannot have been reused.
     fn signal_group_id(&self, signal: Signal) -> io::Result<()> {
         // Held so that no other thread reaps the process, which would free its id, before it is signalled.
         let state = process::lock(&self.state);
@@ -701,7 +746,7 @@ impl Child {
         if reaped {
             return Ok(());
         }
-        unless_gone(killpg(calls::pid_t(self.pid), signal).map_err(io::Error::from))
+        unless_gone(killpg(calls::pid_t(self.pid()), signal).map_err(io::Error::from))
     }
 }
 
@@ -715,7 +760,7 @@ enum FirstMessage {
 impl Drop for Child {
     fn drop(&mut self) {
         // A copy in a forked process must not kill its parent's children.
-        if self.owner != std::process::id() || !self.pidfd.is_open_here() {
+        if self.owner != std::process::id() || !self.handle.is_open_here() {
             return;
         }
         unreaped::reap();
@@ -726,7 +771,7 @@ impl Drop for Child {
         let _in_time = wait::readable(&[self.pidfd()], Instant::now().checked_add(DROP_TIMEOUT));
         // A child of a server is the server's to reap.
         if self.status.is_none() && matches!(self.try_wait(), Ok(None)) {
-            unreaped::remember(Arc::clone(&self.pidfd));
+            unreaped::remember(self.handle.clone());
         }
     }
 }
@@ -742,8 +787,9 @@ fn error_of(refusal: Refusal) -> StartError {
     }
 }
 
+/// Missing permission, or a system without the call.
 fn is_refused(result: &io::Result<()>) -> bool {
-    result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+    result.as_ref().is_err_and(fd::is_refusal)
 }
 
 fn unless_refused(result: io::Result<()>) -> io::Result<()> {

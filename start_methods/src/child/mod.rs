@@ -2,6 +2,7 @@
 
 #[expect(clippy::module_inception, reason = "the file holds `Child`, after which the folder is named as well")]
 pub(crate) mod child;
+pub(crate) mod handle;
 pub(crate) mod lifeline;
 pub(crate) mod proc_info;
 pub(crate) mod tree;

@@ -78,6 +78,10 @@ impl Stat {
         Some(Self { state: *fields.next()?.as_bytes().first()?, parent: fields.next()?.parse().ok()? })
     }
 
+    pub(crate) fn is_child_of(self, parent: u32) -> bool {
+        self.parent == parent
+    }
+
     /// Stopped by a signal.
     pub(crate) fn is_stopped(self) -> bool {
         self.state == b'T'

@@ -8,23 +8,20 @@
 //! - Nothing here waits.
 //! - Only children of this process are here: a forked child has a list of its own.
 
-use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::Mutex;
 
-use crate::sys::calls;
-use crate::sys::fd::PrivateFd;
+use crate::child::handle::Handle;
 use crate::sys::process;
 use crate::sys::process::PerProcess;
 
-static STATE: PerProcess<Mutex<Vec<Arc<PrivateFd>>>> = PerProcess::new();
+static STATE: PerProcess<Mutex<Vec<Handle>>> = PerProcess::new();
 
 /// Remembers a dead child.
-pub(crate) fn remember(pidfd: Arc<PrivateFd>) {
-    process::lock(STATE.get()).push(pidfd);
+pub(crate) fn remember(child: Handle) {
+    process::lock(STATE.get()).push(child);
 }
 
 /// Reaps those that can be reaped by now.
 pub(crate) fn reap() {
-    process::lock(STATE.get()).retain(|pidfd| matches!(calls::reap_pidfd(pidfd.as_fd()), Ok(None)));
+    process::lock(STATE.get()).retain(|child| matches!(child.reap(), Ok(None)));
 }

@@ -19,8 +19,10 @@ use nix::unistd::setpgid;
 
 use crate::birth::boot::Boot;
 use crate::birth::born;
+use crate::birth::born::Kept;
 use crate::birth::signals::Blocked;
 use crate::child::child::Child;
+use crate::child::handle::Handle;
 use crate::child::lifeline;
 use crate::child::lifeline::ARMING;
 use crate::child::lifeline::Lifeline;
@@ -70,30 +72,57 @@ impl Drop for Births {
     }
 }
 
+/// A pipe that shows the end of a child where there are no pidfds: the child has the only write end.
+pub(crate) struct Sentinel {
+    read: PrivateFd,
+    write: PrivateFd,
+}
+
+impl Sentinel {
+    /// `None` if this system has pidfds.
+    pub(crate) fn unless_pidfds() -> io::Result<Option<Self>> {
+        if !lacks_pidfds() {
+            return Ok(None);
+        }
+        let (read, write) = fd::pipe(OFlag::empty())?;
+        Ok(Some(Self { read, write }))
+    }
+}
+
+/// Whether this system has no pidfds. Where it has some that cannot be used for signals, they still show the end.
+pub(crate) fn lacks_pidfds() -> bool {
+    // Any other error is that of the start as well.
+    fd::open_pidfd(std::process::id()).is_err_and(|error| fd::is_refusal(&error))
+}
+
 /// Forks this process into `boot`'s entry.
 pub(crate) fn start(boot: &Boot<'_>, foreign: ForeignThreads, births: &Births) -> Result<Child, StartError> {
     let prepared = boot.prepare(StartMethod::Fork)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system(socket::MAKING))?;
     let (lifeline, their_end) = Lifeline::new(LOWEST).map_err(StartError::system(MAKING))?;
-    let (pid, pidfd) = {
+    let sentinel = Sentinel::unless_pidfds().map_err(StartError::system("making a pipe"))?;
+    let handle = {
         let hold = Hold::acquire(foreign)?;
         if foreign == ForeignThreads::Refuse {
             // The child would also write what is in the buffer now. Only without foreign threads: one of them could
             // hold the lock of the stream.
             let _result = io::stdout().flush();
         }
-        fork_waiting(&hold, theirs, their_end, births.write.as_ref()).map_err(|(stage, error)| match stage {
-            Stage::Pidfd => StartError::system(fd::OPENING_PIDFD)(error),
-            Stage::Lifeline => StartError::system(ARMING)(error),
-            _ => StartError::system("fork")(error),
-        })?
+        fork_waiting(&hold, theirs, their_end, births.write.as_ref(), sentinel).map_err(
+            |(stage, error)| match stage {
+                Stage::Pidfd => StartError::system(fd::OPENING_PIDFD)(error),
+                Stage::Lifeline => StartError::system(ARMING)(error),
+                _ => StartError::system("fork")(error),
+            },
+        )?
     };
-    let child = Child::direct(pid, ours, pidfd, lifeline);
+    let child = Child::direct(handle, ours, lifeline);
     prepared.send(child.control())?;
     Ok(child)
 }
 
-/// Forks a child that waits at `control` for its boot message, arms its `lifeline`, and opens its pidfd.
+/// Forks a child that waits at `control` for its boot message, arms its `lifeline`, and opens its pidfd, unless there is
+/// a `sentinel`.
 ///
 /// The child closes its copy of `born` once it has no other descriptor of this process. If a step after the fork fails,
 /// the child is reaped before this returns.
@@ -102,7 +131,8 @@ pub(crate) fn fork_waiting(
     control: Socket,
     lifeline: PrivateFd,
     born: Option<&PrivateFd>,
-) -> Result<(u32, PrivateFd), (Stage, io::Error)> {
+    sentinel: Option<Sentinel>,
+) -> Result<Handle, (Stage, io::Error)> {
     let control = control.into_fd();
     // Before the fork, and before anything is locked: it waits for the lock of the dynamic loader, which the child must
     // not need.
@@ -113,8 +143,13 @@ pub(crate) fn fork_waiting(
         let registry = Registry::lock();
         // Until the child has reset its handlers: a handler of the parent's must not run in it.
         let _blocked = Blocked::all();
-        let kept = born.map(AsRawFd::as_raw_fd);
-        let child_main = || born::after_fork(&registry, images, control.as_raw_fd(), lifeline.as_raw_fd(), kept);
+        let kept = Kept {
+            control: control.as_raw_fd(),
+            lifeline: lifeline.as_raw_fd(),
+            born: born.map(AsRawFd::as_raw_fd),
+            sentinel: sentinel.as_ref().map(|sentinel| sentinel.write.as_raw_fd()),
+        };
+        let child_main = || born::after_fork(&registry, images, &kept);
         calls::fork(hold, child_main).map_err(|error| (Stage::Fork, error))?
     };
     let armed = lifeline::arm_for(pid, lifeline).map_err(|error| (Stage::Lifeline, error));
@@ -122,9 +157,12 @@ pub(crate) fn fork_waiting(
     let group = calls::pid_t(pid);
     let _result = setpgid(group, group);
     drop(control);
-    let pidfd = armed.and_then(|()| fd::open_pidfd(pid).map_err(|error| (Stage::Pidfd, error)));
-    match pidfd {
-        Ok(pidfd) => Ok((pid, pidfd)),
+    let open = |()| match sentinel {
+        Some(sentinel) => Ok(Handle::of_pipe(pid, sentinel.read)),
+        None => Ok(Handle::of_pidfd(pid, fd::open_pidfd(pid).map_err(|error| (Stage::Pidfd, error))?)),
+    };
+    match armed.and_then(open) {
+        Ok(handle) => Ok(handle),
         Err(failure) => {
             // The child would end by itself once our return closes its socket, but it would stay a zombie that no code
             // knows of. It is our child and not reaped, so its id cannot have been reused.

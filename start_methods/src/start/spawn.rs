@@ -37,6 +37,7 @@ use nix::unistd::Pid;
 use crate::birth::boot::Boot;
 use crate::birth::entry;
 use crate::child::child::Child;
+use crate::child::handle::Handle;
 use crate::child::lifeline;
 use crate::child::lifeline::ARMING;
 use crate::child::lifeline::Lifeline;
@@ -58,13 +59,17 @@ const BUSY_RETRIES: u32 = 3;
 
 /// Executes `executable`, by default this program, into `boot`'s entry.
 pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Path>) -> Result<Child, StartError> {
+    // Before the program is executed: what executes it (valgrind) may not be able to follow.
+    fd::open_pidfd(std::process::id()).map_err(StartError::system(fd::OPENING_PIDFD))?;
     let prepared = boot.prepare(method)?;
     let (ours, theirs) = Socket::pair().map_err(StartError::system(socket::MAKING))?;
     // The number of their end is above those of both descriptors in the child: neither dup2 can overwrite it.
     let (lifeline, their_end) = Lifeline::new(entry::LIFELINE + 1).map_err(StartError::system(MAKING))?;
-    let program = executable.unwrap_or(Path::new("/proc/self/exe"));
-    let pid = execute(program, boot.environment(), &theirs, &their_end)
-        .map_err(StartError::system("executing the program"))?;
+    let (program, executing) = match executable {
+        Some(path) => (path, "executing the program"),
+        None => (Path::new("/proc/self/exe"), "executing /proc/self/exe"),
+    };
+    let pid = execute(program, boot.environment(), &theirs, &their_end).map_err(StartError::system(executing))?;
     drop(theirs);
     let pid = pid.as_raw().unsigned_abs();
     let armed = lifeline::arm_for(pid, their_end).map_err(|error| (ARMING, error));
@@ -76,7 +81,7 @@ pub(crate) fn start(boot: &Boot<'_>, method: StartMethod, executable: Option<&Pa
             return Err(StartError::system(doing)(error));
         }
     };
-    let child = Child::direct(pid, ours, pidfd, lifeline);
+    let child = Child::direct(Handle::of_pidfd(pid, pidfd), ours, lifeline);
     prepared.send(child.control())?;
     Ok(child)
 }

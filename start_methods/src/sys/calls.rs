@@ -156,6 +156,14 @@ pub(crate) fn reap_pid(pid: u32) -> io::Result<Option<i32>> {
     reap(libc::P_PID, pid)
 }
 
+/// Whether a process with this id is a child of this process. Does not reap it.
+pub(crate) fn is_unreaped_child(pid: u32) -> io::Result<bool> {
+    match wait_id(libc::P_PID, pid, libc::WNOHANG | libc::WNOWAIT) {
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(false),
+        result => result.map(|_| true),
+    }
+}
+
 /// waitid(2) for the end of a process; `None` if it has not ended.
 fn wait_id(kind: libc::idtype_t, id: u32, flags: c_int) -> io::Result<Option<i32>> {
     // SAFETY: siginfo_t is plain data for which all zeroes is a value.

@@ -186,6 +186,11 @@ pub(crate) fn open_pidfd(pid: u32) -> io::Result<PrivateFd> {
     calls::pidfd_open(pid).and_then(|fd| registry.adopt(fd))
 }
 
+/// Whether a system call failed because it does not exist here or may not be used.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
 /// A pipe, read end first, both ends registered before a fork can copy them.
 pub(crate) fn pipe(flags: OFlag) -> io::Result<(PrivateFd, PrivateFd)> {
     let mut registry = Registry::lock();

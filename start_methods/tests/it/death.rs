@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -86,12 +87,12 @@ fn a_stack_overflow_is_reported(method: StartMethod) {
         nix::unistd::dup2_stderr(&birth.fds[0]).unwrap();
         u8::try_from(endless(0)).unwrap()
     }
-    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = nix::unistd::pipe().unwrap();
     let child = start_ready(method, &Boot::new(overflow).fds(&[writer.as_fd()]));
     drop(writer);
 
     let mut text = String::new();
-    reader.read_to_string(&mut text).unwrap();
+    fs::File::from(reader).read_to_string(&mut text).unwrap();
     let exit = child.wait().unwrap();
 
     assert!(text.contains("has overflowed its stack"), "{text}");
@@ -140,6 +141,7 @@ fn a_tracer_of_the_dead_holds_up_nobody(method: StartMethod) {
     let (child, tracer) = held_dead(method);
     let watched = [Some(std::process::id()), start_methods::forkserver::pid()].into_iter().flatten();
     let before: Vec<_> = watched.map(|pid| (pid, processor_time(pid))).collect();
+    let begin = Instant::now();
 
     let held = child.wait_timeout(Duration::from_secs(1)).unwrap();
     let again = child.wait_timeout(Duration::from_secs(1)).unwrap();
@@ -147,6 +149,7 @@ fn a_tracer_of_the_dead_holds_up_nobody(method: StartMethod) {
     // Only the parent of the process can wait until the tracer lets it go; the server's child is known to be dead.
     let expected = (method == StartMethod::Forkserver).then_some(Exit::Unknown);
     assert_eq!((held, again), (expected, expected));
+    thread::sleep(Duration::from_secs(2).saturating_sub(begin.elapsed()));
     for (pid, before) in before {
         // A loop without pauses would have taken two seconds, or most of them.
         assert!(processor_time(pid) - before < Duration::from_millis(300), "process {pid} is busy");

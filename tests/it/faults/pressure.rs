@@ -24,6 +24,9 @@ use crate::harness::sys::Forbidden;
 cases![
     signals_that_interrupt_everything_cost_nothing,
     any_number_of_descriptors_is_enough_or_told,
+    room_for_a_replacement_is_kept,
+    missing_pidfds_are_told_or_made_good,
+    refused_pidfd_signals_are_told_or_made_good,
     no_process_to_be_had_is_told,
     no_thread_to_be_had_is_told,
     no_process_to_be_had_later_costs_no_results,
@@ -121,6 +124,66 @@ fn any_number_of_descriptors_is_enough_or_told(method: StartMethod) {
         stage::until_nothing_is_left(&before);
     }
     assert!(failures > 0 && successes > 0, "the sweep missed the edge: {failures} failures, {successes} successes");
+}
+
+fn room_for_a_replacement_is_kept(method: StartMethod) {
+    let (mut failures, mut successes) = (0, 0);
+    for spare in 0..=40 {
+        let built = exhaustion::with_spare_descriptors(spare, || {
+            let pool = Pool::builder().processes(2).start_method(method).build()?;
+            stage::assert_works(&pool);
+            let victim = pool.pids()[0];
+            stage::signal(victim, Signal::SIGKILL);
+            stage::until_replaced(&pool, 2, &[victim]);
+            stage::assert_works(&pool);
+            Ok(())
+        });
+        match built {
+            Ok(()) => successes += 1,
+            Err(PoolError::Start(_) | PoolError::System { .. }) => failures += 1,
+            Err(other) => panic!("{spare} to spare: {other:?}"),
+        }
+        procpool::forkserver::stop();
+    }
+    assert!(failures > 0 && successes > 0, "the sweep missed the edge: {failures} failures, {successes} successes");
+}
+
+/// A pool does everything that it promises, or is refused by `build` with the reason.
+fn works_or_is_refused(method: StartMethod, works: bool) {
+    let built = Pool::builder().processes(2).start_method(method).build();
+    if !works {
+        let error = built.unwrap_err().to_string();
+        assert!(error.contains("pidfd") && error.contains("use fork"), "{error}");
+        return;
+    }
+    let pool = built.unwrap();
+    work(&pool);
+    let never: fn(u32) = |_| loop {
+        std::hint::spin_loop();
+    };
+    let limited = pool.timeout(Duration::from_millis(80)).apply((1u32,), never);
+    assert!(matches!(limited, Err(TaskError::TimedOut { .. })), "{limited:?}");
+    let died = pool.apply((1u32,), |_| -> u32 { std::process::abort() });
+    assert!(matches!(died, Err(TaskError::WorkerDied { status: Some(_), .. })), "{died:?}");
+    let cancelled = pool.apply_async((1u32,), never);
+    cancelled.cancel();
+    assert!(matches!(cancelled.get(), Err(TaskError::Cancelled)));
+    stage::until_all_work(&pool);
+    let busy = pool.apply_async((1u32,), never);
+    pool.terminate();
+    pool.join().unwrap();
+    busy.get().unwrap_err();
+}
+
+/// As under valgrind.
+fn missing_pidfds_are_told_or_made_good(method: StartMethod) {
+    sys::refuse(libc::SYS_pidfd_open, libc::ENOSYS);
+    works_or_is_refused(method, method == StartMethod::Fork);
+}
+
+fn refused_pidfd_signals_are_told_or_made_good(method: StartMethod) {
+    sys::refuse(libc::SYS_pidfd_send_signal, libc::EPERM);
+    works_or_is_refused(method, true);
 }
 
 /// EAGAIN comes from the kernel here, not from a failpoint.

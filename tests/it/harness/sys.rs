@@ -240,6 +240,18 @@ pub(crate) fn forbid(what: Forbidden) {
     ]);
 }
 
+/// Installs a seccomp filter that lets a system call fail, for every thread of this process and the processes that they
+/// start.
+pub(crate) fn refuse(call: libc::c_long, errno: i32) {
+    let number = u32::try_from(call).expect("numbers of calls are small");
+    install(&mut [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs()),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
 /// Installs a seccomp filter that kills this process, or one that it starts, if it changes its CPU affinity.
 pub(crate) fn kill_for_moves() {
     let number = u32::try_from(libc::SYS_sched_setaffinity).expect("numbers of calls are small");

@@ -26,12 +26,14 @@ use std::time::Instant;
 use nix::fcntl::OFlag;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
 use nix::unistd::write;
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::birth::boot::Birth;
 use crate::birth::function::preload_at;
+use crate::child::handle::Handle;
 use crate::error::StartError;
 use crate::error::errno_of;
 use crate::message;
@@ -41,6 +43,7 @@ use crate::message::Ready;
 use crate::message::Reply;
 use crate::message::Request;
 use crate::message::Stage;
+use crate::start::fork::Sentinel;
 use crate::start::fork::fork_waiting;
 use crate::sys::calls;
 use crate::sys::calls::Disposition;
@@ -67,7 +70,7 @@ const TEXT_MAX: usize = 500;
 
 /// A child that has not been reaped.
 struct Served {
-    pidfd: PrivateFd,
+    handle: Handle,
     status: PrivateFd,
     held: Option<Held>,
 }
@@ -79,10 +82,6 @@ struct Held {
 }
 
 impl Served {
-    fn new(pidfd: PrivateFd, status: PrivateFd) -> Self {
-        Self { pidfd, status, held: None }
-    }
-
     /// The next attempt to reap it comes after a pause.
     fn hold(&mut self) {
         let mut pauses = self.held.take().map_or_else(Pauses::new, |held| held.pauses);
@@ -93,7 +92,6 @@ impl Served {
 
 /// A child that was just forked, and what the parent receives of it.
 struct Forked {
-    pid: u32,
     control: Socket,
     status: PrivateFd,
     served: Served,
@@ -233,7 +231,7 @@ fn wait_for_work(requests: &Socket, children: &[Served]) -> io::Result<(bool, Ve
     let mut fds = Vec::with_capacity(children.len() + 1);
     fds.push(PollFd::new(requests.as_fd(), PollFlags::POLLIN));
     let polled = children.iter().filter(|served| served.held.is_none());
-    fds.extend(polled.map(|served| PollFd::new(served.pidfd.as_fd(), PollFlags::POLLIN)));
+    fds.extend(polled.map(|served| PollFd::new(served.handle.end(), PollFlags::POLLIN)));
     let next_try = children.iter().filter_map(|served| served.held.as_ref()).map(|held| held.try_at).min();
     wait::poll_until(&mut fds, next_try)?;
     let now = Instant::now();
@@ -249,7 +247,7 @@ fn wait_for_work(requests: &Socket, children: &[Served]) -> io::Result<(bool, Ve
 
 /// Reaps the child and reports its status to the parent; `false` if it still runs.
 fn report_if_dead(served: &Served) -> bool {
-    match calls::reap_pidfd(served.pidfd.as_fd()) {
+    match served.handle.reap() {
         Ok(None) => false,
         Ok(Some(status)) => {
             // Fails if the parent has dropped the child, and closed the pipe.
@@ -272,12 +270,13 @@ fn answer(requests: &Socket, id: u64, lifeline: PrivateFd, foreign: ForeignThrea
         }
     };
     failpoint!("after_fork");
-    let Forked { pid, control, status, served } = forked;
+    let Forked { control, status, served } = forked;
+    let (pid, pidfd) = (served.handle.pid(), served.handle.end());
     let reply = message::encode(&Reply { id, outcome: Ok(pid) });
-    let sent = requests.send(&[IoSlice::new(&reply)], &[control.as_fd(), served.pidfd.as_fd(), status.as_fd()]);
+    let sent = requests.send(&[IoSlice::new(&reply)], &[control.as_fd(), pidfd, status.as_fd()]);
     if let Err(error) = sent {
         // The child would end when our copy of its socket closes, but must not stay a zombie.
-        let _result = calls::pidfd_send_signal(served.pidfd.as_fd(), libc::SIGKILL, 0);
+        let _result = served.handle.signal_by_id(Signal::SIGKILL);
         wait::reap_killed(pid);
         reply_failure(requests, id, system(Stage::Reply, &error))?;
         return Ok(None);
@@ -303,6 +302,8 @@ fn fork_one(lifeline: PrivateFd, foreign: ForeignThreads) -> Result<Forked, Fork
         StartError::System { errno, .. } => ForkFailure::System { stage: Stage::Threads, errno },
         _ => ForkFailure::System { stage: Stage::Threads, errno: libc::EPROTO },
     })?;
-    let (pid, pidfd) = fork_waiting(&hold, theirs, lifeline, None).map_err(|(stage, error)| system(stage, &error))?;
-    Ok(Forked { pid, control: ours, status, served: Served::new(pidfd, report) })
+    let sentinel = Sentinel::unless_pidfds().map_err(|error| system(Stage::Pipe, &error))?;
+    let forked = fork_waiting(&hold, theirs, lifeline, None, sentinel);
+    let handle = forked.map_err(|(stage, error)| system(stage, &error))?;
+    Ok(Forked { control: ours, status, served: Served { handle, status: report, held: None } })
 }

@@ -42,7 +42,7 @@ impl Rig {
         let child_pidfd = calls::pidfd_open(child).unwrap();
         let pidfd = adopted(calls::pidfd_open(shell.id()).unwrap());
         let (lifeline, _) = Lifeline::new(LOWEST).unwrap();
-        let process = Child::direct(shell.id(), here, pidfd, lifeline);
+        let process = Child::direct(Handle::of_pidfd(shell.id(), pidfd), here, lifeline);
         Self { server: Server { process, is_ready: true, requests: 0 }, there, child, child_pidfd }
     }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
@@ -20,6 +21,7 @@ use nix::sys::signal::Signal;
 
 use crate::birth::boot::Boot;
 use crate::child::child::Child;
+use crate::child::handle::Handle;
 use crate::child::lifeline::Lifeline;
 use crate::child::lifeline::MAKING;
 use crate::child::proc_info;
@@ -243,20 +245,31 @@ impl Server {
     }
 
     fn child(&self, pid: u32, fds: Vec<PrivateFd>, lifeline: Lifeline) -> Result<Result<Child, StartError>, Broken> {
-        let Ok(fds) = <[PrivateFd; 3]>::try_from(fds) else {
+        let Ok([control, end, status]) = <[PrivateFd; 3]>::try_from(fds) else {
             return Err(self.broken("it sent the wrong number of descriptors"));
         };
-        let pidfd = fds[1].as_fd();
-        // A child that has been reaped meanwhile has no parent, and cannot be signalled.
-        let is_child = match proc_info::is_child(pid, pidfd, self.process.pid()) {
-            Ok(is_child) => is_child || !proc_info::is_unreaped(pidfd),
+        let has_pidfds = !fork::lacks_pidfds();
+        let is_child = match has_pidfds {
+            true => self.is_child(pid, end.as_fd()),
+            // It is killed by its lifeline, not by its id.
+            false => Stat::of(pid).map(|stat| stat.is_child_of(self.process.pid())),
+        };
+        let is_child = match is_child {
+            Ok(is_child) => is_child,
             // Not the server's fault, as above.
             Err(error) => return Ok(Err(StartError::system("checking a child in /proc")(error))),
         };
-        if i32::try_from(pid).is_err() || pid == 0 || !is_child || !calls::is_unix_seqpacket(fds[0].as_fd()) {
+        if i32::try_from(pid).is_err() || pid == 0 || !is_child || !calls::is_unix_seqpacket(control.as_fd()) {
             return Err(self.broken("the process that it sent is not its child"));
         }
-        Ok(Ok(Child::of_server(pid, fds, lifeline)))
+        let handle = if has_pidfds { Handle::of_pidfd(pid, end) } else { Handle::of_pipe(pid, end) };
+        Ok(Ok(Child::of_server(handle, [control, status], lifeline)))
+    }
+
+    fn is_child(&self, pid: u32, pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+        // A child that has been reaped meanwhile has no parent, and cannot be signalled.
+        let is_child = proc_info::is_child(pid, pidfd, self.process.pid())?;
+        Ok(is_child || !proc_info::is_unreaped(pidfd))
     }
 
     /// The next message. Without a deadline it waits as long as the server lives.
