@@ -102,7 +102,8 @@ pub(crate) enum Leisure {
 }
 
 impl WorkerHandle {
-    pub(crate) fn new(child: Child, link: Link, hello_due: Instant) -> Self {
+    pub(crate) fn new(mut child: Child, link: Link, hello_due: Instant) -> Self {
+        child.distrust();
         Self {
             child,
             link,

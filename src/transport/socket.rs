@@ -58,8 +58,9 @@ pub(crate) struct ParentEnd {
 
 impl ParentEnd {
     pub(crate) fn new() -> io::Result<Self> {
-        let (ours, theirs) = Socket::pair()?;
-        Ok(Self { ours: ours.distrusted(), theirs, answers: 0 })
+        let (mut ours, theirs) = Socket::pair()?;
+        ours.distrust();
+        Ok(Self { ours, theirs, answers: 0 })
     }
 
     /// What the worker must be given when it is started.

@@ -127,7 +127,7 @@ impl Child {
     fn new(handle: Handle, control: Socket, status: Option<PrivateFd>, lifeline: Lifeline) -> Self {
         unreaped::reap();
         let (owner, state) = (std::process::id(), Mutex::default());
-        Self { handle, owner, control: control.distrusted(), status, state, lifeline }
+        Self { handle, owner, control, status, state, lifeline }
     }
 
     /// Its process id, for messages. To address the process use [`signal`](Self::signal).
@@ -145,6 +145,22 @@ impl Child {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.handle.pid()
+    }
+
+    /// Does not trust what the process sends on its control socket; see [`Socket::distrust`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use start_methods::{Birth, Boot, StartMethod};
+    /// # fn run(_: Birth) -> u8 { 0 }
+    /// # start_methods::init();
+    /// let mut child = start_methods::start(StartMethod::Spawn, &Boot::new(run))?;
+    /// child.distrust();
+    /// # Ok::<(), start_methods::StartError>(())
+    /// ```
+    pub fn distrust(&mut self) {
+        self.control.distrust();
     }
 
     /// The parent's end of the socket whose other end is [`Birth::control`](crate::Birth::control).

@@ -62,6 +62,11 @@ impl Lifeline {
         // In a forked child `arm` finds the cell initialized.
         ARMED.get();
         let (end, theirs) = UnsharedFd::pair(lowest)?;
+        if let Some(end) = end.get() {
+            // The child can send nothing: what its messages carried would be closed with this end, and the close of a
+            // descriptor of its choice may wait. To be read from, this end is not needed.
+            shutdown(end.as_raw_fd(), Shutdown::Read)?;
+        }
         Ok((Self { end }, theirs))
     }
 

@@ -29,8 +29,6 @@ use nix::fcntl::FcntlArg;
 use nix::fcntl::FdFlag;
 use nix::fcntl::OFlag;
 use nix::fcntl::fcntl;
-use nix::sys::socket::MsgFlags;
-use nix::sys::socket::recv;
 use nix::unistd::pipe2;
 
 use crate::sys::calls;
@@ -40,6 +38,9 @@ use crate::sys::process::PerProcess;
 
 /// The lowest number that a descriptor of this crate may have; the standard streams are below.
 pub(crate) const LOWEST: RawFd = 3;
+
+/// Messages taken out of a socket before it is closed.
+const DRAINED_MAX: usize = 300;
 
 /// This process's open descriptors, which no child may keep.
 static REGISTRY: PerProcess<Mutex<Registry>> = PerProcess::new();
@@ -124,10 +125,23 @@ impl PrivateFd {
             Origin::Trusted => false,
             // Asks the kernel only. Other calls ask the owner of the file.
             Origin::Foreign => fcntl(calls::borrow(self.number), FcntlArg::F_GET_SEALS).is_err(),
-            Origin::Inbox => {
-                recv(self.number, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|len| len > 0)
-            }
+            // Not by a forked copy: the messages are for the process that it was copied from.
+            Origin::Inbox => Registry::lock().contains(self.number) && !self.is_drained(),
         }
+    }
+
+    /// Takes the messages out of this socket. Whether none is left.
+    fn is_drained(&self) -> bool {
+        (0..DRAINED_MAX).any(|_| {
+            let mut fds = Vec::new();
+            let received = calls::receive(calls::borrow(self.number), &mut [0; 1], &mut fds);
+            for fd in fds {
+                let epoch = self.epoch;
+                drop(Self { number: fd.into_raw_fd(), epoch, origin: Origin::Foreign });
+            }
+            // Empty, closed at the other end, or broken.
+            received.map_or_else(|error| error.kind() != io::ErrorKind::Interrupted, |arrived| arrived.len == 0)
+        })
     }
 
     /// The number. Panics for a copy in a forked child.
@@ -261,6 +275,11 @@ impl Registry {
             }
         }
         EPOCH.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn contains(&self, number: RawFd) -> bool {
+        let (index, mask) = place_of(number);
+        self.words.get(index).is_some_and(|word| word & mask != 0)
     }
 
     fn insert(&mut self, number: RawFd) {

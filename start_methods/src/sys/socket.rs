@@ -154,16 +154,13 @@ impl Socket {
     /// # Examples
     ///
     /// ```
-    /// let (here, _there) = start_methods::Socket::pair()?;
-    /// let here = here.distrusted();
-    /// # drop(here);
+    /// let (mut here, _there) = start_methods::Socket::pair()?;
+    /// here.distrust();
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    #[must_use]
-    pub fn distrusted(mut self) -> Self {
+    pub fn distrust(&mut self) {
         self.fd.distrust_messages();
         self.is_distrusted = true;
-        self
     }
 
     /// The descriptor, to be sent to another process.
