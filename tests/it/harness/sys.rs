@@ -120,6 +120,17 @@ pub(crate) fn copy_of(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(Errno::result(copy).expect("a descriptor")) }
 }
 
+/// In a task: whether this is a socket that carries messages, as the control socket and the link do and the lifeline
+/// does not.
+pub(crate) fn carries_messages(fd: RawFd) -> bool {
+    let mut kind: libc::c_int = 0;
+    let mut len = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four");
+    let place = (&raw mut kind).cast();
+    // SAFETY: the kernel writes at most `len` bytes to `kind`; for what is no socket it returns an error.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, place, &raw mut len) };
+    result == 0 && kind == libc::SOCK_SEQPACKET
+}
+
 /// In a task: shuts a socket down in the directions `how`. Unlike a close, this affects every process that has it open.
 pub(crate) fn shut_down(fd: RawFd, how: libc::c_int) {
     // SAFETY: shutdown takes two integers and accesses no memory of this process.

@@ -39,6 +39,7 @@ const CHUNK: usize = 5;
 /// In a task: the descriptors of this worker except the standard streams, whatever each is for.
 #[derive(Debug)]
 struct Plumbing {
+    /// Without the lifeline, which the worker can do without.
     sockets: Vec<RawFd>,
     others: Vec<RawFd>,
 }
@@ -48,7 +49,7 @@ impl Plumbing {
         let (sockets, others): (Vec<_>, Vec<_>) = processes::descriptors(std::process::id())
             .into_iter()
             .filter(|(fd, _)| *fd > 2)
-            .partition(|(_, target)| target.starts_with("socket:"));
+            .partition(|(fd, _)| sys::carries_messages(*fd));
         let numbers = |entries: Vec<(RawFd, String)>| entries.into_iter().map(|(fd, _)| fd).collect();
         Plumbing { sockets: numbers(sockets), others: numbers(others) }
     }
