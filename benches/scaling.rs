@@ -1,14 +1,17 @@
-//! Claim: more workers than processors cost no throughput, and an endless input needs no memory.
+//! Claim: more workers than processors cost no throughput, an endless input needs no memory, and what waits or works
+//! beside a call does not make it dearer.
 //!
 //! Tasks per second of `imap_unordered`, one item at a time, with 1 to 64 workers. With more workers than processors the
 //! best possible result is no loss, so the last lines are ratios to the pool of two. All pools exist at the same time, and
 //! all but one are idle. `rayon` is `ThreadPool::spawn` with a channel, on the same number of threads.
 //!
 //! Before that, a long `imap` in a pool of two, and how much it raised this process's peak resident memory. The growth must
-//! not depend on the number of items: half a million, or ten million with `PROCPOOL_BENCH_FULL=1`.
+//! not depend on the number of items: half a million, or ten million with `PROCPOOL_BENCH_FULL=1`. And before that, calls
+//! beside few and beside many others.
 
 mod common {
     pub(crate) mod contest;
+    pub(crate) mod crowds;
     pub(crate) mod ours;
     pub(crate) mod quick;
     pub(crate) mod rate;
@@ -23,6 +26,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use common::contest::Contest;
+use common::crowds;
 use common::ours;
 use common::quick::sized;
 use common::rate::Rate;
@@ -34,6 +38,7 @@ const WORKERS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 fn main() -> anyhow::Result<()> {
     procpool::init();
+    crowds::measure()?;
     long_imap()?;
 
     let mut ours = Vec::new();

@@ -1,14 +1,9 @@
-//! Claim: what waits or works beside a call does not make it dearer.
+//! What waits or works beside a call: queued calls, idle workers, busy workers.
 //!
 //! Each row has a workload beside few others and beside many, as the time of one call, and their ratio: one is the best
 //! possible. The two are measured in turns. The first table is the memory of this process for each call that waits.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
-
-mod common {
-    pub(crate) mod quick;
-    pub(crate) mod table;
-}
 
 use std::fs;
 use std::hint::black_box;
@@ -16,18 +11,18 @@ use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
 
+use super::quick::is_quick;
+use super::quick::sized;
+use super::table::print_aligned;
 use anyhow::Context;
-use common::quick::is_quick;
-use common::quick::sized;
-use common::table::print_aligned;
 use procpool::AsyncResult;
 use procpool::Pool;
 
-fn main() -> anyhow::Result<()> {
-    procpool::init();
+/// Prints both tables.
+pub(crate) fn measure() -> anyhow::Result<()> {
     // First: what earlier calls have given back would be used again.
     memory_of_waiting_calls()?;
-    println!("crowds: µs for each call, less is better; {}", sized("medians of 5 rounds", "quick: no figures"));
+    println!("scaling: µs for each call, less is better; {}", sized("medians of 5 rounds", "quick: no figures"));
     let mut lines = vec![["workload", "few", "many", "many/few"].map(str::to_owned).to_vec()];
     lines.push(row("close: 4,000 and 40,000 queued", sized([4_000, 40_000], [100, 200]), closing)?);
     lines.push(row("the same without close", sized([4_000, 40_000], [100, 200]), draining)?);
@@ -160,7 +155,7 @@ fn memory_of_waiting_calls() -> anyhow::Result<()> {
     black_box(handles_done);
     let figure = if is_quick() { "-".to_owned() } else { format!("{}", growth / calls) };
     print_aligned(&[
-        vec!["crowds: memory of this process".to_owned(), "bytes for each call".to_owned()],
+        vec!["scaling: memory of this process".to_owned(), "bytes for each call".to_owned()],
         vec![format!("apply_async, {calls} queued"), figure],
     ]);
     Ok(())
