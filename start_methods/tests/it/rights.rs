@@ -79,7 +79,8 @@ fn kill_those_from_before(method: StartMethod) {
 
     for child in [killed, felled, signalled, stopped] {
         let exit = child.wait_timeout(SOON).unwrap().expect("it was killed");
-        assert_eq!(exit.to_string(), "signal: 9 (SIGKILL)");
+        let signal = exit.status().and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status));
+        assert_eq!(signal, Some(Signal::SIGKILL as i32), "{exit}");
     }
 }
 
