@@ -386,6 +386,7 @@ mod tests {
         let text = |doing, errno| StartError::System { doing, errno }.to_string();
 
         assert!(text("executing /proc/self/exe", libc::ENOENT).ends_with("mount /proc"));
+        assert!(text("counting the threads of this process in /proc", libc::ENOENT).ends_with("mount /proc"));
         assert!(text("opening a pidfd", libc::ENOSYS).contains("use fork"));
         assert!(text("opening a pidfd", libc::EPERM).contains("filter"));
     }

@@ -142,7 +142,7 @@ impl Stage {
             Self::Pipe => "making a status pipe in the fork server",
             Self::Request => "receiving a lifeline in the fork server",
             Self::Lifeline => "arming a lifeline in the fork server",
-            Self::Threads => "counting the threads of the fork server",
+            Self::Threads => "counting the threads of the fork server in /proc",
             Self::Fork => "fork in the fork server",
             Self::Pidfd => "opening a pidfd in the fork server",
             Self::Reply => "passing descriptors from the fork server",

@@ -452,7 +452,7 @@ pub(crate) fn check_only(known: impl Fn() -> usize) -> Result<(), StartError> {
         // Known threads first. Their number only grows while a fork holds the gate, so a thread that registers between
         // the two steps makes the check retry; in the other order it would hide a foreign thread.
         let known = known();
-        let count = count().map_err(StartError::system("counting the threads of this process"))?;
+        let count = count().map_err(StartError::system("counting the threads of this process in /proc"))?;
         if count <= known {
             return Ok(());
         }
