@@ -12,13 +12,8 @@ use crate::driver::backend::Backend;
 use crate::driver::shared::Shared;
 use crate::engine::config::Config;
 use crate::error::PoolError;
-use crate::sys::bell::Bell;
 use crate::sys::failpoint::fault;
 use crate::transport::link::Link;
-
-/// How many descriptors one start has open at the same time at most: those of the link, both ends of the control socket,
-/// the lifeline, and what a server sends.
-const START_FDS_MAX: usize = 10;
 
 /// Starts a pool of worker processes on this machine. Does not wait until they are ready.
 ///
@@ -39,12 +34,6 @@ pub(crate) fn start(config: Config, starter: Starter) -> Result<Arc<dyn Backend>
     }
 }
 
-/// Whether a worker that dies could be replaced. A pool that is built without room for that would break at the first
-/// death.
-fn check_room() -> io::Result<()> {
-    (0..START_FDS_MAX).map(|_| Bell::new()).collect::<io::Result<Vec<_>>>().map(drop)
-}
-
 fn system(doing: &'static str) -> impl FnOnce(io::Error) -> PoolError {
     move |error| PoolError::System { doing, errno: error.raw_os_error().unwrap_or_default() }
 }
@@ -56,7 +45,7 @@ impl Shared {
         // The workers are born meanwhile.
         self.start_threads().map_err(system("starting the pool's threads"))?;
         starts.finish()?;
-        check_room().map_err(system("keeping room for the descriptors of a replacement worker"))
+        Ok(())
     }
 
     /// Starts the first workers, on this thread, and freezes what later ones will be forked from.

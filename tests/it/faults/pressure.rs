@@ -24,7 +24,7 @@ use crate::harness::sys::Forbidden;
 cases![
     signals_that_interrupt_everything_cost_nothing,
     any_number_of_descriptors_is_enough_or_told,
-    room_for_a_replacement_is_kept,
+    pool_that_is_built_survives_a_death_with_few_descriptors,
     missing_pidfds_are_told_or_made_good,
     refused_pidfd_signals_are_told_or_made_good,
     no_process_to_be_had_is_told,
@@ -126,7 +126,7 @@ fn any_number_of_descriptors_is_enough_or_told(method: StartMethod) {
     assert!(failures > 0 && successes > 0, "the sweep missed the edge: {failures} failures, {successes} successes");
 }
 
-fn room_for_a_replacement_is_kept(method: StartMethod) {
+fn pool_that_is_built_survives_a_death_with_few_descriptors(method: StartMethod) {
     let (mut failures, mut successes) = (0, 0);
     for spare in 0..=40 {
         let built = exhaustion::with_spare_descriptors(spare, || {
