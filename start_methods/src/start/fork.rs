@@ -136,7 +136,7 @@ pub(crate) fn fork_waiting(
     let control = control.into_fd();
     // Before the fork, and before anything is locked: it waits for the lock of the dynamic loader, which the child must
     // not need.
-    let images = image::snapshot();
+    let images = image::snapshot(hold.foreign());
     let pid = {
         // Held across the fork: a descriptor opened or closed in between would be missing from, or stale in, the copy
         // by which the child closes them.

@@ -5,8 +5,8 @@
 //! the program headers before it becomes an address again: the image must be loaded, of the same build, and the offset
 //! in an executable, or readable, segment.
 //!
-//! A forked child has the images of its parent where the parent has them. It gets a copy of the list ([`snapshot`],
-//! [`inherit`]), because it must not read the loader's: a thread of the parent that held the loader's lock at the fork
+//! A forked child has the images of its parent where the parent has them. It gets a copy of the list (`snapshot`,
+//! `inherit`), because it must not read the loader's: a thread of the parent that held the loader's lock at the fork
 //! holds it for ever in the child.
 //!
 //! Also called: ASLR-independent pointer, relocatable function reference.
@@ -26,12 +26,14 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::slice;
+use std::sync::Arc;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::sys::process::PerProcess;
+use crate::sys::threads::ForeignThreads;
 
 /// The images that this process had when it was forked; empty in a process that was executed.
 static INHERITED: PerProcess<OnceLock<Snapshot>> = PerProcess::new();
@@ -257,8 +259,12 @@ struct Image<'a> {
 }
 
 /// The images of a process at the moment of a fork.
-#[derive(Debug)]
-pub(crate) struct Snapshot(Vec<Loaded>);
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    images: Arc<[Loaded]>,
+    /// Whether there may have been other threads: the lock of the loader may be held for ever in a child that was forked beside other threads.
+    foreign: ForeignThreads,
+}
 
 /// A copy of an [`Image`].
 #[derive(Debug)]
@@ -271,7 +277,7 @@ struct Loaded {
 
 impl Snapshot {
     fn find<R>(&self, ask: impl Fn(&Image<'_>) -> Option<R>) -> Option<R> {
-        let mut images = self.0.iter().map(|Loaded { name, base, headers, build_id }| Image {
+        let mut images = self.images.iter().map(|Loaded { name, base, headers, build_id }| Image {
             name,
             is_main: name.is_empty(),
             base: *base,
@@ -286,16 +292,21 @@ impl Snapshot {
 ///
 /// The child uses them for the locations that this process sends it. A library that holds such a location must stay
 /// loaded in both, as for every function pointer.
-pub(crate) fn snapshot() -> Snapshot {
+///
+/// A process that was itself forked beside other threads passes on what it has: it cannot ask the loader.
+pub(crate) fn snapshot(foreign: ForeignThreads) -> Snapshot {
     // Creates the cell before the fork: `inherit` must not find it half made by another thread.
-    INHERITED.get();
+    let inherited = INHERITED.get().get();
+    if let Some(snapshot) = inherited.filter(|snapshot| snapshot.foreign == ForeignThreads::Tolerate) {
+        return snapshot.clone();
+    }
     let mut images = Vec::new();
     with_images(|image| {
         let (name, headers) = (image.name.to_owned(), image.headers.to_vec());
         images.push(Loaded { name, base: image.base, headers, build_id: image.build_id() });
         None::<()>
     });
-    Snapshot(images)
+    Snapshot { images: images.into(), foreign }
 }
 
 /// In a forked child: takes over the images of its parent.

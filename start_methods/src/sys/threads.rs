@@ -381,6 +381,7 @@ fn lock_when_open() -> MutexGuard<'static, State> {
 pub(crate) struct Hold {
     before: Mode,
     pid: u32,
+    foreign: ForeignThreads,
 }
 
 /// The policy for foreign threads.
@@ -405,7 +406,7 @@ impl Hold {
             // Under the lock under which the gate was seen open: two forks never hold it at once.
             state.held = true;
         }
-        let hold = Self { before, pid: std::process::id() };
+        let hold = Self { before, pid: std::process::id(), foreign };
         let deadline = Instant::now() + PARKING_TIMEOUT;
         let mut state = process::lock(&gate.state);
         // A resident that does not park in time is counted as foreign below.
@@ -426,6 +427,11 @@ impl Hold {
             check_only(|| 1 + process::lock(&gate.state).parked() - me)?;
         }
         Ok(hold)
+    }
+
+    /// Whether there may be threads about which nothing is known.
+    pub(crate) fn foreign(&self) -> ForeignThreads {
+        self.foreign
     }
 }
 
