@@ -138,12 +138,16 @@ impl WorkerEnd {
             let rings = self.memory.rings();
             if self.ledger().sleep() {
                 let asleep = Instant::now();
-                if let Some(Idle { after, act }) = idle.take()
-                    && !self.memory.doze(rings, after)
-                {
-                    act();
+                match &idle {
+                    // Woken, perhaps for work that was taken back meanwhile: the next sleep must have its limit too.
+                    Some(Idle { after, .. }) if self.memory.doze(rings, *after) => {}
+                    Some(Idle { act, .. }) => {
+                        act();
+                        idle = None;
+                        self.memory.sleep(rings);
+                    }
+                    None => self.memory.sleep(rings),
                 }
-                self.memory.sleep(rings);
                 self.on_wake(asleep.elapsed());
             }
         }

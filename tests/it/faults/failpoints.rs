@@ -308,16 +308,16 @@ fn report_of_a_panic_does_not_count_as_the_items_time(method: StartMethod) {
     let (book, mut gate) = (Notebook::new(), Gate::closed());
     arm(&format!("procpool-* before_report 1 wait {}", gate.path()));
     let pool = stage::pool(method, 1);
-    let limit = Duration::from_secs(6);
+    let limit = Duration::from_secs(14);
     let call = pool.timeout(limit);
     let panics = |book: String| -> u8 {
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(8));
         stage::note(&book, "panics");
         panic!("in time")
     };
     let handle = call.apply_async((book.path(),), panics);
     book.wait_for(1);
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(8));
     gate.open();
     match stage::error(handle.get()) {
         TaskError::Panicked(panic) => assert_eq!(panic.message, "in time"),
