@@ -280,6 +280,8 @@ fn waker_is_dropped_under_no_lock(method: StartMethod) {
     drop(future);
     gate.open();
     assert_eq!(dropped.recv_timeout(WAIT_MAX).expect("the fourth waker"), 1);
+    // A waker that says so has not let go of the pool yet, and the last to do that ends it.
+    stage::until("the wakers to let go", || Arc::strong_count(&pool) == 1);
 }
 
 static LOGGED_POOL: Mutex<Weak<Pool>> = Mutex::new(Weak::new());
