@@ -38,7 +38,7 @@ const LEN: usize = 100_000;
 /// Limits the descriptors of this process, and of the workers that it starts from now on.
 fn allow_descriptors(limit: u64) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, limit.min(hard), hard).unwrap();
 }
 
 fn open_descriptors() -> usize {
