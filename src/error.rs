@@ -7,6 +7,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::num::NonZero;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -582,6 +583,11 @@ pub enum PoolError {
 }
 
 impl PoolError {
+    /// The error of a system call that failed while the pool was doing this.
+    pub(crate) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| PoolError::System { doing, errno: error.raw_os_error().unwrap_or_default() }
+    }
+
     /// Whether the system lacked processes, descriptors or memory, which other programs may give back at any time.
     pub(crate) fn is_scarcity(&self) -> bool {
         let errno = match self {

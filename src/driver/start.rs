@@ -22,7 +22,8 @@ use crate::transport::link::Link;
 /// A worker could not be started, or the system refused a descriptor or a thread. Nothing is left behind.
 pub(crate) fn start(config: Config, starter: Starter) -> Result<Arc<dyn Backend>, PoolError> {
     let starter = Arc::new(starter);
-    let shared = Shared::new(config, Arc::clone(&starter)).map_err(system("making the pool's event descriptors"))?;
+    let shared =
+        Shared::new(config, Arc::clone(&starter)).map_err(PoolError::system("making the pool's event descriptors"))?;
     let shared = Arc::new(shared);
     match shared.start(&starter) {
         Ok(()) => Ok(shared),
@@ -34,16 +35,12 @@ pub(crate) fn start(config: Config, starter: Starter) -> Result<Arc<dyn Backend>
     }
 }
 
-fn system(doing: &'static str) -> impl FnOnce(io::Error) -> PoolError {
-    move |error| PoolError::System { doing, errno: error.raw_os_error().unwrap_or_default() }
-}
-
 impl Shared {
     fn start(self: &Arc<Self>, starter: &Starter) -> Result<(), PoolError> {
         let mut starts = starter.several();
         self.start_first_workers(&mut starts)?;
         // The workers are born meanwhile.
-        self.start_threads().map_err(system("starting the pool's threads"))?;
+        self.start_threads().map_err(PoolError::system("starting the pool's threads"))?;
         starts.finish()?;
         Ok(())
     }

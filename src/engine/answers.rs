@@ -123,10 +123,9 @@ impl Engine {
                 return Err(LinkError::Broken("an answer for nothing".to_owned()));
             };
             answered = Some(item.job);
-            let items = self.settle_arrival(worker, item, arrival);
-            if let Some(handle) = self.workers.get_mut(worker) {
-                handle.link.answered(item.job, items);
-            }
+            let items = arrival.items();
+            handle.link.answered(item.job, items);
+            self.settle_arrival(worker, item, arrival);
             let Some(finished) = self.schedule.settled(worker, items, now) else { continue };
             if let Some(blob) = finished.blob {
                 self.keep_memory(now);
@@ -177,13 +176,12 @@ impl Engine {
         }
     }
 
-    /// Settles the items that were answered; says how many.
-    fn settle_arrival(&mut self, worker: WorkerId, item: ItemId, arrival: Arrival<'_>) -> u32 {
+    /// Settles the items that were answered.
+    fn settle_arrival(&mut self, worker: WorkerId, item: ItemId, arrival: Arrival<'_>) {
         match arrival {
             Arrival::Values { items, bytes } => {
                 self.job(item.job).settle_values(item.index, items, bytes);
                 self.progress(item.job);
-                return items;
             }
             Arrival::Answer { kind: AnswerKind::Completion(Completion::Value), bytes } => {
                 self.job(item.job).settle_value(item.index, bytes);
@@ -202,7 +200,6 @@ impl Engine {
                 Err(error) => self.settle_error(item.job, item.index, error),
             },
         }
-        1
     }
 
     /// The value in the attachment with this number, or the error.

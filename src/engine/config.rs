@@ -69,15 +69,11 @@ impl Config {
     pub(crate) fn start_worker(&self, starts: &mut Starts<'_>) -> Result<(Child, Link), PoolError> {
         // A server makes the process while its link is made here.
         let order = starts.order();
-        let link = self.links.open().map_err(|error| PoolError::System {
-            doing: "making the link to a worker",
-            errno: error.raw_os_error().unwrap_or_default(),
-        })?;
+        let link = self.links.open().map_err(PoolError::system("making the link to a worker"))?;
         let args_file = match self.initializer.as_ref().map(|call| &call.args) {
-            Some(InitializerArgs::Blob(blob)) => Some(blob.to_fd().map_err(|error| PoolError::System {
-                doing: "making a file for the arguments of the initializer",
-                errno: error.raw_os_error().unwrap_or_default(),
-            })?),
+            Some(InitializerArgs::Blob(blob)) => {
+                Some(blob.to_fd().map_err(PoolError::system("making a file for the arguments of the initializer"))?)
+            }
             _ => None,
         };
         let initializer = self.initializer.as_ref().map(|call| Initializer {

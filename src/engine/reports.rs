@@ -115,8 +115,8 @@ impl Engine {
 
     fn on_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>, room: Room) {
         let Some(handle) = self.workers.get_mut(worker) else { return };
-        match (control::parse_report(bytes), handle.greeting) {
-            (Ok(Report::Attachment { number }), Greeting::Ready) if fd.is_some() => {
+        match (control::parse_report(bytes), handle.greeting, fd) {
+            (Ok(Report::Attachment { number }), Greeting::Ready, Some(fd)) => {
                 handle.link.attached(number, value_in(fd, room, &self.cache));
                 self.cache.restore_room();
                 // Each belongs to an answer, and each answer to an item that the worker holds.
@@ -125,22 +125,22 @@ impl Engine {
                 }
             }
             // Once: the process aborts behind it.
-            (Ok(Report::LastWords(record)), _) if handle.last_words.is_none() => {
+            (Ok(Report::LastWords(record)), ..) if handle.last_words.is_none() => {
                 handle.last_words = Some(Box::new(panic_of(record, handle.pid())));
             }
-            (Ok(Report::Ready), Greeting::Hello { .. }) => {
+            (Ok(Report::Ready), Greeting::Hello { .. }, _) => {
                 handle.greeting = Greeting::Ready;
                 self.schedule.ready(worker, Instant::now());
             }
-            (Ok(Report::InitializerFailed { message }), Greeting::Hello { .. }) => {
+            (Ok(Report::InitializerFailed { message }), Greeting::Hello { .. }, _) => {
                 self.workers.kill_for(worker, PoolError::Initializer { message }, &mut self.effects);
             }
-            (Ok(Report::LinkRefused { message }), Greeting::Hello { .. }) => {
+            (Ok(Report::LinkRefused { message }), Greeting::Hello { .. }, _) => {
                 self.effects.link_refused = true;
                 self.workers.kill_for(worker, PoolError::NoSharedMemory { message }, &mut self.effects);
             }
-            (Ok(report), _) => self.on_nonsense(worker, format!("{report:?} out of turn")),
-            (Err(error), _) => self.on_nonsense(worker, format!("a report: {error}")),
+            (Ok(report), ..) => self.on_nonsense(worker, format!("{report:?} out of turn")),
+            (Err(error), ..) => self.on_nonsense(worker, format!("a report: {error}")),
         }
     }
 
@@ -172,8 +172,7 @@ fn is_table_full<T>(received: &io::Result<T>) -> bool {
 }
 
 /// The large value that came with a report.
-fn value_in(fd: Option<PrivateFd>, room: Room, cache: &Arc<BlobCache>) -> Result<Blob, String> {
-    let fd = fd.ok_or("an attachment without a descriptor")?;
+fn value_in(fd: PrivateFd, room: Room, cache: &Arc<BlobCache>) -> Result<Blob, String> {
     let blob = Blob::receive(fd, cache).map_err(|error| error.to_string())?;
     Ok(match room {
         Room::Enough => blob,

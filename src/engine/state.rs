@@ -242,8 +242,7 @@ impl Engine {
         let hello_due = Instant::now() + shortened!("hello_timeout", config::HELLO_TIMEOUT);
         if let Err(Refused { handle, error }) = self.workers.add(worker, WorkerHandle::new(child, link, hello_due)) {
             self.effects.unwanted.push(handle.child);
-            let errno = error.raw_os_error().unwrap_or_default();
-            self.start_failed(PoolError::System { doing: "watching a new worker", errno });
+            self.start_failed(PoolError::system("watching a new worker")(error));
             return;
         }
         self.schedule.started(worker, Instant::now());

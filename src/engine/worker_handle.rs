@@ -60,14 +60,11 @@ pub(crate) enum Death {
 }
 
 impl Death {
-    /// The worker has been sent SIGKILL, again or for the first time. Returns when it is given up.
-    pub(crate) fn fall_due(&mut self, now: Instant) -> Instant {
-        let give_up_at = match *self {
-            Death::NotDue => now + shortened!("death_timeout", DEATH_TIMEOUT),
-            Death::Due { give_up_at } => give_up_at,
-        };
-        *self = Death::Due { give_up_at };
-        give_up_at
+    /// The worker has been sent SIGKILL, again or for the first time.
+    pub(crate) fn fall_due(&mut self, now: Instant) {
+        if *self == Death::NotDue {
+            *self = Death::Due { give_up_at: now + shortened!("death_timeout", DEATH_TIMEOUT) };
+        }
     }
 }
 

@@ -159,8 +159,8 @@ impl Workers {
     pub(crate) fn add(&mut self, worker: WorkerId, handle: WorkerHandle) -> Result<(), Refused> {
         match self.watch_descriptors(worker, &handle) {
             Ok(()) => {
-                self.timers.extend(handle.next_timer().map(|at| Reverse((at, worker))));
                 self.handles.insert(worker, handle);
+                self.rearm(worker);
                 Ok(())
             }
             Err(error) => {
@@ -366,8 +366,8 @@ impl Workers {
         if let Err(error) = kill_tree(handle) {
             effects.log(Level::Error, format!("worker {} cannot be killed: {error}", handle.pid()));
         }
-        let give_up_at = handle.death.fall_due(Instant::now());
-        self.timers.push(Reverse((give_up_at, worker)));
+        handle.death.fall_due(Instant::now());
+        self.rearm(worker);
     }
 
     /// Removes a worker that SIGKILL does not end. Only its end is watched from now on.
@@ -409,16 +409,16 @@ impl Workers {
     /// Kills the worker unless it leaves within [`SILENT_EXIT_TIMEOUT`].
     pub(crate) fn kill_soon(&mut self, worker: WorkerId) {
         if let Some(handle) = self.handles.get_mut(&worker) {
-            let kill_at = *handle.kill_at.get_or_insert_with(|| Instant::now() + SILENT_EXIT_TIMEOUT);
-            self.timers.push(Reverse((kill_at, worker)));
+            handle.kill_at.get_or_insert_with(|| Instant::now() + SILENT_EXIT_TIMEOUT);
+            self.rearm(worker);
         }
     }
 
     /// The end of the worker has been seen: its status must be known by this time.
     pub(crate) fn await_status(&mut self, worker: WorkerId, due: Instant) {
         if let Some(handle) = self.handles.get_mut(&worker) {
-            let due = *handle.status_due.get_or_insert(due);
-            self.timers.push(Reverse((due, worker)));
+            handle.status_due.get_or_insert(due);
+            self.rearm(worker);
         }
     }
 
@@ -511,7 +511,7 @@ impl Workers {
     pub(crate) fn kill_by(&mut self, kill_at: Option<Instant>) {
         for (&worker, handle) in &mut self.handles {
             handle.kill_at = [handle.kill_at, kill_at].into_iter().flatten().min();
-            self.timers.extend(handle.kill_at.map(|at| Reverse((at, worker))));
+            self.timers.extend(handle.next_timer().map(|at| Reverse((at, worker))));
         }
     }
 }

@@ -13,6 +13,16 @@ pub(crate) enum Arrival<'a> {
     Attached { kind: AnswerKind, number: u32 },
 }
 
+impl Arrival<'_> {
+    /// How many items it answers.
+    pub(crate) fn items(&self) -> u32 {
+        match self {
+            Arrival::Values { items, .. } => *items,
+            Arrival::Answer { .. } | Arrival::Attached { .. } => 1,
+        }
+    }
+}
+
 /// The time that the worker spent on its last items, as it reports it itself. A hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceTime {
