@@ -1,7 +1,5 @@
 //! Exhausted system resources: a typed error or a working pool, and no leaks from a start that failed half way.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::thread;
 
 use nix::sys::resource::Resource;
@@ -18,6 +16,7 @@ use crate::harness::stage;
 use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
 use crate::harness::sys;
+use crate::harness::warnings;
 
 cases![
     few_descriptors_give_an_error_or_a_pool,
@@ -96,25 +95,6 @@ fn descriptors_that_run_out_later_cost_no_results(method: StartMethod) {
     stage::assert_works(&pool);
 }
 
-/// Counts warnings in the log: here, failed starts.
-static WARNINGS: AtomicUsize = AtomicUsize::new(0);
-
-struct WarningCounter;
-
-impl log::Log for WarningCounter {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if record.level() == log::Level::Warn {
-            WARNINGS.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    fn flush(&self) {}
-}
-
 /// One worker is held at the gate, so that the pool does not break, and the other does all other work.
 fn with_one_worker_held(method: StartMethod, scene: impl FnOnce(&Pool, u32, &mut Gate)) {
     let pool = stage::pool(method, 2);
@@ -124,8 +104,7 @@ fn with_one_worker_held(method: StartMethod, scene: impl FnOnce(&Pool, u32, &mut
         stage::pass(&gate);
     });
     let holder = book.wait_for(1)[0].parse().unwrap();
-    log::set_logger(&WarningCounter).unwrap();
-    log::set_max_level(log::LevelFilter::Warn);
+    warnings::collect();
     scene(&pool, holder, &mut gate);
     gate.open();
     held.get().unwrap();
@@ -148,8 +127,8 @@ fn wait_through_a_shortage<T: Send>(
             stage::signal(victim, Signal::SIGKILL);
             stage::until("it is reaped", || !pool.pids().contains(&victim));
             let waiting = scope.spawn(wait);
-            let before = WARNINGS.load(Ordering::SeqCst);
-            stage::until("starts that fail", || WARNINGS.load(Ordering::SeqCst) >= before + 3);
+            let before = warnings::lines().len();
+            stage::until("starts that fail", || warnings::lines().len() >= before + 3);
             waiting
         });
         after();

@@ -9,6 +9,7 @@ pub(crate) mod processes;
 pub(crate) mod stage;
 pub(crate) mod sys;
 pub(crate) mod warden;
+pub(crate) mod warnings;
 
 use std::env;
 use std::fs::File;

@@ -1,6 +1,5 @@
 //! `close`, `join` and drop, in any order and from any thread.
 
-use std::sync::Mutex;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use crate::harness::processes;
 use crate::harness::stage;
 use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
+use crate::harness::warnings;
 
 cases![
     close_runs_what_was_accepted,
@@ -217,24 +217,6 @@ fn handles_outlive_the_pool(method: StartMethod) {
     assert_eq!(calls.recv_timeout(std::time::Duration::from_secs(30)).unwrap(), "x");
 }
 
-static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Listener;
-
-impl log::Log for Listener {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if record.level() == log::Level::Warn {
-            WARNINGS.lock().unwrap().push(record.args().to_string());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
 /// `close` asks for the rest to be finished, and only `join` waits for it. The other drops are deliberate, or cut nothing
 /// off.
 fn drop_of_a_closed_pool_warns_of_what_it_cuts_off(method: StartMethod) {
@@ -247,8 +229,7 @@ fn drop_of_a_closed_pool_warns_of_what_it_cuts_off(method: StartMethod) {
     let pools = [busy(), busy(), busy()];
     let idle = stage::pool(method, 1);
     idle.apply((), || 1u8).unwrap();
-    log::set_logger(&Listener).unwrap();
-    log::set_max_level(log::LevelFilter::Warn);
+    warnings::collect();
     let [(left, _early), (ended, _terminated), (cut, handle)] = pools;
     drop(left);
     ended.close();
@@ -256,11 +237,11 @@ fn drop_of_a_closed_pool_warns_of_what_it_cuts_off(method: StartMethod) {
     drop(ended);
     idle.close();
     drop(idle);
-    assert_eq!(*WARNINGS.lock().unwrap(), [""; 0]);
+    assert_eq!(warnings::lines(), [""; 0]);
     cut.close();
     drop(cut);
     assert!(matches!(handle.get(), Err(TaskError::Terminated)));
-    let warnings = std::mem::take(&mut *WARNINGS.lock().unwrap());
+    let warnings = warnings::lines();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("1 unfinished call"), "{warnings:?}");
 }
