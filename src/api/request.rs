@@ -60,8 +60,10 @@ impl<C: Data> Request<'_, C> {
         reader: fn(Label) -> Reader<R>,
     ) -> AsyncResult<R> {
         let backend = Arc::clone(self.backend);
-        let reader = reader(Label::new(self.options.label));
-        match self.prepare(default_chunk).and_then(|prepared| map::submit_all(prepared, items)) {
+        let prepared = self.prepare(default_chunk);
+        // An error that refuses the whole call has its label already.
+        let reader = reader(prepared.as_ref().map(|prepared| prepared.label.clone()).unwrap_or_default());
+        match prepared.and_then(|prepared| map::submit_all(prepared, items)) {
             Ok(job) => AsyncResult::new(backend, job, reader),
             Err(error) => AsyncResult::refused(backend, error, reader),
         }

@@ -11,4 +11,5 @@ pub(crate) mod pid_max;
 pub(crate) mod processor;
 pub(crate) mod spin;
 pub(crate) mod stack;
+pub(crate) mod table_full;
 pub(crate) mod waiters;

@@ -185,8 +185,7 @@ impl Link {
         holds: Holds,
     ) -> io::Result<Sent> {
         let function = span.batch.target.function;
-        let new =
-            !self.functions.contains(&function) || context.is_some_and(|context| !self.contexts.contains(&context.id));
+        let new = !self.functions.contains(&function) || context.is_some_and(|context| !self.has_context(context.id));
         if matches!(self.end, End::Socket(_)) && holds == Holds::Other && (new || self.introducing) {
             return Ok(Sent::Later);
         }

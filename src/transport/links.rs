@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 use start_methods::PrivateFd;
 
+use crate::sys::table_full::is_table_full;
 use crate::transport::control::LinkKind;
 use crate::transport::link::Link;
 use crate::transport::ring;
@@ -114,7 +115,7 @@ fn try_rings() -> (bool, Option<Rings>) {
     match ring::parent::ParentEnd::new() {
         Ok(rings) => (true, Some(rings)),
         // Too many open files is no reason: sockets would fail for it too.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => (true, None),
+        Err(error) if is_table_full(&error) => (true, None),
         Err(error) => {
             log::info!("workers are reached by sockets, because shared memory is not available: {error}");
             (false, None)

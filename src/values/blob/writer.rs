@@ -26,6 +26,7 @@ use super::sealed::seal;
 use crate::sys::failpoint::failpoint;
 use crate::sys::failpoint::fault;
 use crate::sys::file_size;
+use crate::sys::table_full::is_table_full;
 
 /// A blob that is being written.
 #[derive(Debug)]
@@ -182,10 +183,6 @@ fn finish_plain(fd: Arc<PrivateFd>, offset: u64, len: u64, cache: Option<&BlobCa
         _ => seal(&fd),
     }
     Ok(Held::Plain(fd))
-}
-
-fn is_table_full(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// An offset in a buffer. No buffer is longer than [`REUSE_MAX`].
