@@ -37,7 +37,7 @@ const WINDOWS_BEHIND: u64 = 4;
 const BATCH_TIME: Duration = Duration::from_micros(50);
 /// Items between two reads of the clock, once all have been quick to draw: reading it takes longer than drawing one of
 /// those. In between a coarser clock is read, so an input that becomes slow is noticed after a few milliseconds.
-const CLOCK_EVERY: u64 = 8;
+const CLOCK_EVERY: u64 = 32;
 
 type Item<T> = Result<T, TaskError>;
 /// An item that waits to be yielded. The error is boxed, since it is larger than most values, and rare, and thousands

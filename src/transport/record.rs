@@ -4,6 +4,8 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::values::number;
+
 /// One order or one item from the parent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Record {
@@ -31,6 +33,19 @@ pub(crate) enum Next {
     Wait,
     /// Leave: only the end of this process can still wake the parent.
     Leave,
+}
+
+/// What follows a number that was answered with a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextNumber {
+    /// The next record has begun and was read: a number, padded.
+    HasBegun([u8; number::LEN_MAX]),
+    /// The next record has begun, and must be read.
+    Unread,
+    /// No next record has begun.
+    None(Next),
+    /// Nothing was done: the answer has to be written in the general way.
+    Declined,
 }
 
 /// The error of a worker whose parent broke the protocol: a bug in procpool.

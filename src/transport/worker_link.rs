@@ -23,11 +23,13 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::note::Attachment;
 use crate::transport::record::Idle;
 use crate::transport::record::Next;
+use crate::transport::record::NextNumber;
 use crate::transport::record::Record;
 use crate::transport::record::broken;
 use crate::transport::ring;
 use crate::transport::socket;
 use crate::values::blob::BlobFd;
+use crate::values::number::NumberBytes;
 
 /// The link to the parent.
 #[derive(Debug)]
@@ -161,6 +163,16 @@ impl WorkerLink {
                 socket.answer(kind, bytes);
                 Ok(())
             }
+        }
+    }
+
+    /// [Answers](Self::answer) the item with a number and [finishes](Self::finish) it, and reads the next one if that is a
+    /// number of `wanted` bytes.
+    #[inline]
+    pub(crate) fn exchange_number(&mut self, answer: NumberBytes, wanted: usize) -> NextNumber {
+        match &mut self.end {
+            End::Ring(rings) => rings.exchange_number(answer, wanted),
+            End::Socket(_) => NextNumber::Declined,
         }
     }
 

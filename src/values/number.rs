@@ -23,6 +23,17 @@ pub(crate) struct WrongLen {
 }
 
 impl NumberBytes {
+    /// The bytes, padded.
+    #[inline]
+    pub(crate) fn padded(self) -> [u8; LEN_MAX] {
+        self.bytes
+    }
+
+    #[inline]
+    pub(crate) fn len(self) -> usize {
+        self.len
+    }
+
     #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
@@ -41,6 +52,17 @@ macro_rules! numbers {
                     let mut bytes = [0; LEN_MAX];
                     bytes[..LEN].copy_from_slice(&number.to_le_bytes());
                     return Some(NumberBytes { bytes, len: LEN });
+                }
+            )+
+            None
+        }
+
+        /// How many bytes encode a `T`; `None` if it is not a number.
+        #[inline]
+        pub(crate) fn len_of<T: 'static>() -> Option<usize> {
+            $(
+                if TypeId::of::<T>() == TypeId::of::<$number>() {
+                    return Some(size_of::<$number>());
                 }
             )+
             None
@@ -84,7 +106,8 @@ mod tests {
 
     fn there_and_back<T: Copy + 'static>(value: T) -> Option<T> {
         let bytes = to_bytes(&value)?;
-        assert_eq!(bytes.as_slice().len(), size_of::<T>());
+        assert_eq!(bytes.len(), size_of::<T>());
+        assert_eq!(len_of::<T>(), Some(bytes.len()));
         from_bytes(bytes.as_slice())?.ok()
     }
 
@@ -113,5 +136,6 @@ mod tests {
     fn other_types_are_no_numbers() {
         assert!(to_bytes(&"1".to_owned()).is_none() && to_bytes(&(1u64,)).is_none() && to_bytes(&true).is_none());
         assert_eq!(from_bytes::<(u64,)>(&[0; 8]), None);
+        assert_eq!((len_of::<bool>(), len_of::<String>()), (None, None));
     }
 }

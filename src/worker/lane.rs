@@ -14,7 +14,10 @@ use super::functions::write_panic;
 use crate::sys::failpoint::failpoint;
 use crate::transport::frame::AnswerKind;
 use crate::transport::record::Next;
+use crate::transport::record::NextNumber;
 use crate::transport::worker_link::WorkerLink;
+use crate::values::number;
+use crate::values::number::NumberBytes;
 use crate::values::output::Output;
 use crate::work::function;
 use crate::work::function::Completion;
@@ -132,7 +135,9 @@ impl<'a> Lane<'a> {
 
 impl function::ItemStream for Lane<'_> {
     fn exchange(&mut self, previous: Option<Completion>) -> Option<(&[u8], &mut Output)> {
-        self.end = self.advance(previous).transpose();
+        if self.end.is_none() {
+            self.end = self.advance(previous).transpose();
+        }
         if self.end.is_some() {
             return None;
         }
@@ -145,5 +150,34 @@ impl function::ItemStream for Lane<'_> {
         self.is_running = true;
         failpoint!("before_run");
         Some((self.link.bytes(), self.out))
+    }
+
+    fn exchange_number(&mut self, previous: NumberBytes, wanted: usize) -> Option<[u8; number::LEN_MAX]> {
+        if self.ready.timeout.is_none() {
+            self.end_item();
+            panics::forget_caught();
+            match self.link.exchange_number(previous, wanted) {
+                NextNumber::HasBegun(number) => {
+                    self.is_running = true;
+                    failpoint!("before_run");
+                    return Some(number);
+                }
+                NextNumber::Unread => return None,
+                NextNumber::None(next) => {
+                    self.end = Some(Ok(End::Done(next)));
+                    return None;
+                }
+                NextNumber::Declined => {}
+            }
+        }
+        self.out.append_encoded(previous.as_slice());
+        self.end = self.advance(Some(Completion::Value)).transpose();
+        self.is_current_due = self.end.is_none();
+        self.out.clear();
+        None
+    }
+
+    fn output(&mut self) -> &mut Output {
+        self.out
     }
 }

@@ -49,6 +49,7 @@ const PROCPOOL: Crate = Crate {
         "src/api/builder.rs",
         "src/engine/watch.rs",
         "src/fuzz/heap.rs",
+        "src/sys/clock.rs",
         "src/sys/owner_process.rs",
         "src/sys/stack.rs",
         "src/transport/ring/memory.rs",

@@ -48,6 +48,7 @@ use start_methods::PrivateFd;
 use super::record::HEAD;
 use crate::sys::failpoint::fault;
 use crate::sys::file_size;
+use crate::values::number::LEN_MAX;
 
 /// The name of the memory in /proc/PID/maps.
 pub(crate) const NAME: &str = "procpool-rings";
@@ -216,6 +217,25 @@ impl Memory {
         let to = unsafe { self.base.add(ring.offset() + place) };
         // SAFETY: as for `put`; an array of bytes is aligned anywhere.
         unsafe { to.cast::<[u8; HEAD]>().write(head) };
+    }
+
+    /// As [`put`](Self::put), for the head of a record and a padded number behind it; false if the end of the ring would
+    /// divide them.
+    #[inline]
+    pub(super) fn put_number(&self, ring: Ring, position: u64, head: [u8; HEAD], number: [u8; LEN_MAX]) -> bool {
+        let place = place_of(position);
+        if place > RING_LEN - HEAD - LEN_MAX {
+            return false;
+        }
+        // SAFETY: head and number lie within the ring.
+        let to = unsafe { self.base.add(ring.offset() + place) };
+        // SAFETY: as for `put`; an array of bytes is aligned anywhere.
+        unsafe { to.cast::<[u8; HEAD]>().write(head) };
+        // SAFETY: within the ring, as above.
+        let to = unsafe { to.add(HEAD) };
+        // SAFETY: as above.
+        unsafe { to.cast::<[u8; LEN_MAX]>().write(number) };
+        true
     }
 
     /// Copies `bytes` into a ring, from `position` on.

@@ -58,7 +58,8 @@ pub(crate) struct UpHead {
     pub(crate) len: usize,
 }
 
-const VALUE: AnswerKind = AnswerKind::Completion(Completion::Value);
+/// The kind of a value.
+pub(crate) const VALUE: AnswerKind = AnswerKind::Completion(Completion::Value);
 
 impl UpHead {
     pub(crate) fn to_bytes(self) -> [u8; HEAD] {

@@ -34,8 +34,11 @@ use crate::sys::spin::AdaptiveSpin;
 use crate::transport::frame::AnswerKind;
 use crate::transport::record::Idle;
 use crate::transport::record::Next;
+use crate::transport::record::NextNumber;
 use crate::transport::record::Record;
 use crate::transport::record::broken;
+use crate::values::number::LEN_MAX;
+use crate::values::number::NumberBytes;
 
 /// How much is copied out of the down ring at once, unless a record is longer.
 const READ_AHEAD: usize = 4096;
@@ -239,7 +242,12 @@ impl WorkerEnd {
             // The order's time is not theirs.
             self.checkpoint();
         }
-        self.current = Record { is_order: head.is_order, attachment, range: start..end };
+        // Field by field: a record that is put together elsewhere would be copied in wider pieces than it was written,
+        // which stalls the processor.
+        self.current.is_order = head.is_order;
+        self.current.attachment = attachment;
+        self.current.range.start = start;
+        self.current.range.end = end;
         Ok(())
     }
 
@@ -308,6 +316,50 @@ impl WorkerEnd {
         // Relaxed: ordered by the AcqRel change of the ledger in `finish`. A parent that has seen that change sees this.
         self.memory.cell(Cell::Answered).store(self.write, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// [Answers](Self::answer) the item with a number and [finishes](Self::finish) it, and reads the next one if that is a
+    /// number of `wanted` bytes and its copy is here.
+    #[inline]
+    pub(crate) fn exchange_number(&mut self, answer: NumberBytes, wanted: usize) -> NextNumber {
+        // The padding is written as well: there must be room for it.
+        if !self.has_room(record::HEAD + LEN_MAX) {
+            return NextNumber::Declined;
+        }
+        let head = UpHead { kind: record::VALUE, is_attached: false, len: answer.len() };
+        if !self.memory.put_number(Ring::Up, self.write, head.to_bytes(), answer.padded()) {
+            return NextNumber::Declined;
+        }
+        failpoint!("mid_answer");
+        self.write += (record::HEAD + answer.len()) as u64;
+        // Relaxed: as in `write_answer`.
+        self.memory.cell(Cell::Answered).store(self.write, Ordering::Relaxed);
+        failpoint!("after_answer");
+        let next = self.finish();
+        failpoint!("after_write");
+        match next {
+            Next::HasBegun => self.read_number(wanted).map_or(NextNumber::Unread, NextNumber::HasBegun),
+            next => NextNumber::None(next),
+        }
+    }
+
+    /// As [`read`](Self::read), for a number of `wanted` bytes that is in the copy; `None` for anything else.
+    #[inline]
+    fn read_number(&mut self, wanted: usize) -> Option<[u8; LEN_MAX]> {
+        if self.memory.cell(Cell::Recalls).load(Ordering::Acquire) != self.recalls {
+            return None;
+        }
+        let place = self.place();
+        let (head, number) = self.copied.get(place..)?.split_first_chunk()?;
+        let number = *number.first_chunk()?;
+        let head = DownHead::from_bytes(*head);
+        if head != (DownHead { is_order: false, is_attached: false, len: wanted }) {
+            return None;
+        }
+        let start = place + record::HEAD;
+        self.position += (record::HEAD + wanted) as u64;
+        self.current.range = start..start + wanted;
+        Some(number)
     }
 
     #[inline]
