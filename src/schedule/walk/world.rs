@@ -326,15 +326,16 @@ impl World {
         assert_eq!(alone, worker.unread.is_empty() && worker.reading.is_none(), "the parent knows what is held");
         // Only a full link refuses a frame that the worker holds alone: `Later` waits for an answer, and none would come.
         let refusal = if worker.full { Some(SendRefusal::Full) } else { self.refusal };
+        // A part of a frame is taken only if the grain is an item.
+        let part = if self.grain == Grain::Item { span.len() / 2 } else { 0 };
         match refusal {
             None => worker.unread.push_back((number, span)),
             Some(SendRefusal::Later) if alone => worker.unread.push_back((number, span)),
-            Some(SendRefusal::Part) if alone && span.len() == 1 => worker.unread.push_back((number, span)),
+            Some(SendRefusal::Part) if alone && part == 0 => worker.unread.push_back((number, span)),
             Some(refusal) => {
                 worker.full |= refusal == SendRefusal::Full;
                 self.refusal = None;
-                // A part of a frame is taken only if the grain is an item.
-                let taken = if self.grain == Grain::Item && refusal == SendRefusal::Part { span.len() / 2 } else { 0 };
+                let taken = if refusal == SendRefusal::Part { part } else { 0 };
                 if taken > 0 {
                     let mut span = span;
                     worker.unread.push_back((number, span.split_front(taken)));
