@@ -15,6 +15,7 @@ use start_methods::Starts;
 use crate::error::PoolError;
 use crate::schedule::PoolPolicy;
 use crate::schedule::size::Size;
+use crate::sys::processor;
 use crate::transport::control;
 use crate::transport::control::Initializer;
 use crate::transport::control::Setup;
@@ -99,6 +100,7 @@ impl Config {
             tasks_max: self.max_tasks_per_child,
             age_max: self.max_age_per_child,
             grain: self.links.grain(),
+            processors: processor::available_at_first(),
         }
     }
 

@@ -67,19 +67,20 @@ fn bounded(step: Step) -> Step {
 }
 
 /// The schedule, and a world of jobs, links and workers around it. The first three bytes are the size of the pool, the
-/// share and age of a worker, and the grain.
+/// share and age of a worker, and the grain and the number of processors.
 pub fn session(data: &[u8]) {
-    let [processes, share, grain, events @ ..] = data else { return };
+    let [processes, share, grain_and_processors, events @ ..] = data else { return };
     let max = usize::from(processes % 4) + 1;
     let size = match processes >> 4 {
         0 => Size::fixed(max),
         idle_ms => Size::elastic(usize::from(processes >> 2 & 3), max, Duration::from_millis(idle_ms.into())),
     };
-    let grain = if grain & 1 == 0 { Grain::Frame } else { Grain::Item };
+    let grain = if grain_and_processors & 1 == 0 { Grain::Frame } else { Grain::Item };
     let tasks_max = Some(u64::from(share % 8)).filter(|&max| max > 0);
     let age_max = Some(u64::from(share >> 3)).filter(|&max| max > 0).map(Duration::from_millis);
     let events: Vec<Event> = decoded(events).into_iter().map(likely).collect();
-    walk::walk(PoolPolicy { size, tasks_max, age_max, grain }, &events);
+    let processors = usize::from(grain_and_processors >> 1 & 3) + 1;
+    walk::walk(PoolPolicy { size, tasks_max, age_max, grain, processors }, &events);
 }
 
 /// Bounds an event to the range of those that the walk's own tests draw.

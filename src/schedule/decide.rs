@@ -21,23 +21,27 @@ impl Schedule {
         self.balance(now);
     }
 
-    /// Sends queued work to workers: first one frame to every worker that has none, then work ahead.
+    /// Sends queued work to workers.
     fn assign(&mut self, now: Instant) {
-        if self.lifecycle == Lifecycle::Ended || self.backlog.is_empty() {
+        if self.lifecycle == Lifecycle::Ended {
             return;
         }
-        while self.roster.busy() < self.size.max()
-            && let Some(worker) = self.roster.to_employ()
-        {
-            if !self.hand_over(worker, now) {
-                return;
-            }
-        }
-        // If the worker with the least work ahead wants none of the next frame, no other does.
-        while let Some(worker) = self.roster.lightest()
-            && self.wants_ahead(worker)
+        while let Some(worker) = self.next_worker()
             && self.hand_over(worker, now)
         {}
+    }
+
+    /// The worker for the next frame: one that has none, and then one that may be sent work ahead. Quick items go ahead to
+    /// workers that are awake, once those can keep every processor busy: waking one more would take longer than the items.
+    fn next_worker(&self) -> Option<WorkerId> {
+        let queue = self.backlog.front()?;
+        let to_employ = || self.roster.to_employ().filter(|_| self.roster.busy() < self.size.max());
+        // If the worker with the least work ahead wants none of the next frame, no other does.
+        let ahead = || self.roster.lightest().filter(|&worker| self.wants_ahead(worker));
+        match queue.is_quick() && self.roster.busy() >= self.processors {
+            true => ahead().or_else(to_employ),
+            false => to_employ().or_else(ahead),
+        }
     }
 
     /// Whether a busy worker that may be sent more should be sent the next frame now, before it has finished what it holds
@@ -53,7 +57,9 @@ impl Schedule {
     /// Sends the next frame to the worker. Returns false if there is none.
     fn hand_over(&mut self, worker: WorkerId, now: Instant) -> bool {
         let allowance = self.roster.get(worker).and_then(|entry| entry.load().allowance()).unwrap_or(u64::MAX);
-        let items_max = |queue: &JobQueue| queue.items_max(self.size.max(), self.grain).min(allowance);
+        let (max, processors, grain) = (self.size.max(), self.processors, self.grain);
+        let sharers = |queue: &JobQueue| if queue.is_quick() { max.min(processors) } else { max };
+        let items_max = |queue: &JobQueue| queue.items_max(sharers(queue), grain).min(allowance);
         let Some((span, item_ns)) = self.backlog.cut(items_max) else { return false };
         let delay = self.roster.lone_delay();
         let (number, spent) = self.roster.change_live(worker, |entry| {

@@ -14,4 +14,6 @@ pub(crate) struct PoolPolicy {
     /// Maximum age of a worker.
     pub(crate) age_max: Option<Duration>,
     pub(crate) grain: Grain,
+    /// How many workers can run at the same time.
+    pub(crate) processors: usize,
 }

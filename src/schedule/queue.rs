@@ -16,6 +16,9 @@ use crate::work::unbegun::Grain;
 const FRAME_NS: u64 = 100_000;
 /// The least estimated work that is worth waking a worker for: about what the wake-up costs both sides.
 const WAKE_NS: u64 = 20_000;
+/// Items that take no longer than this are quick: several of them take less time than a wake-up, and none of them can have
+/// waited for anything.
+const QUICK_NS: u64 = 2_000;
 /// Maximum items in one frame if the caller has set no chunk size, however short they are.
 const FRAME_ITEMS_MAX: u32 = 4096;
 
@@ -168,6 +171,11 @@ impl JobQueue {
     /// Whether the item, which was lost this often, is run again.
     pub(crate) fn tries_again(&self, index: u64, losses: u32) -> bool {
         losses <= self.policy.retries && !self.cancelled && !self.is_deadly(index)
+    }
+
+    /// Whether the items are known to be quick.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.item_ns.is_some_and(|item_ns| item_ns <= QUICK_NS)
     }
 
     /// Maximum items of the next frame, if `processes` workers share the queue.

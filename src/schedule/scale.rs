@@ -34,7 +34,13 @@ struct Stage {
 
 impl Stage {
     fn new(workers: usize) -> Self {
-        let policy = PoolPolicy { size: Size::fixed(workers), tasks_max: None, age_max: None, grain: Grain::Item };
+        let policy = PoolPolicy {
+            size: Size::fixed(workers),
+            tasks_max: None,
+            age_max: None,
+            grain: Grain::Item,
+            processors: 2,
+        };
         let schedule = Schedule::new(policy);
         let mut stage = Self { schedule, now: Instant::now(), jobs: 0, sent: Vec::new(), is_refused: false };
         for worker in (0..workers as u64).map(WorkerId) {

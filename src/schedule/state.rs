@@ -27,6 +27,8 @@ pub(crate) struct Schedule {
     pub(super) tasks_max: Option<u64>,
     pub(super) age_max: Option<Duration>,
     pub(super) grain: Grain,
+    /// How many workers can run at the same time.
+    pub(super) processors: usize,
     pub(super) lifecycle: Lifecycle,
     pub(super) backlog: Backlog,
     pub(super) roster: Roster,
@@ -43,12 +45,13 @@ impl Schedule {
     /// A schedule that counts the initial starts as decided: the engine starts as many workers as are wanted, without an
     /// [`Action::Start`] for each.
     pub(crate) fn new(policy: PoolPolicy) -> Self {
-        let PoolPolicy { size, tasks_max, age_max, grain } = policy;
+        let PoolPolicy { size, tasks_max, age_max, grain, processors } = policy;
         Self {
             size,
             tasks_max,
             age_max,
             grain,
+            processors,
             lifecycle: Lifecycle::Running,
             backlog: Backlog::default(),
             roster: Roster::default(),

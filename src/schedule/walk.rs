@@ -58,6 +58,7 @@ proptest! {
         tasks_max in proptest::option::of(1..7u64),
         idle in proptest::option::of((0..3usize, 1..5u64)),
         age in proptest::option::of(1..30u64),
+        processors in 1..4usize,
         grain in prop_oneof![Just(Grain::Frame), Just(Grain::Item)],
         events in proptest::collection::vec(event(), 1..300),
     ) {
@@ -65,6 +66,6 @@ proptest! {
             Some((min, millis)) => Size::elastic(min, processes, Duration::from_millis(millis)),
             None => Size::fixed(processes),
         };
-        walk(PoolPolicy { size, tasks_max, age_max: age.map(Duration::from_millis), grain }, &events);
+        walk(PoolPolicy { size, tasks_max, age_max: age.map(Duration::from_millis), grain, processors }, &events);
     }
 }
