@@ -58,8 +58,7 @@ impl Schedule {
     fn hand_over(&mut self, worker: WorkerId, now: Instant) -> bool {
         let allowance = self.roster.get(worker).and_then(|entry| entry.load().allowance()).unwrap_or(u64::MAX);
         let (max, processors, grain) = (self.size.max(), self.processors, self.grain);
-        let sharers = |queue: &JobQueue| if queue.is_quick() { max.min(processors) } else { max };
-        let items_max = |queue: &JobQueue| queue.items_max(sharers(queue), grain).min(allowance);
+        let items_max = |queue: &JobQueue| queue.items_max(queue.sharers(max, processors), grain).min(allowance);
         let Some((span, item_ns)) = self.backlog.cut(items_max) else { return false };
         let delay = self.roster.lone_delay();
         let (number, spent) = self.roster.change_live(worker, |entry| {

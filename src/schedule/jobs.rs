@@ -62,7 +62,7 @@ impl Schedule {
         let chunk = u64::from(queue.frame_items(self.grain));
         let frame_ns = queue.item_ns.map_or(u64::MAX, |item_ns| item_ns.saturating_mul(chunk)).max(1);
         let frames = (BACKLOG_NS / frame_ns).clamp(1, FRAMES_MAX as u64);
-        2 * self.size.max() as u64 * frames * chunk
+        2 * queue.sharers(self.size.max(), self.processors) as u64 * frames * chunk
     }
 
     /// Updates the time that an item of the job takes: `items` of it, or of a very similar job, took `elapsed_ns`.

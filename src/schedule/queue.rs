@@ -178,6 +178,11 @@ impl JobQueue {
         self.item_ns.is_some_and(|item_ns| item_ns <= QUICK_NS)
     }
 
+    /// How many workers share the queue, in a pool of `processes`.
+    pub(crate) fn sharers(&self, processes: usize, processors: usize) -> usize {
+        if self.is_quick() { processes.min(processors) } else { processes }
+    }
+
     /// Maximum items of the next frame, if `processes` workers share the queue.
     pub(crate) fn items_max(&self, processes: usize, grain: Grain) -> u64 {
         let items = u64::from(self.frame_items(grain));
