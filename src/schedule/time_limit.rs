@@ -3,8 +3,8 @@
 //! The time of an item begins when the item does. No message tells the parent so: it knows when it *saw* the item become
 //! the next one to be answered, and the timer runs from then. The worker may begin later, when it was asleep or had an
 //! order to carry out first, or earlier, when it answered faster than the parent read. So the timer only tells when to
-//! check, and the check decides: the worker itself writes down when it began a timed item. What it writes is a hint that
-//! can gain it one more period at most.
+//! check, and the check decides: the worker itself writes down when it began, unless it began right behind an item that
+//! was quick. What it writes is a hint that can gain it one more period at most.
 //!
 //! Also called: deadline, timeout, watchdog.
 
@@ -16,9 +16,6 @@ use crate::work::progress::Progress;
 /// How long a worker may take to begin an item and to carry out the orders before it: far more than it ever needs, unless
 /// the process is stopped or the decoding of a context never ends.
 pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// The delay of the second check, for a worker that may not have written down its present item yet.
-const SECOND_CHECK: Duration = Duration::from_millis(1);
-
 /// What to do about an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimeVerdict {
@@ -42,13 +39,12 @@ pub(crate) struct ItemTimer {
     due: Option<Instant>,
     /// When it was first seen to run.
     seen_running: Option<Instant>,
-    has_checked_twice: bool,
 }
 
 impl ItemTimer {
     /// The item has become the next one to be answered.
     pub(crate) fn new(timeout: Duration, now: Instant) -> Self {
-        Self { timeout, since: now, due: now.checked_add(timeout), seen_running: None, has_checked_twice: false }
+        Self { timeout, since: now, due: now.checked_add(timeout), seen_running: None }
     }
 
     /// When [`check`](Self::check) is due; `None` for a time beyond the range of the clock.
@@ -78,11 +74,7 @@ impl ItemTimer {
         let due = match since {
             // `min(seen)`: a worker that always claims to have begun just now gains no more than one period.
             Some(since) if since > self.since => since.min(seen).checked_add(self.timeout),
-            // The worker may have begun so recently that this is the time of the item before: check once more.
-            Some(_) if !self.has_checked_twice => {
-                self.has_checked_twice = true;
-                Some(now + SECOND_CHECK)
-            }
+            // It began before it was seen to be the next one, or as soon as the one before it was done.
             _ => Some(now),
         };
         self.due = due;
@@ -124,12 +116,10 @@ mod tests {
     }
 
     #[test]
-    fn an_old_hint_is_checked_once_more() {
+    fn an_item_that_began_earlier_than_was_seen_gets_no_more_time() {
         let (mut timer, start) = timer();
-        let now = start + LIMIT;
-        let old = Progress::Runs { since: Some(start) };
-        assert_eq!(timer.check(old, now), TimeVerdict::Wait);
-        assert_eq!(timer.check(old, now + SECOND_CHECK), TimeVerdict::TimeIsUp);
+        let earlier = Progress::Runs { since: Some(start - SECOND) };
+        assert_eq!(timer.check(earlier, start + LIMIT), TimeVerdict::TimeIsUp);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::Socket;
 
+use crate::sys::clock;
 use crate::sys::failpoint::failpoint;
 use crate::transport::control;
 use crate::transport::control::LinkKind;
@@ -141,10 +142,19 @@ impl WorkerLink {
         }
     }
 
-    /// Records the time at which an item with a time limit begins.
+    /// When the current record began, by CLOCK_MONOTONIC; or a little earlier, if those before it were quick.
     #[inline]
-    pub(crate) fn show_start(&self) {
-        if let End::Ring(rings) = &self.end {
+    pub(crate) fn began_ns(&self) -> u64 {
+        match &self.end {
+            End::Ring(rings) => rings.began_ns(),
+            End::Socket(_) => clock::monotonic_ns(),
+        }
+    }
+
+    /// The time of the current record begins, or begins anew.
+    #[inline]
+    pub(crate) fn show_start(&mut self) {
+        if let End::Ring(rings) = &mut self.end {
             rings.show_start();
         }
     }

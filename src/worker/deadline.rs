@@ -1,12 +1,20 @@
 //! The deadline of the running item, as its function can read it.
 
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use crate::sys::clock;
 
-/// The deadline of the item that this worker runs.
-static DEADLINE: Mutex<Option<Instant>> = Mutex::new(None);
+/// When the running item began, by CLOCK_MONOTONIC. It may have begun a little later: see [`is_wanted`].
+static BEGAN_NS: AtomicU64 = AtomicU64::new(0);
+/// The time limit of the items that run; 0 for none.
+static LIMIT_NS: AtomicU64 = AtomicU64::new(0);
+/// Whether a function has asked for its deadline.
+static IS_WANTED: AtomicBool = AtomicBool::new(false);
 
 /// When the item that runs here will be stopped: in a worker, during an item of a call with a
 /// [`timeout`](crate::Pool::timeout). `None` at any other time, and in any other process.
@@ -41,26 +49,52 @@ static DEADLINE: Mutex<Option<Instant>> = Mutex::new(None);
 /// From any thread of the worker. Named `soft_timeout` in billiard, which raises an exception in the task instead.
 #[must_use]
 pub fn deadline() -> Option<Instant> {
-    *DEADLINE.lock()
-}
-
-/// The time limit of a running item, until this is dropped.
-pub(crate) struct Limit {
-    is_limited: bool,
-}
-
-/// Begins an item with this time limit.
-pub(crate) fn begin(timeout: Option<Duration>) -> Limit {
-    if let Some(timeout) = timeout {
-        *DEADLINE.lock() = Instant::now().checked_add(timeout);
+    // Relaxed, here and below: each number stands alone. A thread that asks while an item ends may see either.
+    let limit = LIMIT_NS.load(Ordering::Relaxed);
+    if limit == 0 {
+        return None;
     }
-    Limit { is_limited: timeout.is_some() }
+    IS_WANTED.store(true, Ordering::Relaxed);
+    instant(BEGAN_NS.load(Ordering::Relaxed).saturating_add(limit))
+}
+
+/// A moment of CLOCK_MONOTONIC, or one a little earlier; `None` beyond the range of the clock.
+fn instant(ns: u64) -> Option<Instant> {
+    /// The same moment by both clocks, or a later one by the second.
+    static BASE: OnceLock<(Instant, u64)> = OnceLock::new();
+    let (base, base_ns) = *BASE.get_or_init(|| (Instant::now(), clock::monotonic_ns()));
+    match ns.checked_sub(base_ns) {
+        Some(after) => base.checked_add(Duration::from_nanos(after)),
+        None => base.checked_sub(Duration::from_nanos(base_ns - ns)),
+    }
+}
+
+/// Whether functions of this worker ask for their deadline. If not, the moment at which an item began need not be exact:
+/// an earlier one, which takes no reading of the clock, is good enough for the first answer.
+pub(crate) fn is_wanted() -> bool {
+    IS_WANTED.load(Ordering::Relaxed)
+}
+
+/// The time limit of the items that run, until this is dropped.
+pub(crate) struct Limit(());
+
+impl Limit {
+    /// A limit of centuries is none.
+    pub(crate) fn new(timeout: Duration) -> Self {
+        LIMIT_NS.store(u64::try_from(timeout.as_nanos()).unwrap_or(0), Ordering::Relaxed);
+        Self(())
+    }
+
+    /// An item begins, or began at this moment of CLOCK_MONOTONIC.
+    #[inline]
+    #[expect(clippy::unused_self, reason = "an item has a beginning as long as it has a limit")]
+    pub(crate) fn item_began(&self, ns: u64) {
+        BEGAN_NS.store(ns, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        if self.is_limited {
-            *DEADLINE.lock() = None;
-        }
+        LIMIT_NS.store(0, Ordering::Relaxed);
     }
 }

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use start_methods::PrivateFd;
 
 use crate::error::Side;
+use crate::sys::clock;
 use crate::sys::failpoint::failpoint;
 use crate::sys::owner_process::OwnerProcess;
 use crate::sys::payload;
@@ -33,7 +34,7 @@ use crate::work::function::Completion;
 use crate::work::function::Definition;
 use crate::work::function::FunctionId;
 use crate::work::function::ResolvedFunction;
-use crate::worker::deadline;
+use crate::worker::deadline::Limit;
 use crate::worker::panics;
 use crate::worker::panics::Caught;
 
@@ -170,7 +171,10 @@ impl Callee {
             }
             (Callee::Ready(ready), Ok(item)) => (ready, item),
         };
-        let _limit = deadline::begin(ready.timeout);
+        let limit = ready.timeout.map(Limit::new);
+        if let Some(limit) = &limit {
+            limit.item_began(clock::monotonic_ns());
+        }
         failpoint!("before_run");
         let ended = panics::recorded(|| {
             // Unwind safety: what a panic leaves behind in the context or in statics is for the user to judge, as it is with

@@ -57,7 +57,8 @@ impl<'a> Lane<'a> {
         out: &'a mut Output,
         ready: &'a Ready,
     ) -> Self {
-        Self { link, functions, out, ready, is_current_due: true, is_running: false, limit: None, end: None }
+        let limit = ready.timeout.map(Limit::new);
+        Self { link, functions, out, ready, is_current_due: true, is_running: false, limit, end: None }
     }
 
     /// Runs the items.
@@ -95,7 +96,6 @@ impl<'a> Lane<'a> {
     fn end_item(&mut self) {
         failpoint!("after_run");
         self.is_running = false;
-        self.limit = None;
         self.functions.kill_forked_copy();
     }
 
@@ -143,9 +143,11 @@ impl function::ItemStream for Lane<'_> {
         }
         failpoint!("after_receive");
         self.out.clear();
-        if let Some(timeout) = self.ready.timeout {
-            self.link.show_start();
-            self.limit = Some(deadline::begin(Some(timeout)));
+        if let Some(limit) = &self.limit {
+            if deadline::is_wanted() {
+                self.link.show_start();
+            }
+            limit.item_began(self.link.began_ns());
         }
         self.is_running = true;
         failpoint!("before_run");
@@ -153,11 +155,15 @@ impl function::ItemStream for Lane<'_> {
     }
 
     fn exchange_number(&mut self, previous: NumberBytes, wanted: usize) -> Option<[u8; number::LEN_MAX]> {
-        if self.ready.timeout.is_none() {
+        // Functions that ask for their deadline are told it exactly, which takes a reading of the clock for each item.
+        if self.limit.is_none() || !deadline::is_wanted() {
             self.end_item();
             panics::forget_caught();
             match self.link.exchange_number(previous, wanted) {
                 NextNumber::HasBegun(number) => {
+                    if let Some(limit) = &self.limit {
+                        limit.item_began(self.link.began_ns());
+                    }
                     self.is_running = true;
                     failpoint!("before_run");
                     return Some(number);

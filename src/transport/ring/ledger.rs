@@ -53,6 +53,10 @@ impl Count {
         Self(self.0.wrapping_sub(records) & COUNT_MASK)
     }
 
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+
     /// How many records lie between an earlier count and this one.
     pub(crate) fn since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0) & COUNT_MASK

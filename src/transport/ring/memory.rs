@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!      0  ledger u64 · answered u64 · busy_ns u64 · busy_items u64     changed by the worker with every record
-//!     32  began_ns u64 · worker_on u64                                   now and then
+//!     32  began_ns u64 · worker_on u64 · began_record u64                                 now and then
 //!    256  sent u64 · taken u64 · recalls u64 · spin_ns u64 · bell u32    changed by the parent
 //!    296  parent_on u64
 //!   4096  down ring, 64 KiB: records for the worker
@@ -84,10 +84,12 @@ pub(super) enum Cell {
     BusyNs = 16,
     /// How many records it has finished in that time: a hint.
     BusyItems = 24,
-    /// When the worker began its last item that has a time limit, by CLOCK_MONOTONIC: a hint.
+    /// When the worker began the record with the number `BeganRecord`, by CLOCK_MONOTONIC: a hint.
     BeganNs = 32,
     /// The processor that the worker ran on last: a hint.
     WorkerOn = 40,
+    /// How many records were done when the worker last looked at the clock: a hint.
+    BeganRecord = 48,
     /// Where the last record ends in the down ring.
     Sent = 256,
     /// The position up to which the parent has taken answers out of the up ring.

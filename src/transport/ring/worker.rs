@@ -17,6 +17,7 @@ use nix::unistd::write;
 use start_methods::PrivateFd;
 
 use super::ledger::AfterRecord;
+use super::ledger::Count;
 use super::ledger::Wake;
 use super::ledger::WorkerLedger;
 use super::memory::Cell;
@@ -62,6 +63,8 @@ pub(crate) struct WorkerEnd {
     copied_from: u64,
     copied: Vec<u8>,
     current: Record,
+    /// How many records are done.
+    done: Count,
     recalls: u64,
     /// Where the next answer goes, and up to where the parent has taken answers.
     write: u64,
@@ -84,7 +87,7 @@ pub(crate) struct WorkerEnd {
 #[derive(Clone, Copy, Debug)]
 struct ServiceClock {
     /// The last reading of the clock, and the items since then.
-    since: Instant,
+    since_ns: u64,
     items: u32,
     /// How many items lie between two readings.
     every: u32,
@@ -109,10 +112,11 @@ impl WorkerEnd {
             copied_from: 0,
             copied: Vec::new(),
             current: Record::default(),
+            done: Count::default(),
             recalls: 0,
             write: 0,
             taken: 0,
-            clock: ServiceClock { since: Instant::now(), items: 0, every: 1, busy_ns: 0, busy_items: 0 },
+            clock: ServiceClock { since_ns: clock::monotonic_ns(), items: 0, every: 1, busy_ns: 0, busy_items: 0 },
             spin: AdaptiveSpin::short(),
             place: Cpu::default(),
             short_sleeps: 0,
@@ -134,7 +138,7 @@ impl WorkerEnd {
     /// Begins the next record; waits until there is one. `idle` says what to do when none has come for a while, if there is
     /// something to do.
     pub(crate) fn begin(&mut self, mut idle: Option<Idle<'_>>) {
-        while !self.ledger().begin() {
+        while !self.begin_if_sent() {
             if self.may_spin() && self.spin_for_work() {
                 continue;
             }
@@ -154,7 +158,24 @@ impl WorkerEnd {
                 self.on_wake(asleep.elapsed());
             }
         }
-        self.clock.since = Instant::now();
+    }
+
+    /// Begins the next record, if there is one. When it begins is shown before it begins: the parent must never take it for
+    /// older than it is.
+    fn begin_if_sent(&mut self) -> bool {
+        if !self.ledger().has_work() {
+            return false;
+        }
+        self.clock.since_ns = clock::monotonic_ns();
+        self.show_began();
+        self.ledger().begin()
+    }
+
+    /// Shows when the next record began, or begins.
+    fn show_began(&self) {
+        self.memory.cell(Cell::BeganNs).store(self.clock.since_ns, Ordering::Relaxed);
+        // Release: pairs with the Acquire in the parent's `began`. A parent that sees the number sees the time.
+        self.memory.cell(Cell::BeganRecord).store(u64::from(self.done.number()), Ordering::Release);
     }
 
     fn on_wake(&mut self, time: Duration) {
@@ -388,9 +409,15 @@ impl WorkerEnd {
         }
     }
 
-    /// Records the time at which an item with a time limit begins.
-    pub(crate) fn show_start(&self) {
-        self.memory.cell(Cell::BeganNs).store(clock::monotonic_ns(), Ordering::Relaxed);
+    /// When the current record began, or a little earlier: at the last checkpoint.
+    #[inline]
+    pub(crate) fn began_ns(&self) -> u64 {
+        self.clock.since_ns
+    }
+
+    /// The time of the current record begins, or begins anew.
+    pub(crate) fn show_start(&mut self) {
+        self.checkpoint();
     }
 
     /// Shows that the record is done. Returns what follows.
@@ -402,8 +429,10 @@ impl WorkerEnd {
             self.bell_lost |= !self.ring_the_parent();
         }
         // After the answer is shown, since a thread may be waiting for it.
+        self.done = self.done.plus(1);
         if self.current.is_order {
-            self.clock.since = Instant::now();
+            self.clock.since_ns = clock::monotonic_ns();
+            self.show_began();
         } else {
             self.clock.items += 1;
             if self.clock.items >= self.clock.every || !finished.next_has_begun {
@@ -426,8 +455,8 @@ impl WorkerEnd {
     /// Shows the parent how long the last items took.
     fn checkpoint(&mut self) {
         self.show_place();
-        let now = Instant::now();
-        let ns = u64::try_from((now - self.clock.since).as_nanos()).unwrap_or(u64::MAX);
+        let now = clock::monotonic_ns();
+        let ns = now.saturating_sub(self.clock.since_ns);
         self.clock.busy_ns = self.clock.busy_ns.wrapping_add(ns);
         self.clock.busy_items = self.clock.busy_items.wrapping_add(u64::from(self.clock.items));
         self.memory.cell(Cell::BusyNs).store(self.clock.busy_ns, Ordering::Relaxed);
@@ -435,7 +464,8 @@ impl WorkerEnd {
         self.memory.cell(Cell::BusyItems).store(self.clock.busy_items, Ordering::Release);
         let each = ns / u64::from(self.clock.items.max(1));
         let every = u32::try_from(CHECKPOINT_NS / each.max(1)).unwrap_or(u32::MAX);
-        self.clock = ServiceClock { since: now, items: 0, every: every.clamp(1, CHECKPOINT_ITEMS), ..self.clock };
+        self.clock = ServiceClock { since_ns: now, items: 0, every: every.clamp(1, CHECKPOINT_ITEMS), ..self.clock };
+        self.show_began();
     }
 }
 

@@ -145,6 +145,9 @@ fn time_of_the_items_before_does_not_count(method: StartMethod) {
     let pool = stage::pool(method, 1);
     let limit = Duration::from_secs(3);
     assert_eq!(pool.timeout(limit).chunk_size(8).map([500; 8], doze).unwrap(), [500; 8]);
+    // After quick ones the worker no longer looks at the clock for each.
+    let mixed: Vec<u64> = (0..4000).map(|index| if index % 500 > 497 { 1600 * (index / 3500) } else { 0 }).collect();
+    assert_eq!(pool.timeout(limit).chunk_size(4000).map(mixed.clone(), doze).unwrap(), mixed);
 }
 
 /// Slow to decode.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::Cell;
+use super::Count;
 use super::ParentEnd;
 use crate::sys::clock;
 use crate::work::progress::Progress;
@@ -15,15 +16,21 @@ impl ParentEnd {
         let view = self.ledger().load();
         let item_is_next = matches!(self.in_flight.front(), Some(entry) if entry.contents.is_work());
         match view.has_begun() && view.done() == self.seen {
-            true if item_is_next => Progress::Runs { since: self.began() },
+            true if item_is_next => Progress::Runs { since: self.began(view.done()) },
             true => Progress::Prepares,
             // What it has answered since the last `receive` is news; the next `receive` will ask again.
             false => Progress::Waits,
         }
     }
 
-    /// When the worker began its item, as it recorded itself: a hint.
-    fn began(&self) -> Option<Instant> {
+    /// When the worker began the record behind so many, as it has recorded itself: a hint. `None` if it has recorded an
+    /// earlier one only: then it began this one as soon as the one before it was done.
+    fn began(&self, done: Count) -> Option<Instant> {
+        // Acquire: pairs with the Release in the worker's `show_began`. If the worker writes down the next record meanwhile,
+        // the time is one that is too late.
+        if self.memory.cell(Cell::BeganRecord).load(Ordering::Acquire) != u64::from(done.number()) {
+            return None;
+        }
         let ago = clock::monotonic_ns().saturating_sub(self.memory.cell(Cell::BeganNs).load(Ordering::Relaxed));
         Instant::now().checked_sub(Duration::from_nanos(ago))
     }
