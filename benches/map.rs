@@ -7,6 +7,9 @@
 //! - `procpool`: `Pool::map`;
 //! - `rayon`: `par_iter().map().collect()`;
 //! - `procspawn`: `Pool::spawn` for each chunk, of the size that suits it best.
+//!
+//! The second table is the processor time that the workers take for each item, with a time limit and without one: a limit
+//! must cost nothing that tiny items would notice. From /proc/PID/schedstat, so it is not told where that is missing.
 
 mod common {
     pub(crate) mod contest;
@@ -15,13 +18,17 @@ mod common {
     pub(crate) mod table;
 }
 
+use std::fs;
 use std::hint::black_box;
+use std::time::Duration;
 use std::time::Instant;
 
+use anyhow::Context;
 use common::contest::Contest;
 use common::contest::Figures;
 use common::procspawned;
 use common::quick::sized;
+use procpool::Pool;
 use rayon::iter::IntoParallelRefIterator;
 use rayon::iter::ParallelIterator;
 
@@ -33,7 +40,7 @@ fn main() -> anyhow::Result<()> {
     procspawn::init();
 
     let numbers: Vec<u64> = (0..sized(1_000_000, 20_000)).collect();
-    let pool = procpool::Pool::new(2)?;
+    let pool = Pool::new(2)?;
     let rayon_pool = rayon::ThreadPoolBuilder::new().num_threads(2).build()?;
     let procspawn_pool = procspawn::Pool::new(2)?;
 
@@ -53,7 +60,30 @@ fn main() -> anyhow::Result<()> {
             })
         })
         .run();
+
+    let timed_pool = pool.timeout(Duration::from_secs(60));
+    Contest::new("map: processor time of the workers in ns for each item, less is better", ["map of squares"])
+        .add("timed", || service_time(&pool, numbers.len(), || Ok(timed_pool.map(numbers.iter().copied(), square)?)))
+        .add("untimed", || service_time(&pool, numbers.len(), || Ok(pool.map(numbers.iter().copied(), square)?)))
+        .run();
     Ok(())
+}
+
+/// The time that the pool's workers spend on a processor for each item.
+fn service_time(
+    pool: &Pool,
+    items: usize,
+    run: impl FnOnce() -> anyhow::Result<Vec<u64>>,
+) -> anyhow::Result<Figures<1>> {
+    let on_processor = || pool.pids().into_iter().map(processor_ns).sum::<anyhow::Result<u64>>();
+    let before = on_processor()?;
+    black_box(run()?);
+    Ok([(on_processor()? - before) as f64 / items as f64])
+}
+
+fn processor_ns(pid: u32) -> anyhow::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    Ok(stat.split(' ').next().context("a line of numbers")?.parse()?)
 }
 
 fn square(number: u64) -> u64 {
