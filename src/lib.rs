@@ -95,7 +95,10 @@
 //!
 //! # Where next
 //!
-//! - [`Pool`] has the calls, [`PoolBuilder`] the settings, [`AsyncResult`] callbacks, futures and `cancel`.
+//! - [`Pool`] has the calls, [`PoolBuilder`] the settings, [`AsyncResult`] callbacks, futures and `cancel`. [`wait`](wait())
+//!   and [`as_completed`] wait for several handles, and [`Imap::into_stream`] makes a stream.
+//! - [futures.md](https://docs.rs/crate/procpool/latest/source/docs/futures.md) maps `concurrent.futures` to this crate, and
+//!   says how async programs use it.
 //! - The [guide](https://docs.rs/crate/procpool/latest/source/docs/guide.md) explains timeouts, initializers, tests, what
 //!   to do when a program hangs, and how to port programs from rayon and from Python's `multiprocessing`.
 
@@ -119,11 +122,21 @@ pub use api::builder::PoolBuilder;
 pub use api::call::Call;
 pub use api::call::CallWith;
 pub use api::forkserver;
+pub use api::future::AsCompleted;
+pub use api::future::CancelOnDrop;
+pub use api::future::Until;
+pub use api::future::as_completed;
+pub use api::future::wait;
 pub use api::imap::Imap;
 pub use api::imap::ImapUnordered;
+pub use api::imap::Indexed;
 pub use api::init::init;
 pub use api::pool::Pool;
 pub use api::results::AsyncResult;
+pub use api::reusable::reusable;
+pub use api::stream::ImapStream;
+pub use api::stream::IndexedStream;
+pub use api::stream::PoolStream;
 pub use error::Failure;
 pub use error::Origin;
 pub use error::Panic;

@@ -60,7 +60,7 @@ const INITIALIZER_INLINE_MAX: u64 = 16 * 1024;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PoolBuilder {
     processes: Option<usize>,
@@ -751,6 +751,47 @@ impl PoolBuilder {
             config.try_settings(&starter)?;
         }
         Ok(Pool::over(driver::start(config, starter)?))
+    }
+}
+
+impl PoolBuilder {
+    /// Whether a pool with the other's settings is as good as one with these.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        // All fields are listed, so that a new one is not forgotten.
+        let Self {
+            processes,
+            start_method,
+            max_tasks_per_child,
+            max_rss_per_child,
+            max_age_per_child,
+            min_processes,
+            idle_timeout,
+            initializer,
+            initializer_timeout,
+            name,
+            executable,
+            despite_threads,
+            boot,
+            needs_trial: _,
+        } = self;
+        let initializers_are_alike = match (initializer, &other.initializer) {
+            (None, None) => true,
+            (Some(Ok(ours)), Some(Ok(theirs))) => ours.is_like(theirs),
+            _ => false,
+        };
+        *processes == other.processes
+            && *start_method == other.start_method
+            && *max_tasks_per_child == other.max_tasks_per_child
+            && *max_rss_per_child == other.max_rss_per_child
+            && *max_age_per_child == other.max_age_per_child
+            && *min_processes == other.min_processes
+            && *idle_timeout == other.idle_timeout
+            && *initializer_timeout == other.initializer_timeout
+            && *name == other.name
+            && *executable == other.executable
+            && *despite_threads == other.despite_threads
+            && boot.has_settings_of(&other.boot)
+            && initializers_are_alike
     }
 }
 

@@ -6,12 +6,15 @@
 
 use std::time::Duration;
 
+use futures_core::Stream;
+
 use crate::api::call::Call;
 use crate::api::call::CallWith;
 use crate::api::imap::Imap;
 use crate::api::imap::ImapUnordered;
 use crate::api::pool::Pool;
 use crate::api::results::AsyncResult;
+use crate::api::stream::PoolStream;
 use crate::error::TaskError;
 use crate::work::function::LocalFunction;
 use crate::work::function::Map;
@@ -159,6 +162,7 @@ calls! {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "submit")]
     pub fn apply_async<T, O, M>(&self, args: T, f: T::Fp<O>) -> AsyncResult<O::Value>
     where (T: Args + Data, O: Outcome<M>, M: 'static)
     { request => request.apply_async(args) }
@@ -337,7 +341,8 @@ calls! {
 
     /// Runs `f` on every item; each result comes as soon as it has arrived, in any order.
     ///
-    /// Everything else is as for [`imap`](Self::imap). Named `imap_unordered` in CPython.
+    /// Everything else is as for [`imap`](Self::imap). [`indexed`](crate::ImapUnordered::indexed) tells which item a
+    /// result is of. Named `imap_unordered` in CPython.
     ///
     /// # Examples
     ///
@@ -354,6 +359,100 @@ calls! {
     pub fn imap_unordered<I, A, O, M>(&self, items: I, f: fn(A) -> O) -> ImapUnordered<I::IntoIter, O::Value>
     where (I: IntoIterator<Item = A>, A: Data, O: Outcome<M>, M: 'static)
     { request => request.imap_unordered(items.into_iter()) }
+
+    /// Runs `f` on every item of a stream; the results are a stream, in the order of the items.
+    ///
+    /// As [`imap`](Self::imap), for async code whose input is a stream too: of requests, lines, messages. Backpressure
+    /// works both ways: the input is polled only while the window has room, and results wait until they are consumed.
+    /// It needs no particular runtime, and a result is yielded while the input has nothing. A panic of the input is
+    /// [`TaskError::Input`] at its position; nothing more is drawn. An input that is an iterator needs
+    /// [`Imap::into_stream`](crate::Imap::into_stream) only.
+    ///
+    /// Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::pin::Pin;
+    /// # use std::task::{Context, Poll, Waker};
+    /// # use futures_core::Stream;
+    /// # struct Numbers(std::ops::Range<u64>);
+    /// # impl Stream for Numbers {
+    /// #     type Item = u64;
+    /// #     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<u64>> {
+    /// #         Poll::Ready(self.0.next())
+    /// #     }
+    /// # }
+    /// # fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    /// #     loop {
+    /// #         if let Poll::Ready(next) = Pin::new(&mut *stream).poll_next(&mut Context::from_waker(Waker::noop())) {
+    /// #             return next;
+    /// #         }
+    /// #         std::thread::yield_now();
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let numbers = Numbers(0..10); // Any stream: of requests, lines, messages.
+    /// let mut squares = pool.stream(numbers, |x| x * x);
+    /// // In async code, with `StreamExt` of the crate `futures`: `squares.next().await`.
+    /// let mut sum = 0;
+    /// while let Some(square) = next(&mut squares) {
+    ///     sum += square?;
+    /// }
+    /// assert_eq!(sum, 285);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "buffered")]
+    pub fn stream<S, A, O, M>(&self, items: S, f: fn(A) -> O) -> PoolStream<S, O::Value>
+    where (S: Stream<Item = A>, A: Data, O: Outcome<M>, M: 'static)
+    { request => request.stream(items) }
+
+    /// Runs `f` on every item of a stream; the results are a stream, each as soon as it has arrived.
+    ///
+    /// Everything else is as for [`stream`](Self::stream). Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::pin::Pin;
+    /// # use std::task::{Context, Poll, Waker};
+    /// # use futures_core::Stream;
+    /// # struct Numbers(std::ops::Range<u64>);
+    /// # impl Stream for Numbers {
+    /// #     type Item = u64;
+    /// #     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<u64>> {
+    /// #         Poll::Ready(self.0.next())
+    /// #     }
+    /// # }
+    /// # fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    /// #     loop {
+    /// #         if let Poll::Ready(next) = Pin::new(&mut *stream).poll_next(&mut Context::from_waker(Waker::noop())) {
+    /// #             return next;
+    /// #         }
+    /// #         std::thread::yield_now();
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let numbers = Numbers(0..10); // Any stream: of requests, lines, messages.
+    /// let mut squares = pool.stream_unordered(numbers, |x| x * x);
+    /// // In async code, with `StreamExt` of the crate `futures`: `squares.next().await`.
+    /// let mut largest = 0;
+    /// while let Some(square) = next(&mut squares) {
+    ///     largest = square?.max(largest);
+    /// }
+    /// assert_eq!(largest, 81);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "buffer_unordered")]
+    pub fn stream_unordered<S, A, O, M>(&self, items: S, f: fn(A) -> O) -> PoolStream<S, O::Value>
+    where (S: Stream<Item = A>, A: Data, O: Outcome<M>, M: 'static)
+    { request => request.stream_unordered(items) }
 }
 
 /// The methods that set an option of one call.
@@ -512,6 +611,36 @@ options! {
     /// # }
     /// ```
     pub fn retries(times: u32) { retries = times }
+
+    /// For one call: at most so many items are drawn from the input whose results were not consumed.
+    ///
+    /// For [`imap`](Self::imap), [`imap_unordered`](Self::imap_unordered) and streams. It replaces the window that is
+    /// measured by default, both ways: a small one keeps an input that is costly to hold, a large one keeps workers
+    /// busy while the consumer pauses. In [`map`](Self::map) it bounds the items that are encoded and have no outcome
+    /// yet. Calls that draw the whole input before they return, such as [`map_async`](Self::map_async), ignore it.
+    ///
+    /// The call fails with [`PoolError::ZeroLimit`](crate::PoolError::ZeroLimit) for 0. Named `buffersize` in CPython's
+    /// `Executor.map`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// use std::cell::Cell;
+    ///
+    /// let drawn = Cell::new(0);
+    /// let input = (0u64..).inspect(|_| drawn.set(drawn.get() + 1));
+    /// let mut squares = pool.window(3).imap(input, |x| x * x);
+    /// assert!(matches!(squares.next(), Some(Ok(0))));
+    /// assert!(drawn.get() <= 4);
+    /// # drop(squares);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "buffersize")]
+    pub fn window(items: usize) { window = Some(items) }
 
     /// For one call: its errors name it.
     ///

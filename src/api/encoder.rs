@@ -8,6 +8,7 @@ use std::panic::resume_unwind;
 use serde::Serialize;
 
 use crate::api::input::Input;
+use crate::api::input::Source;
 use crate::error::Origin;
 use crate::error::Side;
 use crate::error::TaskError;
@@ -163,7 +164,7 @@ impl Encoder {
     }
 
     /// Records an error as the next item.
-    fn push_error(&mut self, error: TaskError) {
+    pub(super) fn push_error(&mut self, error: TaskError) {
         self.close_batch();
         self.work.push(Err((self.next_index, error)));
         self.next_index += 1;

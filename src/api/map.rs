@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::api::encoder::Encoder;
 use crate::api::input::Input;
+use crate::api::input::Source;
 use crate::api::prepare::Prepared;
 use crate::api::results::read_outcomes;
 use crate::driver::Backend;
@@ -108,6 +109,7 @@ fn run<A: Data, T: Data, V>(
     mut keep: impl FnMut(usize, Result<T, TaskError>) -> Result<Option<V>, TaskError>,
 ) -> Result<Vec<V>, TaskError> {
     let (backend, label) = (Arc::clone(&prepared.backend), prepared.label.clone());
+    let ahead_set = prepared.window.unwrap_or(u64::MAX);
     let (job, mut encoder) = prepared.open(IfClosed::Serve)?;
     let hold = Hold::new(backend, job);
     let mut input = Input::new(items);
@@ -115,8 +117,9 @@ fn run<A: Data, T: Data, V>(
     let mut places = Places { front: Vec::with_capacity(expected), apart: BTreeMap::new() };
     let mut settled = 0;
     loop {
-        let log = match !input.is_over() && encoder.pushed() - settled < ahead_max(&encoder) {
-            true => feed(&hold, &mut encoder, &mut input)?,
+        let ahead = encoder.pushed() - settled;
+        let log = match !input.is_over() && ahead < ahead_max(&encoder).min(ahead_set) {
+            true => feed(&hold, &mut encoder, &mut input, ahead_set - ahead)?,
             false => {
                 let log = hold.backend.take(job, None)?;
                 Some(log.expect("without a deadline there is a result"))
@@ -140,14 +143,15 @@ fn ahead_max(encoder: &Encoder) -> u64 {
     }
 }
 
-/// Draws and submits some items; returns what has arrived.
+/// Draws and submits some items, `room` at most; returns what has arrived.
 fn feed<I: Iterator<Item: Data>>(
     hold: &Hold,
     encoder: &mut Encoder,
     input: &mut Input<I>,
+    room: u64,
 ) -> Result<Option<Log>, TaskError> {
     let before = encoder.pushed();
-    encoder.draw(input, |encoder| encoder.pushed() - before < FEED_ITEMS);
+    encoder.draw(input, |encoder| encoder.pushed() - before < FEED_ITEMS.min(room));
     let more = if input.is_over() { More::Never } else { More::Follows };
     let exchange = hold.backend.exchange(hold.job, encoder.take(), more)?;
     if exchange.refusal.is_some() {

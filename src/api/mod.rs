@@ -4,17 +4,22 @@
 //! no other layer of the parent. What lies below moves bytes, and is reached through the verbs of
 //! [`Backend`](crate::driver::Backend) only.
 
+mod arrived;
 pub(crate) mod builder;
 pub(crate) mod call;
 mod calls;
 mod checks;
 mod encoder;
 pub mod forkserver;
+pub(crate) mod future;
 pub(crate) mod imap;
 pub(crate) mod init;
 mod input;
 mod map;
 pub(crate) mod pool;
 mod prepare;
+mod pull;
 mod request;
 pub(crate) mod results;
+pub(crate) mod reusable;
+pub(crate) mod stream;

@@ -60,6 +60,11 @@ impl Pool {
         Call { backend: &self.backend, options: Options::default() }
     }
 
+    /// Whether a call would be accepted now.
+    pub(super) fn takes_tasks(&self) -> bool {
+        self.backend.refusal().is_none()
+    }
+
     /// For one call: every task gets `&context` before its arguments.
     ///
     /// The context is encoded once, and sent at most once to each worker that runs items of the call, however many
@@ -193,6 +198,37 @@ impl Pool {
     /// ```
     pub fn close(&self) {
         self.backend.close();
+    }
+
+    /// Cancels every item that has not begun, of every call; what runs ends by itself.
+    ///
+    /// Those items have [`TaskError::Cancelled`](crate::TaskError::Cancelled) as their outcome. A `map` or `imap` that
+    /// is going on, on whichever thread, draws no further items into workers: an `imap` ends after what it has drawn.
+    /// The pool takes new calls as before. It is exact, as [`AsyncResult::cancel_pending`](crate::AsyncResult::cancel_pending)
+    /// is, and does not wait.
+    ///
+    /// With [`close`](Self::close) and [`join`](Self::join) it is what CPython's `concurrent.futures` names
+    /// `shutdown(cancel_futures=True)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// let pool = procpool::Pool::new(1)?;
+    /// let handles: Vec<_> = (0..1000u64).map(|x| pool.apply_async((x,), |x| x)).collect();
+    /// pool.close();
+    /// pool.cancel_pending();
+    /// pool.join()?;
+    /// for (x, handle) in handles.iter().enumerate() {
+    ///     assert!(handle.is_cancelled() || handle.get()? == x as u64);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "cancel_futures")]
+    pub fn cancel_pending(&self) {
+        self.backend.cancel_all_pending();
     }
 
     /// Stops everything: workers get SIGTERM, and half a second later SIGKILL with their whole process group.

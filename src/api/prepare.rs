@@ -37,12 +37,15 @@ pub(super) struct Options<'p> {
     pub(super) timeout: Option<Duration>,
     /// How often an item that was lost with its worker is run again.
     pub(super) retries: u32,
+    /// How many items may be drawn whose results were not consumed; `None`: measured.
+    pub(super) window: Option<usize>,
 }
 
 /// A call whose job can be opened.
 pub(super) struct Prepared {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) label: Label,
+    pub(super) window: Option<u64>,
     policy: JobPolicy,
     fail_fast: bool,
     target: Target,
@@ -74,6 +77,9 @@ impl Prepared {
         if options.timeout == Some(Duration::ZERO) {
             return Err(PoolError::ZeroLimit { option: "timeout" }.into());
         }
+        if options.window == Some(0) {
+            return Err(PoolError::ZeroLimit { option: "window" }.into());
+        }
         let label = Label::new(options.label);
         let not_found = |message| TaskError::FunctionNotFound { message, origin: label.call() };
         let function = function.id().map_err(not_found)?;
@@ -85,6 +91,7 @@ impl Prepared {
         Ok(Self {
             backend: Arc::clone(backend),
             label,
+            window: options.window.map(|items| items as u64),
             policy: JobPolicy { chunk, retries: options.retries, is_timed: options.timeout.is_some() },
             fail_fast: options.fail_fast,
             target: Target { function, context: context_id, timeout: options.timeout },
@@ -98,7 +105,7 @@ impl Prepared {
     ///
     /// [`TaskError::Refused`]: the pool takes no more jobs.
     pub(super) fn open(self, if_closed: IfClosed) -> Result<(JobId, Encoder), TaskError> {
-        let Self { backend, label: _, policy, fail_fast, target, context } = self;
+        let Self { backend, label: _, window: _, policy, fail_fast, target, context } = self;
         let job = backend.open(Opening { policy, fail_fast, context, if_closed })?;
         Ok((job, Encoder::new(job, target, backend.output())))
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_core::Stream;
+
 use crate::api::imap::Imap;
 use crate::api::imap::ImapUnordered;
 use crate::api::map;
@@ -10,6 +12,7 @@ use crate::api::prepare::Options;
 use crate::api::prepare::Prepared;
 use crate::api::results::AsyncResult;
 use crate::api::results::Reader;
+use crate::api::stream::PoolStream;
 use crate::driver::Backend;
 use crate::driver::IfClosed;
 use crate::driver::More;
@@ -83,6 +86,14 @@ impl<C: Data> Request<'_, C> {
 
     pub(super) fn imap<I: Iterator<Item: Data>, V: Data>(&self, items: I) -> Imap<I, V> {
         Imap::new(Arc::clone(self.backend), self.prepare(ChunkSize::Fixed(1)), items)
+    }
+
+    pub(super) fn stream<S: Stream<Item: Data>, V: Data>(&self, items: S) -> PoolStream<S, V> {
+        PoolStream::ordered(Arc::clone(self.backend), self.prepare(ChunkSize::Fixed(1)), items)
+    }
+
+    pub(super) fn stream_unordered<S: Stream<Item: Data>, V: Data>(&self, items: S) -> PoolStream<S, V> {
+        PoolStream::unordered(Arc::clone(self.backend), self.prepare(ChunkSize::Fixed(1)), items)
     }
 
     pub(super) fn imap_unordered<I: Iterator<Item: Data>, V: Data>(&self, items: I) -> ImapUnordered<I, V> {

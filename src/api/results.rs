@@ -154,6 +154,8 @@ enum State {
 /// ```
 #[doc(alias = "ApplyResult")]
 #[doc(alias = "MapResult")]
+#[doc(alias = "Future")]
+#[doc(alias = "JoinHandle")]
 pub struct AsyncResult<T> {
     backend: Arc<dyn Backend>,
     state: State,
@@ -196,6 +198,8 @@ impl<T> AsyncResult<T> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "result")]
+    #[doc(alias = "exception")]
     pub fn get(&self) -> Result<T, TaskError> {
         match self.log_by(None)? {
             Some(log) => self.reader.read(&log),
@@ -296,6 +300,7 @@ impl<T> AsyncResult<T> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "done")]
     #[must_use]
     pub fn ready(&self) -> bool {
         self.wait_timeout(Duration::ZERO)
@@ -329,8 +334,9 @@ impl<T> AsyncResult<T> {
     /// the result of a `map_async` is that error. An outcome that was there before counts: after `cancel` the handle
     /// resolves soon, and [`get`](Self::get) says to what. Items of other calls are unaffected. It does not wait.
     ///
-    /// [`timeout`](crate::Pool::timeout) does the same by itself to items that run for too long. Not in CPython's
-    /// `multiprocessing`; in `concurrent.futures`, `cancel` does nothing to what is running already.
+    /// [`timeout`](crate::Pool::timeout) does the same by itself to items that run for too long, and
+    /// [`cancel_on_drop`](Self::cancel_on_drop) to a future that is dropped. Not in CPython; what `concurrent.futures`
+    /// names `cancel` is [`cancel_pending`](Self::cancel_pending).
     ///
     /// # Examples
     ///
@@ -354,6 +360,144 @@ impl<T> AsyncResult<T> {
         match &self.state {
             State::Refused(_) => false,
             State::Job(job) => self.backend.cancel(*job),
+        }
+    }
+
+    /// Cancels what has not begun: those items do not run, and items that run go on to their end.
+    ///
+    /// Returns whether the whole call was cancelled: nothing of it has run or will run, and the result is
+    /// [`TaskError::Cancelled`]. If part of a `map_async` has begun, the rest is cancelled and it returns `false`; the
+    /// result is then the error of the lowest index. It does not wait.
+    ///
+    /// It is exact: an item that is cancelled has not begun and never will, and an item that has begun is never
+    /// reported as cancelled. (An item that is run again after a [retry](crate::Pool::retries) has not begun until
+    /// that try does.) Over sockets, an item has begun once its worker has read the chunk that it is in.
+    ///
+    /// Named `cancel` in CPython's `concurrent.futures`, which cannot cancel an item in its queue to the workers.
+    /// [`cancel`](Self::cancel) also stops what runs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(1)?;
+    /// use procpool::TaskError;
+    ///
+    /// let first = pool.apply_async((100,), |ms| std::thread::sleep(std::time::Duration::from_millis(ms)));
+    /// let second = pool.apply_async((1u32,), |x| x);
+    /// if second.cancel_pending() {
+    ///     assert!(matches!(second.get(), Err(TaskError::Cancelled)));
+    /// } else {
+    ///     assert_eq!(second.get()?, 1); // It had begun.
+    /// }
+    /// first.get()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel_pending(&self) -> bool {
+        match &self.state {
+            State::Refused(_) => false,
+            State::Job(job) => self.backend.cancel_pending(*job),
+        }
+    }
+
+    /// Whether a worker is running an item of the call.
+    ///
+    /// Of what is known here: a worker may have ended the item, or not quite begun it. `false` while all items wait,
+    /// and once there is a result. Named `running` in CPython's `concurrent.futures`, where it is also true for items
+    /// in the queue to the workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(1)?;
+    /// fn spin(_: u8) {
+    ///     loop {}
+    /// }
+    ///
+    /// let handle = pool.apply_async((0,), spin);
+    /// while !handle.is_running() {
+    ///     std::thread::yield_now();
+    /// }
+    /// handle.cancel();
+    /// handle.wait();
+    /// assert!(!handle.is_running());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "running")]
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        match &self.state {
+            State::Refused(_) => false,
+            State::Job(job) => self.backend.is_running(*job),
+        }
+    }
+
+    /// Whether the result is [`TaskError::Cancelled`]; `false` also while there is none yet.
+    ///
+    /// Named `cancelled` in CPython's `concurrent.futures`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(1)?;
+    /// fn spin(_: u8) {
+    ///     loop {}
+    /// }
+    ///
+    /// let handle = pool.apply_async((0,), spin);
+    /// assert!(!handle.is_cancelled());
+    /// handle.cancel();
+    /// handle.wait();
+    /// assert!(handle.is_cancelled());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "cancelled")]
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        let Ok(Some(log)) = self.log_by(Some(Instant::now())) else { return false };
+        // Decodes only where some item was cancelled: in a `map_async`, an error of a lower index comes before.
+        log.has_cancelled() && matches!(self.reader.read(&log), Err(TaskError::Cancelled))
+    }
+
+    /// Calls `f` once, when there is a result, be it a value or an error; also if there is one already.
+    ///
+    /// No value is decoded. Everything else is as for [`on_success`](Self::on_success): `f` runs on the pool's callback
+    /// thread, in the order in which callbacks were attached. Named `add_done_callback` in CPython's
+    /// `concurrent.futures`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// let (sender, receiver) = std::sync::mpsc::channel();
+    /// let handle = pool.apply_async((6u32, 7u32), |a, b| a * b).on_done(move || sender.send("done").unwrap());
+    /// assert_eq!(receiver.recv()?, "done");
+    /// assert_eq!(handle.get()?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "add_done_callback")]
+    #[must_use = "the handle is returned; drop it if it is not needed"]
+    pub fn on_done(self, f: impl FnOnce() + Send + 'static) -> Self {
+        self.attach(Box::new(move |_| f()));
+        self
+    }
+
+    /// The job and its backend; the log of a call that was refused.
+    pub(super) fn place(&self) -> Result<(&Arc<dyn Backend>, JobId), &Log> {
+        match &self.state {
+            State::Refused(log) => Err(log),
+            State::Job(job) => Ok((&self.backend, *job)),
         }
     }
 

@@ -22,6 +22,8 @@ use crate::values::output::Output;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Work;
+use crate::work::group::DrivenBy;
+use crate::work::group::Group;
 use crate::work::jobs::Callback;
 use crate::work::jobs::JobContext;
 use crate::work::jobs::Leftover;
@@ -111,6 +113,35 @@ pub(crate) trait Backend: Send + Sync {
     /// This is a forked copy of the pool.
     fn poll(&self, job: JobId, waker: Waker) -> Result<Option<Arc<Log>>, PoolError>;
 
+    /// Takes what has arrived for a job; if that is nothing, `waker` replaces the job's waker, and is woken once when
+    /// something has arrived.
+    ///
+    /// # Errors
+    ///
+    /// This is a forked copy of the pool.
+    fn poll_take(&self, job: JobId, waker: Waker) -> Result<Option<Log>, PoolError>;
+
+    /// Adds jobs, each with its place, to a group that notes which are finished: these at once, the others when they
+    /// are. With [`DrivenBy::Waiter`], the caller waits by [`wait_group`](Self::wait_group).
+    ///
+    /// # Errors
+    ///
+    /// This is a forked copy of the pool.
+    fn join_group(&self, jobs: &[(JobId, usize)], group: &Arc<Group>, driven_by: DrivenBy) -> Result<(), PoolError>;
+
+    /// Takes jobs out of a group.
+    fn leave_group(&self, jobs: &[JobId], group: &Arc<Group>);
+
+    /// Waits until a group, whose jobs are all of this pool, has something to take, or the deadline has passed.
+    ///
+    /// # Errors
+    ///
+    /// This is a forked copy of the pool.
+    fn wait_group(&self, group: &Group, deadline: Option<Instant>) -> Result<(), PoolError>;
+
+    /// Whether an item of the job is running, as far as is known.
+    fn is_running(&self, job: JobId) -> bool;
+
     /// Calls `callback` on the callback thread: soon if the job is finished, otherwise when it is.
     fn on_finished(&self, job: JobId, callback: Callback);
 
@@ -120,6 +151,13 @@ pub(crate) trait Backend: Send + Sync {
     /// Cancels a job: items that have not begun do not run, and a worker that runs one is killed. Returns whether the
     /// job was unfinished. Does not wait.
     fn cancel(&self, job: JobId) -> bool;
+
+    /// Cancels what has not begun of a job; what runs ends by itself. Returns whether all of the job was cancelled, so
+    /// that nothing of it runs. Does not wait.
+    fn cancel_pending(&self, job: JobId) -> bool;
+
+    /// As [`cancel_pending`](Self::cancel_pending), for all jobs at once.
+    fn cancel_all_pending(&self);
 
     /// Releases a job: its holder reads no more of it.
     fn abandon(&self, job: JobId, leftover: Leftover);

@@ -1,15 +1,21 @@
-//! The callback thread: runs code of the user, one piece after the other, and nothing else.
+//! The threads that run code of the user, one piece after the other, and nothing else.
 //!
-//! That is callbacks, the wakers of futures, and the logger behind `log`. All of them may call the pool again, which is
-//! safe only on a thread that no other thread relies on. A callback may block, panic, submit to the pool, wait for
-//! another job, or terminate the pool. That delays the callbacks behind it and affects nothing else: no lock of this
-//! crate is held while one runs, a panic is caught and logged, and the thread never waits for itself.
+//! A pool has two. The *callback thread* runs callbacks and the logger behind `log`. The *waker thread* wakes the tasks
+//! that await a future or a stream; it starts with the first waker. All of this code may call the pool again, which is
+//! safe only on a thread that no other thread relies on.
+//!
+//! A callback may block, panic, submit to the pool, wait for another job, or terminate the pool. That delays the
+//! callbacks behind it and affects nothing else: no lock of this crate is held while one runs, a panic is caught and
+//! logged, and the thread never waits for itself. Wakers have a thread of their own because they must not wait behind a
+//! callback that blocks: a waker does not block, by its contract.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::thread::ThreadId;
 use std::time::Instant;
@@ -30,45 +36,83 @@ struct Queue {
     running: bool,
     /// The thread leaves when nothing is due.
     closing: bool,
-    /// The thread has left, is about to leave, or was never started: nothing is pushed to `due` any more.
+    /// The thread has left, is about to leave, or was not started: nothing is pushed to `due`.
     gone: bool,
 }
 
-/// The queue between the threads that see jobs finish and the callback thread.
-pub(super) struct Callbacks {
+/// A thread that runs code of the user, and the queue to it from the threads that see jobs finish.
+pub(super) struct UserThread {
+    name: &'static str,
     queue: Mutex<Queue>,
     changed: Condvar,
     thread_id: OnceLock<ThreadId>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    is_started: AtomicBool,
 }
 
-impl Callbacks {
+impl UserThread {
     /// An empty queue, without its thread.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(name: &'static str) -> Self {
         Self {
+            name,
             queue: Mutex::new(Queue { gone: true, ..Queue::default() }),
             changed: Condvar::new(),
             thread_id: OnceLock::new(),
             thread: Mutex::new(None),
+            is_started: AtomicBool::new(false),
         }
     }
 
-    /// Starts the thread.
+    /// Starts the thread, unless it was started before or the pool is being joined.
+    ///
+    /// # Errors
+    ///
+    /// The system refused a thread. It may be tried again.
     pub(super) fn start(self: &Arc<Self>) -> std::io::Result<()> {
-        self.queue.lock().gone = false;
-        let callbacks = Arc::clone(self);
-        let builder = std::thread::Builder::new().name("procpool-calls".to_owned());
+        // Held for the whole start, so that of several callers one starts it. Not the lock of the queue, for which
+        // threads wait that hold the lock of the engine.
+        let mut thread = self.thread.lock();
+        if self.is_started() || !self.open() {
+            return Ok(());
+        }
+        let user_thread = Arc::clone(self);
+        let builder = std::thread::Builder::new().name(self.name.to_owned());
         let announced = Announced::new();
-        match builder.spawn(move || callbacks.serve(&announced.enter())) {
-            Ok(thread) => {
-                *self.thread.lock() = Some(thread);
+        match builder.spawn(move || user_thread.serve(&announced.enter())) {
+            Ok(started) => {
+                *thread = Some(started);
+                // Release: pairs with the Acquire load in `is_started`.
+                self.is_started.store(true, Ordering::Release);
                 Ok(())
             }
             Err(error) => {
-                self.queue.lock().gone = true;
+                drop(thread);
+                self.take_back().into_iter().for_each(Self::run_apart);
                 Err(error)
             }
         }
+    }
+
+    /// Whether the thread was started. For callers that would start it.
+    pub(super) fn is_started(&self) -> bool {
+        // Acquire: pairs with the Release store in `start`.
+        self.is_started.load(Ordering::Acquire)
+    }
+
+    /// Lets the queue fill, before the thread exists, so that an end of the pool that comes now waits for the thread.
+    /// Returns `false` if that end came first.
+    fn open(&self) -> bool {
+        let mut queue = self.queue.lock();
+        queue.gone = queue.closing;
+        !queue.closing
+    }
+
+    /// The thread does not come: takes back what was queued for it meanwhile.
+    fn take_back(&self) -> VecDeque<Due> {
+        let mut queue = self.queue.lock();
+        queue.gone = true;
+        self.changed.notify_all();
+        std::mem::take(&mut queue.due)
     }
 
     /// Queues these, in order; gives them back if the thread has left. May be called under the lock of the engine: the
@@ -88,20 +132,24 @@ impl Callbacks {
         Vec::new()
     }
 
-    /// Runs `due` soon: on the callback thread, or once that has left on a new thread.
+    /// Runs `due` soon: on the thread, or once that has left apart from it.
     pub(super) fn push(&self, due: Due) {
         self.queue(vec![due]).into_iter().for_each(Self::run_apart);
     }
 
-    /// Runs `due` on a new thread.
+    /// Runs `due` on a new thread; a waker on this one, since it must not be lost for want of a thread, and does not
+    /// block. The caller holds no lock.
     pub(super) fn run_apart(due: Due) {
+        if matches!(due, Due::Wake(_)) {
+            return run(due);
+        }
         let builder = std::thread::Builder::new().name("procpool-calls".to_owned());
         if let Err(error) = builder.spawn(move || run(due)) {
             log::error!("a callback could not run: no thread: {error}");
         }
     }
 
-    /// Whether this is the callback thread.
+    /// Whether the caller is this thread.
     pub(super) fn is_current(&self) -> bool {
         self.thread_id.get() == Some(&std::thread::current().id())
     }
@@ -118,8 +166,8 @@ impl Callbacks {
         leaves
     }
 
-    /// Lets the thread leave once nothing is due, and waits for that, at most until the deadline; on the callback
-    /// thread itself it does not wait. Returns whether the thread has left; on the callback thread, `true`.
+    /// Lets the thread leave once nothing is due, and waits for that, at most until the deadline; on the thread
+    /// itself it does not wait. Returns whether the thread has left; on the thread itself, `true`.
     pub(super) fn finish(&self, deadline: Option<Instant>) -> bool {
         let mut queue = self.queue.lock();
         queue.closing = true;
@@ -138,7 +186,7 @@ impl Callbacks {
         if let Some(thread) = thread
             && thread.join().is_err()
         {
-            log::error!("the callback thread panicked: a bug in procpool");
+            log::error!("the thread {} panicked: a bug in procpool", self.name);
         }
         true
     }

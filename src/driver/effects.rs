@@ -3,11 +3,12 @@
 
 use parking_lot::MutexGuard;
 
-use crate::driver::callbacks::Callbacks;
+use crate::driver::callbacks::UserThread;
 use crate::driver::shared::Driven;
 use crate::driver::shared::Seat;
 use crate::driver::shared::Shared;
 use crate::engine::Ringers;
+use crate::engine::effects::Due;
 
 impl Shared {
     /// Wakes the driver if it would sleep past something that has changed, and the background thread if it is needed.
@@ -49,12 +50,14 @@ impl Shared {
             }
             // Queued under the lock under which they became due. Between two threads that took them out of the engine and
             // queued them later, a callback could overtake one that became due before it.
-            let calls = self.callbacks.queue(std::mem::take(&mut driven.engine.effects.calls));
+            let mut unqueued = self.callbacks.queue(std::mem::take(&mut driven.engine.effects.calls));
+            let wakers = std::mem::take(&mut driven.engine.effects.wakers);
+            unqueued.extend(self.wakers.queue(wakers.into_iter().map(Due::Wake).collect()));
             let unwanted = std::mem::take(&mut driven.engine.effects.unwanted);
             let spent = std::mem::take(&mut driven.engine.effects.spent);
             let unused = std::mem::take(&mut driven.engine.effects.unused);
             MutexGuard::unlocked(&mut driven, || {
-                calls.into_iter().for_each(Callbacks::run_apart);
+                unqueued.into_iter().for_each(UserThread::run_apart);
                 // Waits for the end of these processes.
                 drop(unwanted);
                 // Returns memory to the kernel, which takes time.

@@ -4,6 +4,7 @@ use std::thread::current;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::driver::seat::WaitsFor;
 use crate::driver::shared::Shared;
 use crate::engine::GRACE;
 use crate::error::PoolError;
@@ -26,7 +27,7 @@ impl Shared {
     /// See [`Backend::join`](crate::driver::Backend::join).
     pub(super) fn join_by(&self, deadline: Option<Instant>) -> Result<bool, PoolError> {
         let refusal = self.with(|engine| engine.refusal())?;
-        if self.callbacks.is_current() {
+        if self.callbacks.is_current() || self.wakers.is_current() {
             return Err(PoolError::WouldDeadlock);
         }
         if refusal.is_none() {
@@ -46,8 +47,11 @@ impl Shared {
             };
         }
         self.dismiss_starter();
-        if !self.callbacks.close() && !self.callbacks.finish(deadline) {
-            return Ok(false);
+        // Callbacks first: they may attach wakers.
+        for thread in [&self.callbacks, &self.wakers] {
+            if !thread.close() && !thread.finish(deadline) {
+                return Ok(false);
+            }
         }
         self.release(None);
         match self.with(|engine| engine.refusal())? {
@@ -79,7 +83,7 @@ impl Shared {
     /// Waits until the pool is at rest, or was terminated or broke meanwhile: a closed pool may take its time, one that
     /// has ended may not. Returns whether it has come to either.
     fn wait_until_at_rest_or_ended(&self, deadline: Option<Instant>) -> bool {
-        let over = self.wait_for(None, deadline, |engine| {
+        let over = self.wait_for(WaitsFor::Workers, deadline, |engine| {
             let ended = engine.refusal().is_some_and(|refusal| !matches!(refusal, PoolError::Closed));
             (ended || engine.is_at_rest()).then_some(())
         });
@@ -89,7 +93,7 @@ impl Shared {
 
     /// Waits until the workers are gone. Returns whether they are.
     fn wait_for_workers(&self, deadline: Option<Instant>) -> bool {
-        let gone = self.wait_for(None, deadline, |engine| engine.is_over().then_some(()));
+        let gone = self.wait_for(WaitsFor::Workers, deadline, |engine| engine.is_over().then_some(()));
         gone.is_ok_and(|gone| gone.is_some())
     }
 
@@ -101,11 +105,12 @@ impl Shared {
         }
     }
 
-    /// Ends the two threads, and releases every descriptor. The workers are gone already. Callbacks that are due run
+    /// Ends the threads, and releases every descriptor. The workers are gone already. Callbacks that are due run
     /// first; with a deadline, no longer than that.
     fn release(&self, deadline: Option<Instant>) {
-        // Unless callbacks are due, both threads leave at the same time.
+        // Unless callbacks are due, all threads leave at the same time.
         let callbacks_gone = self.callbacks.close() || self.callbacks.finish(deadline);
+        let wakers_gone = self.wakers.close() || self.wakers.finish(deadline);
         let mut driven = self.driven.lock();
         // These three under one lock: a thread that sees no watch any more may rely on `leaving`, and the background
         // thread checks `leaving` under the lock before each sleep.
@@ -139,6 +144,9 @@ impl Shared {
         }
         if !callbacks_gone || !self.callbacks.finish(deadline) {
             log::warn!("a callback is still running; its thread is left behind");
+        }
+        if !wakers_gone || !self.wakers.finish(deadline) {
+            log::warn!("the waker of a task is still running; its thread is left behind");
         }
         self.cache.close();
         drop(self.starter.lock().take());

@@ -44,4 +44,7 @@ pub(crate) use backend::Opening;
 pub(crate) use start::start;
 
 pub(crate) use crate::engine::GRACE;
+pub(crate) use crate::work::group::Completion;
+pub(crate) use crate::work::group::DrivenBy;
+pub(crate) use crate::work::group::Group;
 pub(crate) use crate::work::jobs::Leftover;

@@ -18,11 +18,33 @@ use crate::engine::watch::Watch;
 use crate::error::PoolError;
 use crate::sys::condvar;
 use crate::sys::spin;
+use crate::sys::waiters::Waiters;
 use crate::transport::link::AnswerProbe;
 use crate::work::batch::JobId;
+use crate::work::group::Group;
 
 /// How long answers from rings may keep a driver from polling the epoll set.
 const TURN_EVERY: Duration = Duration::from_millis(1);
+
+/// What a thread waits for.
+#[derive(Clone, Copy)]
+pub(super) enum WaitsFor<'a> {
+    Job(JobId),
+    /// The end of workers.
+    Workers,
+    Group(&'a Group),
+}
+
+impl WaitsFor<'_> {
+    /// Changes the list of threads that are woken when it makes progress.
+    fn watchers(self, engine: &mut Engine, change: impl FnOnce(&mut Waiters)) {
+        match self {
+            WaitsFor::Job(job) => change(engine.watchers(Some(job))),
+            WaitsFor::Workers => change(engine.watchers(None)),
+            WaitsFor::Group(group) => change(&mut group.followers()),
+        }
+    }
+}
 
 impl Driven {
     /// Marks the driver as asleep and asks the workers to ring. Returns whether any will, and until when the driver may
@@ -48,14 +70,14 @@ impl Shared {
     /// Waits until `check` returns something, driving meanwhile; `None` once the deadline has passed or the pool is
     /// joined.
     ///
-    /// `job` is the job whose progress can change what `check` returns; without one, any turn can.
+    /// `waits_for` is what can change what `check` returns.
     ///
     /// # Errors
     ///
     /// This is a forked copy of the pool.
     pub(super) fn wait_for<R>(
         &self,
-        job: Option<JobId>,
+        waits_for: WaitsFor<'_>,
         deadline: Option<Instant>,
         mut check: impl FnMut(&mut Engine) -> Option<R>,
     ) -> Result<Option<R>, PoolError> {
@@ -71,7 +93,7 @@ impl Shared {
                 break None;
             }
             if driven.seat == Seat::Foreground {
-                driven = self.follow(driven, job, deadline);
+                driven = self.follow(driven, waits_for, deadline);
                 continue;
             }
             let (after, result) = self.drive(driven, deadline, &mut check);
@@ -194,21 +216,21 @@ impl Shared {
         }
     }
 
-    /// Sleeps until the job makes progress, the seat becomes empty, or the deadline has passed. May wake for no reason.
+    /// Sleeps until what it waits for makes progress, the seat becomes empty, or the deadline has passed. May wake for no reason.
     fn follow<'a>(
         &'a self,
         mut driven: MutexGuard<'a, Driven>,
-        job: Option<JobId>,
+        waits_for: WaitsFor<'_>,
         deadline: Option<Instant>,
     ) -> MutexGuard<'a, Driven> {
         // On both lists before the lock is released by the sleep, which closes the gap between the caller's check and
         // the sleep.
         let condvar = Arc::new(Condvar::new());
         driven.followers.join(Arc::clone(&condvar));
-        driven.engine.watchers(job).join(Arc::clone(&condvar));
+        waits_for.watchers(&mut driven.engine, |watchers| watchers.join(Arc::clone(&condvar)));
         condvar::sleep(&condvar, &mut driven, deadline);
         driven.followers.leave(&condvar);
-        driven.engine.watchers(job).leave(&condvar);
+        waits_for.watchers(&mut driven.engine, |watchers| watchers.leave(&condvar));
         driven
     }
 }

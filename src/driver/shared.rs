@@ -9,7 +9,7 @@ use parking_lot::Condvar;
 use parking_lot::Mutex;
 use start_methods::Starter;
 
-use crate::driver::callbacks::Callbacks;
+use crate::driver::callbacks::UserThread;
 use crate::engine::Engine;
 use crate::engine::config::Config;
 use crate::engine::watch::Watch;
@@ -62,7 +62,9 @@ pub(super) struct Shared {
     pub(super) config: Config,
     /// Memory of large values that was used before, for the next ones.
     pub(super) cache: Arc<BlobCache>,
-    pub(super) callbacks: Arc<Callbacks>,
+    pub(super) callbacks: Arc<UserThread>,
+    /// Started with the first waker.
+    pub(super) wakers: Arc<UserThread>,
     /// `None` once the pool is joined.
     pub(super) starter: Mutex<Option<Arc<Starter>>>,
     /// The process that made the pool.
@@ -83,7 +85,8 @@ impl Shared {
         Ok(Self {
             config,
             cache,
-            callbacks: Arc::new(Callbacks::new()),
+            callbacks: Arc::new(UserThread::new("procpool-calls")),
+            wakers: Arc::new(UserThread::new("procpool-wakes")),
             starter: Mutex::new(Some(starter)),
             owner: OwnerProcess::here(),
             driven: Mutex::new(Driven {

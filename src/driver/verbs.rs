@@ -12,14 +12,18 @@ use crate::driver::backend::Exchange;
 use crate::driver::backend::IfClosed;
 use crate::driver::backend::More;
 use crate::driver::backend::Opening;
-use crate::driver::callbacks::Callbacks;
+use crate::driver::callbacks::UserThread;
+use crate::driver::seat::WaitsFor;
 use crate::driver::shared::Shared;
 use crate::engine::Engine;
 use crate::engine::effects::Due;
 use crate::error::PoolError;
+use crate::sys::failpoint::fault;
 use crate::values::output::Output;
 use crate::work::batch::JobId;
 use crate::work::batch::Work;
+use crate::work::group::DrivenBy;
+use crate::work::group::Group;
 use crate::work::jobs::Callback;
 use crate::work::jobs::Job;
 use crate::work::jobs::Leftover;
@@ -32,6 +36,29 @@ fn submit_run(engine: &mut Engine, job: JobId, work: Vec<Work>, more: More) -> R
         engine.seal(job);
     }
     submitted
+}
+
+/// How many jobs join or leave a group under one lock acquisition.
+const GROUP_PORTION: usize = 256;
+
+impl Shared {
+    /// Starts the thread that wakes tasks, unless it was started before. Without it, wakers run on the thread that has
+    /// the news, so a refusal of the system is not an error.
+    fn start_waker_thread(&self) -> Result<(), PoolError> {
+        // Before any lock.
+        self.check_owner()?;
+        if !self.wakers.is_started()
+            && let Err(error) = start_unless_failed(&self.wakers)
+        {
+            log::warn!("the thread that wakes tasks could not be started, and will be tried again: {error}");
+        }
+        Ok(())
+    }
+}
+
+fn start_unless_failed(thread: &Arc<UserThread>) -> std::io::Result<()> {
+    fault!("waker_thread");
+    thread.start()
 }
 
 impl Backend for Shared {
@@ -66,17 +93,46 @@ impl Backend for Shared {
     }
 
     fn take(&self, job: JobId, deadline: Option<Instant>) -> Result<Option<Log>, PoolError> {
-        self.wait_for(Some(job), deadline, |engine| engine.take_arrived(job))
+        self.wait_for(WaitsFor::Job(job), deadline, |engine| engine.take_arrived(job))
     }
 
     fn wait(&self, job: JobId, deadline: Option<Instant>) -> Result<Option<Arc<Log>>, PoolError> {
-        self.wait_for(Some(job), deadline, |engine| engine.finished(job))
+        self.wait_for(WaitsFor::Job(job), deadline, |engine| engine.finished(job))
     }
 
     fn poll(&self, job: JobId, waker: Waker) -> Result<Option<Arc<Log>>, PoolError> {
+        self.start_waker_thread()?;
         // The waker that is not needed is dropped here, outside the lock: its drop is the user's code.
         let (log, _unused) = self.with(|engine| engine.set_waker(job, waker))?;
         Ok(log)
+    }
+
+    fn poll_take(&self, job: JobId, waker: Waker) -> Result<Option<Log>, PoolError> {
+        self.start_waker_thread()?;
+        // See `poll`.
+        let (log, _unused) = self.with(|engine| engine.take_or_wake(job, waker))?;
+        Ok(log)
+    }
+
+    fn join_group(&self, jobs: &[(JobId, usize)], group: &Arc<Group>, driven_by: DrivenBy) -> Result<(), PoolError> {
+        // In portions, so that other threads get the lock in between.
+        jobs.chunks(GROUP_PORTION).try_for_each(|jobs| self.with(|engine| engine.join_group(jobs, group, driven_by)))
+    }
+
+    fn leave_group(&self, jobs: &[JobId], group: &Arc<Group>) {
+        // A forked copy waits for nothing.
+        let left = jobs.chunks(GROUP_PORTION).try_for_each(|jobs| self.with(|engine| engine.leave_group(jobs, group)));
+        drop(left);
+    }
+
+    fn wait_group(&self, group: &Group, deadline: Option<Instant>) -> Result<(), PoolError> {
+        self.wait_for(WaitsFor::Group(group), deadline, |_| group.has_news().then_some(()))?;
+        Ok(())
+    }
+
+    fn is_running(&self, job: JobId) -> bool {
+        // In a forked copy nothing runs.
+        self.with(|engine| engine.is_running(job)).unwrap_or(false)
     }
 
     fn on_finished(&self, job: JobId, callback: Callback) {
@@ -96,13 +152,23 @@ impl Backend for Shared {
         match self.is_ours() {
             true => self.callbacks.push(due),
             // In a forked copy the queue's lock may be held for ever, and its thread does not exist.
-            false => Callbacks::run_apart(due),
+            false => UserThread::run_apart(due),
         }
     }
 
     fn cancel(&self, job: JobId) -> bool {
         // A forked copy has nothing to cancel.
         self.with(|engine| engine.revoke(job)).unwrap_or(false)
+    }
+
+    fn cancel_pending(&self, job: JobId) -> bool {
+        // See `cancel`.
+        self.with(|engine| engine.cancel_pending(job)).unwrap_or(false)
+    }
+
+    fn cancel_all_pending(&self) {
+        // See `cancel`.
+        drop(self.with(|engine| engine.cancel_all_pending()));
     }
 
     fn abandon(&self, job: JobId, leftover: Leftover) {

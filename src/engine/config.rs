@@ -28,17 +28,38 @@ use crate::work::function::Definition;
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The initializer of every worker, encoded.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct InitializerCall {
     pub(crate) definition: Definition,
     pub(crate) args: InitializerArgs,
 }
 
+impl InitializerCall {
+    /// Whether it does the same in a worker.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.definition == other.definition && self.args.is_like(&other.args)
+    }
+}
+
 /// The arguments of the initializer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum InitializerArgs {
     Inline(Vec<u8>),
     Blob(Blob),
+}
+
+impl InitializerArgs {
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Inline(ours), Self::Inline(theirs)) => ours == theirs,
+            // What cannot be read is like nothing.
+            (Self::Blob(ours), Self::Blob(theirs)) => match (ours.read(), theirs.read()) {
+                (Ok(ours), Ok(theirs)) => *ours == *theirs,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
 }
 
 /// A pool's settings.

@@ -15,7 +15,7 @@ use crate::work::jobs::Log;
 pub(crate) enum Due {
     /// A callback, whose job has finished.
     Call(Callback, Arc<Log>),
-    /// A future's waker, whose job has finished.
+    /// The waker of a task that awaits a job.
     Wake(Waker),
     /// A line for the user's logger.
     Log(Level, String),
@@ -26,8 +26,10 @@ pub(crate) enum Due {
 pub(crate) struct Effects {
     /// Worker processes to be started, by the background thread.
     pub(crate) starts: usize,
-    /// For the callback thread: users' callbacks and wakers, and lines for the user's logger.
+    /// For the callback thread: users' callbacks, and lines for the user's logger.
     pub(crate) calls: Vec<Due>,
+    /// For the waker thread: the wakers of tasks for which there is news.
+    pub(crate) wakers: Vec<Waker>,
     /// Processes that are not needed: dropping one waits for its end.
     pub(crate) unwanted: Vec<Child>,
     /// The template of a fork pool has died. Only a thread of the user's that waits for the pool may replace it: beside that
@@ -55,6 +57,6 @@ impl Effects {
     /// Whether there is nothing for just any thread to do.
     pub(crate) fn is_settled(&self) -> bool {
         let is_dropped = self.unwanted.is_empty() && self.spent.is_empty() && self.unused.is_empty();
-        self.calls.is_empty() && is_dropped && !self.link_refused
+        self.calls.is_empty() && self.wakers.is_empty() && is_dropped && !self.link_refused
     }
 }

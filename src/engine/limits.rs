@@ -1,4 +1,4 @@
-//! Items that are stopped while they run: their time is up, or their call was cancelled.
+//! Items that are stopped: their time is up, or their call was cancelled.
 //!
 //! A process cannot be asked to stop what it is doing, so its worker is killed. That must cost no other item, and an
 //! answer that was given must count. So the worker is dismissed first, which takes back everything that it has not begun
@@ -50,6 +50,42 @@ impl Engine {
             self.carry_out();
         }
         true
+    }
+
+    /// The caller wants nothing of the job that has not begun; what runs ends by itself. Returns whether nothing of it
+    /// has begun, so that nothing of it ever runs.
+    ///
+    /// Exact, because a worker and the parent agree in one step on what has begun: what is recalled here was not begun
+    /// and will not be, and what is not recalled counts as begun.
+    pub(crate) fn cancel_pending(&mut self, id: JobId) -> bool {
+        let Some(job) = self.jobs.get_mut(id) else { return false };
+        if job.is_finished() {
+            return false;
+        }
+        job.cancelled = Some(Cancelled::ByCaller);
+        self.schedule.cancel(id, Instant::now());
+        self.carry_out();
+        for worker in self.schedule.holders(id) {
+            self.recall(worker);
+            self.carry_out();
+        }
+        self.jobs.get(id).is_some_and(Job::is_cancelled_whole)
+    }
+
+    /// As [`cancel_pending`](Self::cancel_pending), for all jobs.
+    pub(crate) fn cancel_all_pending(&mut self) {
+        let now = Instant::now();
+        for id in self.jobs.unfinished_ids() {
+            if let Some(job) = self.jobs.get_mut(id) {
+                job.cancelled = Some(Cancelled::ByCaller);
+                self.schedule.cancel(id, now);
+            }
+        }
+        self.carry_out();
+        for worker in self.schedule.loaded() {
+            self.recall(worker);
+            self.carry_out();
+        }
     }
 
     /// Acts on every timer that is due.

@@ -11,6 +11,10 @@ use crate::error::TaskError;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
+use crate::work::group::Completion;
+use crate::work::group::DrivenBy;
+use crate::work::group::Group;
+use crate::work::group::Membership;
 use crate::work::jobs::Callback;
 use crate::work::jobs::Job;
 use crate::work::jobs::Leftover;
@@ -97,19 +101,24 @@ impl Engine {
         self.notify_if_at_rest();
     }
 
-    /// The job's results are not wanted any more. What is left of the job, if anything, may be large, and is to be dropped
-    /// outside the lock.
-    pub(crate) fn abandon(&mut self, id: JobId, leftover: Leftover) -> Option<Job> {
-        let job = self.jobs.get_mut(id)?;
+    /// The job's results are not wanted any more. What is left of the job, if anything, may be large, and the drop of its
+    /// waker is the user's code: both are to be dropped outside the lock.
+    pub(crate) fn abandon(&mut self, id: JobId, leftover: Leftover) -> (Option<Job>, Option<Waker>) {
+        let Some(job) = self.jobs.get_mut(id) else { return (None, None) };
         job.abandoned = true;
         if job.is_finished() {
-            return self.jobs.remove(id);
+            return (self.jobs.remove(id), None);
         }
+        // The task that it would wake has dropped its future.
+        let waker = match job.audience {
+            Some(_) => self.jobs.change_audience(id, |audience| audience.waker.take()),
+            None => None,
+        };
         self.seal(id);
         if leftover == Leftover::Skip {
             self.cancel(id);
         }
-        None
+        (None, waker)
     }
 
     /// Takes what has arrived for a job; `None` if there is nothing.
@@ -124,31 +133,51 @@ impl Engine {
 
     /// Attaches a callback to a job that is unfinished; hands it back, with the log, if the job is finished.
     pub(crate) fn attach(&mut self, id: JobId, callback: Callback) -> Option<(Callback, Arc<Log>)> {
-        let job = self.job(id);
-        if let Some(log) = &job.finished {
+        if let Some(log) = &self.job(id).finished {
             return Some((callback, Arc::clone(log)));
         }
-        let was_attended = job.is_attended();
-        job.audience().callbacks.push(callback);
-        if !was_attended {
-            self.jobs.attend();
-        }
+        self.jobs.change_audience(id, |audience| audience.callbacks.push(callback));
         None
     }
 
     /// Replaces the waker of a job that is unfinished. Returns the log of a finished one, and the waker that is not needed
     /// (the old one, or this one): its drop is the user's code, so the caller drops it outside the lock.
     pub(crate) fn set_waker(&mut self, id: JobId, waker: Waker) -> (Option<Arc<Log>>, Option<Waker>) {
-        let job = self.job(id);
-        if let Some(log) = &job.finished {
-            return (Some(Arc::clone(log)), Some(waker));
+        self.jobs.finished_or_wake(id, waker)
+    }
+
+    /// Takes what has arrived for a job; if that is nothing, replaces its waker, which is woken when something has.
+    /// Returns the waker that is not needed, as [`set_waker`](Self::set_waker) does.
+    pub(crate) fn take_or_wake(&mut self, id: JobId, waker: Waker) -> (Option<Log>, Option<Waker>) {
+        self.jobs.take_or_wake(id, waker)
+    }
+
+    /// Adds jobs to a group, which notes those that are finished at once, and the others when they are.
+    pub(crate) fn join_group(&mut self, jobs: &[(JobId, usize)], group: &Arc<Group>, driven_by: DrivenBy) {
+        for &(id, index) in jobs {
+            if let Some(log) = &self.job(id).finished {
+                group.push(Completion { index, has_failed: log.has_failed() });
+                continue;
+            }
+            let membership = Membership { group: Arc::clone(group), index, driven_by };
+            self.jobs.change_audience(id, |audience| audience.memberships.push(membership));
         }
-        let was_attended = job.is_attended();
-        let old = job.audience().waker.replace(waker);
-        if !was_attended {
-            self.jobs.attend();
+    }
+
+    /// Takes jobs out of a group. Those that are finished have left it already.
+    pub(crate) fn leave_group(&mut self, jobs: &[JobId], group: &Arc<Group>) {
+        for &id in jobs {
+            if !self.job(id).is_finished() {
+                let is_other = |membership: &Membership| !Arc::ptr_eq(&membership.group, group);
+                self.jobs.change_audience(id, |audience| audience.memberships.retain(is_other));
+            }
         }
-        (None, old)
+    }
+
+    /// Whether an item of the job is the first that a worker holds, so that it is running, as far as is known.
+    pub(crate) fn is_running(&self, id: JobId) -> bool {
+        let is_of_job = |worker| self.schedule.running(worker).is_some_and(|item| item.job == id);
+        self.schedule.holders(id).into_iter().any(is_of_job)
     }
 
     /// How many items of the job may be submitted and not settled at once, if its input is drawn as it goes.

@@ -76,4 +76,9 @@ impl Schedule {
     pub(crate) fn holders(&self, job: JobId) -> Vec<WorkerId> {
         self.roster.holders(job)
     }
+
+    /// The workers that hold items of any job.
+    pub(crate) fn loaded(&self) -> Vec<WorkerId> {
+        self.roster.loaded()
+    }
 }

@@ -88,6 +88,11 @@ impl Roster {
         self.entries.iter().filter(|(_, entry)| entry.load().holds(job)).map(|(&id, _)| id).collect()
     }
 
+    /// The workers that hold items.
+    pub(super) fn loaded(&self) -> Vec<WorkerId> {
+        self.entries.iter().filter(|(_, entry)| !entry.load().is_empty()).map(|(&id, _)| id).collect()
+    }
+
     /// Whether the worker is to hold the frame: if not, it was taken back before it was sent.
     pub(super) fn is_to_hold(&self, worker: WorkerId, number: FrameNumber) -> bool {
         self.get(worker).is_some_and(|entry| entry.load().is_in_flight(number))

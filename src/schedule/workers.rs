@@ -9,6 +9,7 @@ use crate::schedule::load::FinishedFrame;
 use crate::schedule::load::ItemId;
 use crate::schedule::load::MayHaveBegun;
 use crate::schedule::queue::DEATHS_MAX;
+use crate::schedule::queue::JobQueue;
 use crate::schedule::restarts::Ending;
 use crate::schedule::roster::RosterEntry;
 use crate::schedule::roster::Stage;
@@ -147,9 +148,12 @@ impl Schedule {
         if self.lifecycle == Lifecycle::Ended {
             return Vec::new();
         }
+        // Taken back because its call was cancelled, and not because the worker is slow to begin it.
+        let is_cancelled = |item: ItemId| self.backlog.queue(item.job).is_some_and(JobQueue::is_cancelled);
+        let is_unwanted = self.running(worker).is_some_and(is_cancelled);
         let returned = self.roster.change(worker, |entry| {
             let first = entry.load.running();
-            let is_lone = entry.stage == Stage::Ready && entry.load.items() == 1;
+            let is_lone = entry.stage == Stage::Ready && entry.load.items() == 1 && !is_unwanted;
             let returned = entry.load.take_unbegun(unbegun);
             let is_lone = is_lone && entry.load.is_empty();
             entry.is_unresponsive |= is_lone;

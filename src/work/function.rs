@@ -44,7 +44,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"procglu1");
 pub(crate) struct FunctionId(pub(crate) u32);
 
 /// A function as it is sent to a worker.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Definition {
     glue: ImageRef,
     function: ImageRef,

@@ -16,6 +16,8 @@ use crate::values::blob::Blob;
 use crate::work::batch::JobId;
 use crate::work::batch::item_head;
 use crate::work::function::FunctionId;
+use crate::work::group::DrivenBy;
+use crate::work::group::Membership;
 
 /// The result of one item, if it is not a small value.
 #[derive(Debug)]
@@ -59,12 +61,30 @@ pub(crate) struct Log {
     bytes: Vec<u8>,
     /// The error of all items without an entry, once the pool has ended.
     pub(crate) rest: Option<Box<TaskError>>,
+    /// An entry is an error, other than for a cancellation.
+    has_failure: bool,
 }
 
 impl Log {
     /// The log of a call that was refused.
     pub(crate) fn refused(error: TaskError) -> Self {
         Self { rest: Some(Box::new(error)), ..Self::default() }
+    }
+
+    /// Whether an item has an error, other than for a cancellation. Values are not decoded for this.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failure || self.rest.as_deref().is_some_and(is_failure)
+    }
+
+    /// Whether every item was cancelled.
+    fn is_cancelled_whole(&self) -> bool {
+        let is_cancelled = |entry: &LogEntry| matches!(entry, LogEntry::One { settled: Settled::Error(error), .. } if matches!(**error, TaskError::Cancelled));
+        self.rest.is_none() && !self.entries.is_empty() && self.entries.iter().all(is_cancelled)
+    }
+
+    /// Whether any item was cancelled.
+    pub(crate) fn has_cancelled(&self) -> bool {
+        self.outcomes().any(|(_, outcome)| matches!(outcome, SettledRef::Error(TaskError::Cancelled)))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -103,6 +123,11 @@ impl Log {
             _ => self.entries.push(LogEntry::Values { first, items, start }),
         }
     }
+}
+
+/// Whether an error is more than a cancellation.
+fn is_failure(error: &TaskError) -> bool {
+    !matches!(error, TaskError::Cancelled | TaskError::Skipped)
 }
 
 /// What becomes of the items of an abandoned job that have no outcome yet.
@@ -163,20 +188,46 @@ pub(crate) struct Job {
     pub(crate) audience: Option<Box<Audience>>,
 }
 
+/// When the waker of a job is woken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Wakes {
+    /// When the job is finished.
+    #[default]
+    AtEnd,
+    /// When anything has arrived for it.
+    AtProgress,
+}
+
 /// What waits for a job.
 #[derive(Default)]
 pub(crate) struct Audience {
     pub(crate) callbacks: Vec<Callback>,
-    /// The waker of the last poll. A handle is one future, so one is enough.
+    /// The waker of the last poll. A handle is one future, and an iterator one stream, so one is enough.
     pub(crate) waker: Option<Waker>,
+    pub(crate) wakes: Wakes,
+    /// The groups that note when it finishes.
+    pub(crate) memberships: Vec<Membership>,
     /// Threads that wait without driving the engine.
     pub(crate) watchers: Waiters,
+}
+
+impl Audience {
+    /// Whether something must be called at the end, even if no thread waits.
+    fn needs_driver(&self) -> bool {
+        let is_grouped = self.memberships.iter().any(|member| member.driven_by == DrivenBy::Background);
+        !self.callbacks.is_empty() || self.waker.is_some() || is_grouped
+    }
 }
 
 impl Job {
     /// Whether it has been finished.
     pub(crate) fn is_finished(&self) -> bool {
         self.finished.is_some()
+    }
+
+    /// Whether it is finished and every item of it was cancelled.
+    pub(crate) fn is_cancelled_whole(&self) -> bool {
+        self.finished.as_ref().is_some_and(|log| log.is_cancelled_whole())
     }
 
     /// Takes what has arrived since the last call; `None` if that is nothing. For a job without callbacks.
@@ -198,14 +249,19 @@ impl Job {
         self.log.rest.is_some() || (self.sealed && self.settled == self.submitted)
     }
 
-    /// Whether a callback or a waker must be called when it finishes, even if no thread waits.
+    /// Whether a callback, a waker or a group must learn what becomes of it, even if no thread waits.
     pub(crate) fn is_attended(&self) -> bool {
-        self.audience.as_ref().is_some_and(|audience| !audience.callbacks.is_empty() || audience.waker.is_some())
+        self.audience.as_ref().is_some_and(|audience| audience.needs_driver())
     }
 
     /// What waits for the job, to be added to.
     pub(crate) fn audience(&mut self) -> &mut Audience {
         self.audience.get_or_insert_default()
+    }
+
+    /// Whether something has arrived that was not taken.
+    pub(crate) fn has_arrived(&self) -> bool {
+        !self.log.is_empty()
     }
 
     /// What waits for the job, if anything does.
@@ -237,6 +293,7 @@ impl Job {
     /// Adds the result of one item.
     pub(crate) fn settle(&mut self, index: u64, settled: Settled) {
         if !self.is_forgotten() {
+            self.log.has_failure |= matches!(&settled, Settled::Error(error) if is_failure(error));
             self.log.entries.push(LogEntry::One { index, settled });
         }
         self.count(1);

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod function;
+pub(crate) mod group;
 pub(crate) mod jobs;
 pub(crate) mod progress;
 pub(crate) mod task;

@@ -60,6 +60,10 @@ pub(crate) enum Event {
         processes: usize,
     },
     Close,
+    /// What no worker has begun of a job is taken back and not run.
+    CancelPending {
+        job: usize,
+    },
 }
 
 /// How a link refuses a frame.
@@ -84,6 +88,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         4 => (pick.clone(), 1..9u32).prop_map(|(job, items)| Event::Submit { job, items }),
         1 => pick.clone().prop_map(|job| Event::Seal { job }),
         1 => pick.clone().prop_map(|job| Event::Cancel { job }),
+        1 => pick.clone().prop_map(|job| Event::CancelPending { job }),
         4 => proptest::bool::weighted(0.9).prop_map(|works| Event::Start { works }),
         4 => pick.clone().prop_map(|worker| Event::Ready { worker }),
         9 => pick.clone().prop_map(|worker| Event::Read { worker }),

@@ -25,6 +25,19 @@ pub(super) struct ModelJob {
     pub(super) removed: bool,
 }
 
+impl ModelJob {
+    /// An item is settled without having run.
+    pub(super) fn check_dropped(&self, index: u64) {
+        let has_begun = self.items[usize::try_from(index).unwrap()].started > 0;
+        assert!(self.retries > 0 || !has_begun, "no item that has begun is dropped");
+    }
+
+    /// Whether an item has neither begun nor an outcome.
+    pub(super) fn waits(&self) -> bool {
+        self.items.iter().any(|item| item.started == 0 && item.outcomes == 0)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct ModelWorker {
     pub(super) ready: bool,

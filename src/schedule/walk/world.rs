@@ -94,11 +94,9 @@ impl World {
                     self.seal(job);
                 }
             }
-            Event::Cancel { job } => {
-                if let Some(job) = self.nth_job(job, |job| !job.removed) {
-                    self.jobs.get_mut(&job).unwrap().cancelled = true;
-                    self.schedule.cancel(job, self.now);
-                }
+            Event::Cancel { job } => drop(self.cancel(job)),
+            Event::CancelPending { job } => {
+                self.cancel(job).into_iter().for_each(|job| self.take_back_pending(job));
             }
             Event::Start { works } => self.start(works),
             Event::Ready { worker } => {
@@ -314,7 +312,10 @@ impl World {
             }
         }
         for span in self.schedule.take_dropped() {
-            span.indices().for_each(|index| self.settle(span.batch.job, index));
+            for index in span.indices() {
+                self.jobs[&span.batch.job].check_dropped(index);
+                self.settle(span.batch.job, index);
+            }
         }
     }
 
@@ -350,6 +351,27 @@ impl World {
         let dismissed = self.workers[&id].dismissed;
         let is_leaving = dismissed || !self.schedule.is_staying(id);
         assert!(is_leaving || self.busy() < self.processes, "work comes back only if another may take it up");
+        self.take_back(id);
+    }
+
+    fn cancel(&mut self, job: usize) -> Option<JobId> {
+        let job = self.nth_job(job, |job| !job.removed)?;
+        self.jobs.get_mut(&job).unwrap().cancelled = true;
+        self.schedule.cancel(job, self.now);
+        Some(job)
+    }
+
+    /// Takes back what has not begun of a cancelled job, as the engine does.
+    fn take_back_pending(&mut self, job: JobId) {
+        self.carry_out();
+        for worker in self.schedule.holders(job) {
+            self.take_back(worker);
+            self.carry_out();
+        }
+        assert!(self.grain == Grain::Frame || !self.jobs[&job].waits(), "what has not begun is settled");
+    }
+
+    fn take_back(&mut self, id: WorkerId) {
         let worker = self.workers.get_mut(&id).unwrap();
         if self.grain == Grain::Item {
             let items = worker.unread.drain(..).map(|(_, span)| u64::from(span.len())).sum();

@@ -315,6 +315,26 @@ impl<'a> Boot<'a> {
         self
     }
 
+    /// Whether `other` gives a child the same environment, directory and limits.
+    ///
+    /// Entries, names, payloads and descriptors are not compared.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::{Birth, Boot};
+    ///
+    /// # fn worker(_: Birth) -> u8 { 0 }
+    /// # fn logger(_: Birth) -> u8 { 0 }
+    /// let boot = Boot::new(worker).env("LANG", "C");
+    /// assert!(boot.has_settings_of(&Boot::new(logger).env("LANG", "C")));
+    /// assert!(!boot.has_settings_of(&Boot::new(worker)));
+    /// ```
+    #[must_use]
+    pub fn has_settings_of(&self, other: &Boot<'_>) -> bool {
+        self.settings == other.settings
+    }
+
     /// Sets a variable of the child's environment.
     ///
     /// With spawn, the program is executed with the variable, so that the dynamic linker and other code that runs

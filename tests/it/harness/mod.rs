@@ -5,6 +5,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod misdeeds;
+pub(crate) mod polling;
 pub(crate) mod processes;
 pub(crate) mod stage;
 pub(crate) mod sys;
