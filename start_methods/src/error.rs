@@ -262,7 +262,49 @@ const TOKIO_ADVICE: &str = "\
 
 or write init_before_main!() beside main()";
 
+/// What to write where a runtime of tokio is in the way of a fork.
+const TOKIO_ADVICE_FOR_FORK: &str = "\
+A runtime of tokio has threads, so fork before it is built:
+
+    fn main() {
+        init();
+        // Start processes, or make the pool, here.
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(run()); // What was in main() is now in `async fn run()`.
+    }
+
+or use spawn or forkserver";
+
+/// Warns of a runtime that is around `init`, which does not keep a program from being spawned.
+#[derive(Debug)]
+pub(crate) struct SpawnedInRuntime;
+
+impl SpawnedInRuntime {
+    /// Whether threads of these names come from such a runtime.
+    pub(crate) fn check(names: &[String]) -> Option<Self> {
+        is_of_tokio(names).then_some(Self)
+    }
+}
+
+impl fmt::Display for SpawnedInRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "init() was called inside a runtime of tokio, so spawned processes run inside one too, and what blocks on a \
+             future there panics. {TOKIO_ADVICE}"
+        )
+    }
+}
+
 fn write_foreign_threads(f: &mut fmt::Formatter<'_>, threads: Threads<'_>) -> fmt::Result {
+    if is_of_tokio(threads.1) {
+        return write!(
+            f,
+            "fork was refused: {threads} of this process may hold locks that would stay locked in the child for ever. \
+             {TOKIO_ADVICE_FOR_FORK}; or, if they hold no lock that the child needs, promise that with \
+             fork_despite_threads()"
+        );
+    }
     write!(
         f,
         "fork was refused: {threads} of this process may hold locks that would stay locked in the child for ever; \
@@ -364,6 +406,11 @@ mod tests {
 
         assert!(of_fork.contains(r#"3 other thread(s) ("jemalloc_bg_thd", "blas", …) of this process"#), "{of_fork}");
         assert!(of_fork.contains("use spawn or forkserver"), "{of_fork}");
+        let beside_tokio = StartError::ForeignThreads { count: 1, names: names(&["tokio-runtime-w"]) }.to_string();
+        assert!(beside_tokio.contains("make the pool, here") && beside_tokio.contains("use spawn"), "{beside_tokio}");
+        let spawned = SpawnedInRuntime::check(&names(&["blas", "tokio-rt-worker"])).unwrap().to_string();
+        assert!(spawned.contains("runtime.block_on(run())") && spawned.contains("init_before_main!()"), "{spawned}");
+        assert!(SpawnedInRuntime::check(&names(&["blas"])).is_none());
         let plain = of_server(names(&["blas"]));
         assert!(plain.contains(r#"1 other thread(s) ("blas") of it"#) && plain.contains("use spawn"), "{plain}");
         assert!(plain.contains("forkserver_despite_threads()") && !plain.contains("tokio"), "{plain}");

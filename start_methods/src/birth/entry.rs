@@ -91,6 +91,7 @@ pub fn init() {
         return;
     }
     faults::note();
+    threads::note_before_init();
     let Some(value) = env::var_os(MARKER) else {
         return;
     };

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use crate::birth::boot::Boot;
 use crate::birth::entry;
 use crate::child::child::Child;
+use crate::error::SpawnedInRuntime;
 use crate::error::StartError;
 use crate::method::StartMethod;
 use crate::start::fork;
@@ -23,6 +24,7 @@ use crate::start::forkserver::Slot;
 use crate::start::spawn;
 use crate::sys::calls;
 use crate::sys::process::PerProcess;
+use crate::sys::threads;
 use crate::sys::threads::ForeignThreads;
 
 /// Starts processes by one method.
@@ -198,6 +200,11 @@ impl Starter {
             // Its children would not trust their environment, and would run `main` instead.
             let doing = "executing a set-user-id program as its own child";
             return Err(StartError::System { doing, errno: libc::EPERM });
+        }
+        if method == StartMethod::Spawn
+            && let Some(warning) = SpawnedInRuntime::check(&threads::names_before_init())
+        {
+            log::warn!("{warning}");
         }
         Ok(Self { method, foreign, choice: Choice::Users, executable: None, own_server: PerProcess::new() })
     }

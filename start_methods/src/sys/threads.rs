@@ -21,6 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
@@ -475,21 +476,40 @@ pub(crate) fn is_only_thread() -> bool {
     count().is_ok_and(|count| count == 1)
 }
 
+/// The threads that existed when `init` was called, beside the one that called it.
+// Set once, by that thread. In a forked copy these threads do not exist.
+static BEFORE_INIT: OnceLock<Vec<i32>> = OnceLock::new();
+
+/// Notes which threads exist beside the one that calls `init`.
+pub(crate) fn note_before_init() {
+    if count().is_ok_and(|count| count > 1) {
+        BEFORE_INIT.get_or_init(|| foreign_ids().collect());
+    }
+}
+
+/// The names of the threads that existed before `init` and still exist. Now, because a thread that has just started
+/// does not have its name yet.
+pub(crate) fn names_before_init() -> Vec<String> {
+    BEFORE_INIT.get().into_iter().flatten().filter_map(|&id| name_of(id)).collect()
+}
+
 /// The names of the first foreign threads: not of this thread, and not of residents. Empty if /proc does not tell.
 fn foreign_names() -> Vec<String> {
+    foreign_ids().filter_map(name_of).take(NAMES_MAX).collect()
+}
+
+fn foreign_ids() -> impl Iterator<Item = i32> {
     let known = process::lock(&GATE.get().state).known.clone();
     let here = own_id();
     let threads = fs::read_dir(TASKS).into_iter().flatten().flatten();
-    let foreign = threads.filter(|thread| {
-        let id = thread.file_name().to_str().and_then(|id| id.parse::<i32>().ok());
-        id.is_some_and(|id| id != here && !known.contains(&id))
-    });
-    let name = |thread: fs::DirEntry| fs::read(thread.path().join("comm")).ok();
-    foreign
-        .filter_map(name)
-        .map(|name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
-        .take(NAMES_MAX)
-        .collect()
+    let ids = threads.filter_map(|thread| thread.file_name().to_str().and_then(|id| id.parse::<i32>().ok()));
+    ids.filter(move |id| *id != here && !known.contains(id))
+}
+
+/// `None` if the thread has ended.
+fn name_of(thread: i32) -> Option<String> {
+    let name = fs::read(format!("{TASKS}/{thread}/comm")).ok()?;
+    Some(String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
 }
 
 fn own_id() -> i32 {
