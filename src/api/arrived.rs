@@ -41,8 +41,18 @@ impl InFlight {
         }
     }
 
-    fn remove(&mut self, index: u64) {
-        let chunk = index / CHUNK;
+    /// Removes consecutive items.
+    fn remove(&mut self, first: u64, items: u64) {
+        let (mut index, end) = (first, first + items);
+        while index < end {
+            let (chunk, bit) = (index / CHUNK, index % CHUNK);
+            let count = (CHUNK - bit).min(end - index);
+            self.remove_bits(chunk, (u64::MAX >> (CHUNK - count)) << bit);
+            index += count;
+        }
+    }
+
+    fn remove_bits(&mut self, chunk: u64, removed: u64) {
         // Most outcomes arrive nearly in order.
         let place = match self.chunks.front() {
             Some(&(first, _)) if first == chunk => 0,
@@ -51,7 +61,7 @@ impl InFlight {
                 Err(_) => return,
             },
         };
-        self.chunks[place].1 &= !(1 << (index % CHUNK));
+        self.chunks[place].1 &= !removed;
         if self.chunks[place].1 == 0 {
             self.chunks.remove(place);
         }
@@ -103,13 +113,20 @@ impl<T> Arrived<T> {
         }
     }
 
+    /// All of these items have been [put](Self::put).
+    pub(super) fn complete(&mut self, first: u64, count: u64) {
+        if let Self::Unordered(Arrivals { in_flight, .. }) = self {
+            in_flight.remove(first, count);
+        }
+    }
+
+    /// Adds an item. Of those that were [expected](Self::expect), the caller reports whole runs as
+    /// [complete](Self::complete): that takes less time than one by one.
+    #[inline]
     pub(super) fn put(&mut self, index: u64, item: Item<T>) {
         let item = item.map_err(Box::new);
         match self {
-            Arrived::Unordered(Arrivals { items, in_flight }) => {
-                in_flight.remove(index);
-                items.push_back((index, item));
-            }
+            Arrived::Unordered(Arrivals { items, .. }) => items.push_back((index, item)),
             Arrived::Ordered(Reorder { next_index, slots }) => {
                 let slot = usize::try_from(index - *next_index).expect("a window fits memory");
                 if slots.len() <= slot {
@@ -137,6 +154,7 @@ impl<T> Arrived<T> {
     }
 
     /// Takes out the next item, with its position in the input.
+    #[inline]
     pub(super) fn pop(&mut self) -> Option<(u64, Item<T>)> {
         let (index, item) = match self {
             Arrived::Unordered(Arrivals { items, .. }) => items.pop_front()?,
@@ -173,13 +191,23 @@ mod tests {
         in_flight.add(0, 1);
         for index in 1..100_000 {
             in_flight.add(index, 1);
-            in_flight.remove(index);
+            in_flight.remove(index, 1);
         }
         assert_eq!(in_flight.chunks.len(), 1, "item 0 is still in flight");
         assert_eq!(in_flight.drain().collect::<Vec<_>>(), [0]);
     }
 
     proptest! {
+        #[test]
+        fn runs_are_removed_whole(total in 1..400u64, first in 0..400u64, items in 0..400u64) {
+            let mut in_flight = InFlight::default();
+            in_flight.add(0, total);
+            let (first, end) = (first.min(total), (first + items).min(total));
+            in_flight.remove(first, end.saturating_sub(first));
+            let left: Vec<u64> = (0..total).filter(|index| !(first..end).contains(index)).collect();
+            prop_assert_eq!(in_flight.drain().collect::<Vec<_>>(), left);
+        }
+
         #[test]
         fn every_item_is_yielded_once_with_its_index(arrivals in Just((0..200u64).collect::<Vec<_>>()).prop_shuffle(),
                                                      count in 0..200usize) {
@@ -188,6 +216,7 @@ mod tests {
                 arrived.expect(77, 123);
                 for &index in &arrivals[..count] {
                     arrived.put(index, Ok(index));
+                    arrived.complete(index, 1);
                 }
                 let mut yielded = indices(&mut arrived);
                 arrived.fill(200, &TaskError::Terminated);

@@ -135,6 +135,7 @@ impl<S: Source, T> Pull<S, T> {
     }
 
     /// How many more items may be drawn now.
+    #[inline]
     pub(super) fn room(&self) -> u64 {
         let behind_max = self.window_set.unwrap_or(WINDOWS_BEHIND * self.window);
         let in_flight = self.window.saturating_sub(self.in_flight);
@@ -142,11 +143,13 @@ impl<S: Source, T> Pull<S, T> {
     }
 
     /// Whether more may be drawn now, and there may be more.
+    #[inline]
     pub(super) fn has_room(&self) -> bool {
         self.room() > 0 && !self.input.is_over()
     }
 
     /// Whether workers have enough to do for the moment.
+    #[inline]
     pub(super) fn is_well_fed(&self) -> bool {
         2 * self.in_flight > self.window || (self.input_is_slow && self.arrived.has_next())
     }
@@ -164,6 +167,7 @@ impl<S: Source, T> Pull<S, T> {
 
 impl<S: Source, T: Data> Pull<S, T> {
     /// Takes out the next result, if it has arrived.
+    #[inline]
     pub(super) fn pop(&mut self) -> Option<(u64, Item<T>)> {
         let next = self.arrived.pop();
         self.yielded += u64::from(next.is_some());
@@ -258,6 +262,8 @@ impl<S: Source, T: Data> Pull<S, T> {
                     Ok::<(), Infallible>(())
                 },
             );
+            self.in_flight -= index - first;
+            self.arrived.complete(first, index - first);
         }
         if let Some(error) = &log.rest {
             let missing = self.in_flight;
@@ -273,18 +279,19 @@ impl<S: Source, T: Data> Pull<S, T> {
         }
     }
 
+    #[inline]
     fn settle(&mut self, index: u64, item: Item<T>) {
         if matches!(item, Err(TaskError::Cancelled)) {
             // The rest of the input would be cancelled too, item by item.
             self.input.give_up();
         }
-        self.in_flight -= 1;
         self.arrived.put(index, item);
     }
 }
 
 impl<I: Iterator<Item: Data>, T: Data> Pull<Input<I>, T> {
     /// Draws what there is room for, as far as that is sensible before the consumer gets what has arrived.
+    #[inline]
     pub(super) fn step(&mut self) -> Step<T> {
         loop {
             if !self.is_well_fed() && self.has_room() {
@@ -310,6 +317,7 @@ impl<I: Iterator<Item: Data>, T: Data> Pull<Input<I>, T> {
     }
 
     /// The next result, with its position; `None` at the end.
+    #[inline]
     pub(super) fn next_by(&mut self, deadline: Option<Instant>) -> Result<Option<(u64, Item<T>)>, TimedOut> {
         loop {
             match self.step() {
