@@ -146,7 +146,7 @@ fn starts_go_on_while_a_caller_waits(method: StartMethod) {
     ];
     with_one_worker_held(method, |pool, holder, _| {
         for wait in WAITS {
-            stage::until_replaced(pool, 2, &[]);
+            stage::until_complete(pool);
             assert_eq!(wait_through_a_shortage(pool, holder, || wait(pool), || ()).unwrap(), 5);
         }
     });

@@ -259,7 +259,7 @@ fn server_that_always_dies_is_told(method: StartMethod) {
 /// Waits until the pool has all its workers, and runs an item on each.
 #[track_caller]
 pub(crate) fn assert_all_there(pool: &Pool) {
-    stage::until_replaced(pool, pool.processes(), &[]);
+    stage::until_complete(pool);
     stage::assert_works(pool);
 }
 

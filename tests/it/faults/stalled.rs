@@ -43,15 +43,16 @@ const BOUND: Duration = Duration::from_secs(8);
 
 /// The process that starts this pool's replacements, unless it is this one. Finding it costs a worker.
 fn starter(pool: &Pool) -> Option<u32> {
-    // Recycled workers may end at any moment.
-    stage::until("all workers", || pool.pids().len() == pool.processes());
-    let victims = pool.pids();
-    // One of these workers may be about to leave.
-    stage::signal_if_there(victims[0], Signal::SIGKILL);
-    stage::until_replaced(pool, pool.processes(), &victims[..1]);
-    let replacement = pool.pids().into_iter().find(|pid| !victims.contains(pid)).unwrap();
-    let parent = Process::find(replacement).unwrap().parent;
+    let before = stage::until_complete(pool);
+    // Where workers are recycled, one of these may be about to leave.
+    stage::signal_if_there(before[0], Signal::SIGKILL);
+    let after = stage::until_replaced(pool, pool.processes(), &before[..1]);
+    let parent = Process::find(newcomer(&before, &after)).unwrap().parent;
     (parent != std::process::id()).then_some(parent)
+}
+
+fn newcomer(before: &[u32], after: &[u32]) -> u32 {
+    *after.iter().find(|pid| !before.contains(pid)).unwrap()
 }
 
 fn stop(server: Option<u32>) {
@@ -133,9 +134,8 @@ fn server_that_is_stopped_and_continued_serves_on(method: StartMethod) {
     stage::until("the server goes on", || Process::find(pid).unwrap().state != 'T');
     let victims = pool.pids();
     stage::signal(victims[0], Signal::SIGKILL);
-    stage::until_replaced(&pool, 2, &victims[..1]);
-    let replacement = pool.pids().into_iter().find(|pid| !victims.contains(pid)).unwrap();
-    assert_eq!(Process::find(replacement).unwrap().parent, pid);
+    let after = stage::until_replaced(&pool, 2, &victims[..1]);
+    assert_eq!(Process::find(newcomer(&victims, &after)).unwrap().parent, pid);
     stage::assert_works(&pool);
 }
 

@@ -164,12 +164,28 @@ pub(crate) fn until_ended(pids: &[u32]) {
     until(&format!("the end of {pids:?}"), || pids.iter().all(|&pid| processes::ended(pid)));
 }
 
-/// Waits until the pool has `count` live workers, none of them among `gone`.
-pub(crate) fn until_replaced(pool: &Pool, count: usize, gone: &[u32]) {
-    until("the replacements", || {
-        let pids = pool.pids();
-        pids.len() == count && pids.iter().all(|pid| !gone.contains(pid))
+/// Waits until `attempt` returns something.
+pub(crate) fn until_some<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    until(what, || {
+        found = attempt();
+        found.is_some()
     });
+    found.unwrap()
+}
+
+/// Waits until the pool has `count` live workers, none of them among `gone`. Returns these workers: where some leave by
+/// themselves, another call of `pids` may return others.
+pub(crate) fn until_replaced(pool: &Pool, count: usize, gone: &[u32]) -> Vec<u32> {
+    until_some("the replacements", || {
+        let pids = pool.pids();
+        (pids.len() == count && pids.iter().all(|pid| !gone.contains(pid))).then_some(pids)
+    })
+}
+
+/// Waits until the pool has as many live workers as it is to have, and returns them.
+pub(crate) fn until_complete(pool: &Pool) -> Vec<u32> {
+    until_replaced(pool, pool.processes(), &[])
 }
 
 /// Sends a signal to a process that is known to be a worker of the case.
@@ -194,8 +210,7 @@ pub(crate) fn kill_if_there(pid: u32) {
 
 /// Waits for the first worker of the pool.
 pub(crate) fn pool_pid(pool: &Pool) -> u32 {
-    until("a worker", || !pool.pids().is_empty());
-    pool.pids()[0]
+    until_some("a worker", || pool.pids().first().copied())
 }
 
 /// As [`signal`], but the process may already have ended.

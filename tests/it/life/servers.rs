@@ -107,8 +107,8 @@ fn long_task_survives_a_killed_starter(method: StartMethod) {
     stage::assert_works(&pool);
     let victims = pool.pids();
     stage::signal(victims[0], Signal::SIGKILL);
-    stage::until_replaced(&pool, 1, &victims);
-    let starter = Process::find(pool.pids()[0]).unwrap().parent;
+    let replacements = stage::until_replaced(&pool, 1, &victims);
+    let starter = Process::find(replacements[0]).unwrap().parent;
     assert_long_task_survives(&pool, || {
         if starter != std::process::id() {
             stage::signal(starter, Signal::SIGKILL);
@@ -200,8 +200,7 @@ fn dead_template_hangs_nothing(method: StartMethod) {
     let replace = |pool: &Pool| {
         let victim = pool.pids()[0];
         stage::signal(victim, Signal::SIGKILL);
-        stage::until_replaced(pool, 1, &[victim]);
-        pool.pids()[0]
+        stage::until_replaced(pool, 1, &[victim])[0]
     };
     let replacement = replace(&pool);
     stage::assert_works(&pool);

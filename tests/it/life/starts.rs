@@ -40,9 +40,9 @@ impl Stopped {
     fn starter_of(pool: &Pool) -> Stopped {
         let victims = pool.pids();
         victims.iter().for_each(|&pid| stage::signal(pid, Signal::SIGKILL));
-        stage::until_replaced(pool, pool.processes(), &victims);
+        let replacements = stage::until_replaced(pool, pool.processes(), &victims);
         stage::until_ended(&victims);
-        let starter = Process::find(pool.pids()[0]).unwrap().parent;
+        let starter = Process::find(replacements[0]).unwrap().parent;
         let starter = (starter != std::process::id()).then_some(starter);
         if let Some(pid) = starter {
             stage::signal(pid, Signal::SIGSTOP);
@@ -64,7 +64,7 @@ impl Drop for Stopped {
 /// Each worker leaves after one item, so each item that begins is followed by a start.
 fn pool_of_one_item_workers(method: StartMethod, processes: usize) -> Pool {
     let pool = Pool::builder().processes(processes).start_method(method).max_tasks_per_child(1).build().unwrap();
-    stage::until("all workers", || pool.pids().len() == processes);
+    stage::until_complete(&pool);
     pool
 }
 
