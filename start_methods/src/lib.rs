@@ -37,10 +37,10 @@
 //! | cost | grows with the parent's memory | an exec | a small fork |
 //!
 //! With every method, a child has /dev/null as standard input, default signal dispositions (except SIGPIPE and SIGTTOU,
-//! which are ignored), an empty signal mask, its own process group and name, one descriptor of this crate (its *control
-//! socket*), and a *lifeline*: the kernel kills it when the process that started it dies. It dumps no core. [`Boot`]
-//! can set its environment, its directory and its resource limits ([`Resource`]), with the same calls and the same
-//! errors for each method.
+//! which are ignored), an empty signal mask, its own session (so no controlling terminal), process group and name, one
+//! descriptor of this crate (its *control socket*), and a *lifeline*: the kernel kills it when the process that started
+//! it dies. It dumps no core. [`Boot`] can set its environment, its directory and its resource limits ([`Resource`]),
+//! with the same calls and the same errors for each method.
 //!
 //! A child is killed when its [`Child`] is dropped. This crate never waits for children that it has not started,
 //! installs no signal handler, and starts no thread.

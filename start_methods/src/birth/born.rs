@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  exec ──▶ entry::init ──┐
-//!              (lifeline) ├──▶ run: Boot ─▶ group, name, settings ─▶ Hello ─▶ entry
+//!              (lifeline) ├──▶ run: Boot ─▶ session, name, settings ─▶ Hello ─▶ entry
 //!  fork ──▶ after_fork ───┘              └─▶ Refused
 //! ```
 //!
@@ -31,9 +31,8 @@ use nix::sys::resource;
 use nix::sys::resource::getrlimit;
 use nix::sys::resource::setrlimit;
 use nix::sys::stat::Mode;
-use nix::unistd::Pid;
 use nix::unistd::chdir;
-use nix::unistd::setpgid;
+use nix::unistd::setsid;
 
 use crate::birth::boot::Birth;
 use crate::birth::boot::Entry;
@@ -136,8 +135,7 @@ fn set_up(boot: &BootMessage) -> Result<Entry, Refusal> {
         )
         .into());
     }
-    // Fails for a process that leads its group already, which is the wanted state.
-    let _result = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    lead_a_session();
     let name: Vec<u8> = boot.name.bytes().take_while(|byte| *byte != 0).collect();
     let name = CString::new(name).expect("it ends before the first zero");
     prctl::set_name(&name).map_err(|error| format!("naming the process failed: {error}"))?;
@@ -205,8 +203,10 @@ pub(crate) struct Kept {
 /// fork (the loader's, the environment's, those of std).
 pub(crate) fn after_fork(registry: &Registry, images: Snapshot, kept: &Kept) -> u8 {
     let &Kept { control, lifeline, born, sentinel } = kept;
-    // First: until then this process holds the ends by whose closing others detect the parent's death. The handlers of
-    // fork(2) have done it already, unless the C library runs none.
+    // First: until then this process gets the signals that a terminal sends to its parent's group.
+    lead_a_session();
+    // Then this: it holds the ends by whose closing others detect the parent's death. The handlers of fork(2) have done
+    // it already, unless the C library runs none.
     unshared::close_all_in_child();
     registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control), sentinel.unwrap_or(control)]);
     signals::reset_in_child();
@@ -222,12 +222,21 @@ pub(crate) fn after_fork(registry: &Registry, images: Snapshot, kept: &Kept) -> 
     born.into_iter().for_each(calls::close);
     // Open until this process ends, and closed in the processes that it forks or executes.
     sentinel.into_iter().for_each(|number| std::mem::forget(PrivateFd::adopt(calls::own(number))));
-    let _result = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     if let Err(error) = stdin_from_null().and_then(|()| open_standard_streams()) {
         refuse(&control, format!("opening /dev/null failed: {error}"));
         return EXIT_REFUSED;
     }
     run_and_leave(Origin::Forked, || run(control))
+}
+
+/// Makes this process the leader of a session and of a process group, both of its own.
+///
+/// A group alone would not do. That of a server's child is tied to the rest of the session by the server only. When the
+/// server dies the group is orphaned, and the kernel sends SIGHUP to all of it if one of its members is stopped.
+fn lead_a_session() {
+    // Fails for a process that leads a group already: it leads its session too, or comes from a C library that cannot
+    // execute a program in a new one (see `spawn`).
+    let _result = setsid();
 }
 
 /// Replaces standard input by /dev/null. Needs no free descriptor number but 0 itself.

@@ -32,8 +32,16 @@ impl Drop for Blocked {
     }
 }
 
-/// In a forked child: resets all dispositions to those of a child that has just been executed, then empties the mask.
+/// What a terminal sends to the group in its foreground.
+const FROM_TERMINALS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGHUP];
+
+/// In a forked child that has left its parent's process group: resets all dispositions to those of a child that has just
+/// been executed, then empties the mask.
 pub(crate) fn reset_in_child() {
+    // To ignore a signal discards it if it is pending: it arrived between the fork and the new group, for the parent.
+    for signal in FROM_TERMINALS {
+        calls::set_disposition(signal, Disposition::Ignore);
+    }
     for signal in 1..=libc::SIGRTMAX() {
         calls::set_disposition(signal, Disposition::Default);
     }
@@ -42,7 +50,7 @@ pub(crate) fn reset_in_child() {
 }
 
 /// Handles faults as std does (see [`faults`]). Ignores SIGPIPE, as every Rust program does: writing to a closed pipe is an error and does not end the process. And
-/// SIGTTOU, so that a process group in the background can still write to the terminal.
+/// SIGTTOU, so that a process group in the background can still write to the terminal, if it has one.
 pub(crate) fn dispose_as_in_a_child() {
     faults::handle_in_child();
     calls::set_disposition(libc::SIGPIPE, Disposition::Ignore);

@@ -15,7 +15,6 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::unistd::setpgid;
 
 use crate::birth::boot::Boot;
 use crate::birth::born;
@@ -153,9 +152,6 @@ pub(crate) fn fork_waiting(
         calls::fork(hold, child_main).map_err(|error| (Stage::Fork, error))?
     };
     let armed = lifeline::arm_for(pid, lifeline).map_err(|error| (Stage::Lifeline, error));
-    // Parent and child both do it, so that it is done before either takes its next step.
-    let group = calls::pid_t(pid);
-    let _result = setpgid(group, group);
     drop(control);
     let open = |()| match sentinel {
         Some(sentinel) => Ok(Handle::of_pipe(pid, sentinel.read)),
@@ -166,7 +162,7 @@ pub(crate) fn fork_waiting(
         Err(failure) => {
             // The child would end by itself once our return closes its socket, but it would stay a zombie that no code
             // knows of. It is our child and not reaped, so its id cannot have been reused.
-            let _result = nix::sys::signal::kill(group, nix::sys::signal::Signal::SIGKILL);
+            let _result = nix::sys::signal::kill(calls::pid_t(pid), nix::sys::signal::Signal::SIGKILL);
             wait::reap_killed(pid);
             Err(failure)
         }

@@ -115,11 +115,13 @@ fn execute(program: &Path, environment: &Environment, control: &Socket, lifeline
     attributes.set_sigmask(&SigSet::empty())?;
     attributes.set_sigdefault(&SigSet::all())?;
     attributes.set_pgroup(Pid::from_raw(0))?;
-    attributes.set_flags(
-        PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
-            | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
-            | PosixSpawnFlags::POSIX_SPAWN_SETPGROUP,
-    )?;
+    let flags = PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF;
+    let session = PosixSpawnFlags::from_bits_retain(libc::POSIX_SPAWN_SETSID.into());
+    // Before 2.26, glibc cannot start a session. A group is enough for a child of this process: it is killed when this
+    // process ends, so its group is not orphaned before.
+    attributes
+        .set_flags(flags | session)
+        .or_else(|_| attributes.set_flags(flags | PosixSpawnFlags::POSIX_SPAWN_SETPGROUP))?;
 
     let arguments = arguments();
     let environment = environment_strings(environment);

@@ -15,6 +15,7 @@ use nix::sys::signal::SigSet;
 use nix::unistd::getpgrp;
 use nix::unistd::getpid;
 use nix::unistd::getppid;
+use nix::unistd::getsid;
 use nix::unistd::pipe;
 use start_methods::Birth;
 use start_methods::Boot;
@@ -35,7 +36,7 @@ use crate::helper::send_text;
 use crate::helper::start_ready;
 use crate::helper::status_line;
 use crate::helper::until_message;
-use crate::host::handle_usr2;
+use crate::host::handle;
 use crate::host::ignore;
 use crate::host::of_the_c_library;
 
@@ -129,7 +130,7 @@ fn standard_input_is_dev_null(method: StartMethod) {
 
 fn it_leads_a_group_of_its_own(method: StartMethod) {
     fn report(birth: Birth) -> u8 {
-        send_text(&birth.control, &format!("{}", getpgrp() == getpid()));
+        send_text(&birth.control, &format!("{}", getpgrp() == getpid() && getsid(None) == Ok(getpid())));
         0
     }
     assert_eq!(answer_of(method, report), "true");
@@ -145,7 +146,7 @@ fn signals_are_as_after_a_fresh_start(method: StartMethod) {
     }
     ignore(libc::SIGTERM);
     ignore(libc::SIGRTMIN() + 3);
-    handle_usr2();
+    handle(libc::SIGUSR2);
     SigSet::all().thread_block().unwrap();
 
     let text = answer_of(method, report);

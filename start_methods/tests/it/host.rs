@@ -5,6 +5,7 @@
 
 use std::env;
 use std::ffi::c_int;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -44,6 +45,7 @@ pub(crate) const CASES: &[Case] = &[
     each("a_foreign_copy_starts_anew", a_foreign_copy_starts_anew),
     each("what_a_fork_has_copied_is_dead", what_a_fork_has_copied_is_dead),
     once("a_stale_marker_is_ignored", a_stale_marker_is_ignored),
+    once("an_interrupted_terminal_ends_no_forked_child", an_interrupted_terminal_ends_no_forked_child),
 ];
 
 pub(crate) const INNER: &[Case] =
@@ -62,11 +64,11 @@ pub(crate) fn of_the_c_library() -> u64 {
     (32..libc::SIGRTMIN()).map(|signal| 1_u64 << (signal - 1)).sum()
 }
 
-/// Installs a handler for SIGUSR2 in this process.
-pub(crate) fn handle_usr2() {
+/// Installs a handler for this signal in this process.
+pub(crate) fn handle(signal: c_int) {
     extern "C" fn do_nothing(_: c_int) {}
     // SAFETY: the handler does nothing.
-    let before = unsafe { libc::signal(libc::SIGUSR2, do_nothing as *const () as libc::sighandler_t) };
+    let before = unsafe { libc::signal(signal, do_nothing as *const () as libc::sighandler_t) };
     assert_ne!(before, libc::SIG_ERR);
 }
 
@@ -236,4 +238,17 @@ pub(crate) fn run_at(address: usize) {
     // SAFETY: not sound, and meant to fault: the caller's process ends here.
     let code = unsafe { std::mem::transmute::<usize, extern "C" fn()>(address) };
     code();
+}
+
+/// As if Ctrl-C were pressed all the time: the parent handles it, and no child is interrupted on its way to its own group.
+fn an_interrupted_terminal_ends_no_forked_child() {
+    handle(libc::SIGINT);
+    let script = format!("while kill -s INT -- -{}; do :; done", nix::unistd::getpgrp());
+    let mut terminal = Command::new("sh").args(["-c", &script]).process_group(0).spawn().unwrap();
+    for _ in 0..50 {
+        drop(start_ready(StartMethod::Fork, &Boot::new(until_message)));
+    }
+    assert_eq!(terminal.try_wait().unwrap(), None, "it cannot send signals");
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
 }

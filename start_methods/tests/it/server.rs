@@ -78,6 +78,7 @@ fn its_name_and_group_are_its_own() {
 
     assert_eq!(name, "forkserver\n");
     assert_eq!(nix::unistd::getpgid(Some(pid)), Ok(pid));
+    assert_eq!(nix::unistd::getsid(Some(pid)), Ok(pid));
     let ignored = u64::from_str_radix(&status_line(pid.as_raw().unsigned_abs(), "SigIgn"), 16);
     let bit = |signal: Signal| 1_u64 << (signal as i32 - 1);
     let expected = [Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGTTOU];

@@ -4,6 +4,7 @@
 //! has none, and must be unaffected.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,6 +37,7 @@ cases![
     server_that_stops_while_it_starts_is_replaced,
     server_that_dies_with_all_workers_is_replaced,
     idle_worker_that_is_stopped_keeps_no_item,
+    stopped_worker_outlives_its_server,
 ];
 
 /// Much longer than it takes to detect a stopped server, and shorter than the timeout of a slow one.
@@ -47,7 +49,12 @@ fn starter(pool: &Pool) -> Option<u32> {
     // Where workers are recycled, one of these may be about to leave.
     stage::signal_if_there(before[0], Signal::SIGKILL);
     let after = stage::until_replaced(pool, pool.processes(), &before[..1]);
-    let parent = Process::find(newcomer(&before, &after)).unwrap().parent;
+    starter_of(newcomer(&before, &after))
+}
+
+/// The process that has started this worker, unless it is this one.
+fn starter_of(worker: u32) -> Option<u32> {
+    let parent = Process::find(worker).unwrap().parent;
     (parent != std::process::id()).then_some(parent)
 }
 
@@ -280,4 +287,34 @@ fn idle_worker_that_is_stopped_keeps_no_item(method: StartMethod) {
         stage::signal(pid, Signal::SIGCONT);
     }
     stage::until_all_work(&pool);
+}
+
+/// The kernel sends SIGHUP to a process group with a stopped member when it becomes orphaned: when its last tie to its
+/// session ends, such as a worker's fork server. The group of a task's own programs is the worker's.
+fn stopped_worker_outlives_its_server(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    // The first workers of `fork` are children of this process, and only those that follow are of the template.
+    let first = pool.pids();
+    first.iter().for_each(|&pid| stage::signal(pid, Signal::SIGKILL));
+    let workers = stage::until_replaced(&pool, 2, &first);
+    let (book, mut gate) = (Notebook::new(), Gate::closed());
+    let running = pool.apply_async((gate.path(), book.path()), |gate, book| {
+        let mut program = Command::new("sleep").arg("1000").spawn().unwrap();
+        stage::note(&book, std::process::id());
+        stage::pass(&gate);
+        let end = program.try_wait().unwrap();
+        program.kill().unwrap();
+        program.wait().unwrap();
+        end.map(|end| end.to_string())
+    });
+    let pid: u32 = book.wait_for(1)[0].parse().unwrap();
+    assert!(workers.contains(&pid));
+    stop(Some(pid));
+    if let Some(server) = starter_of(pid) {
+        stage::signal(server, Signal::SIGKILL);
+        stage::until_ended(&[server]);
+    }
+    stage::signal(pid, Signal::SIGCONT);
+    gate.open();
+    assert_eq!(running.get().unwrap(), None, "a program of the task has ended");
 }

@@ -56,8 +56,12 @@ fn worker_has_its_own_group_and_a_clean_signal_state(method: StartMethod) {
     mask.add(Signal::SIGUSR2);
     mask.thread_block().unwrap();
     let pool = stage::pool(method, 2);
-    let groups = pool.map(0..20u8, |_| (std::process::id(), nix::unistd::getpgrp().as_raw().unsigned_abs())).unwrap();
-    assert!(groups.iter().all(|(pid, group)| pid == group), "{groups:?}");
+    let ids: fn(u8) -> [i32; 3] = |_| {
+        let session = nix::unistd::getsid(None).unwrap();
+        [nix::unistd::getpid(), nix::unistd::getpgrp(), session].map(nix::unistd::Pid::as_raw)
+    };
+    let ids = pool.map(0..20u8, ids).unwrap();
+    assert!(ids.iter().all(|&[pid, group, session]| pid == group && pid == session), "{ids:?}");
     assert_eq!(pool.apply((0u8,), |_| status_field("SigBlk:")).unwrap(), "0000000000000000");
     let ignored = pool.apply((0u8,), |_| status_field("SigIgn:")).unwrap();
     let ignored = u64::from_str_radix(&ignored, 16).unwrap();

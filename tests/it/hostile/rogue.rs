@@ -3,6 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -27,7 +28,7 @@ cases![
     fork_that_comes_back_from_its_task_spoils_no_large_result,
     fork_that_takes_the_place_of_the_worker_answers_nothing_twice,
     fork_that_serves_while_the_worker_waits_for_it_ends_with_the_pool,
-    terminate_ends_workers_that_have_left_their_group,
+    workers_cannot_leave_their_group_and_end_with_the_pool,
 ];
 
 const CHUNK: usize = 5;
@@ -260,10 +261,11 @@ fn fork_that_serves_while_the_worker_waits_for_it_ends_with_the_pool(method: Sta
     stage::until_ended(&pids);
 }
 
-/// In a task: leaves the group that this worker leads, for the group of its parent.
-fn leave_group() {
+/// In a task: tries to leave the group that this worker leads, for that of its parent and for a new one.
+fn fail_to_leave_group() {
     let elsewhere = nix::unistd::getpgid(Some(nix::unistd::getppid())).unwrap();
-    nix::unistd::setpgid(Pid::from_raw(0), elsewhere).unwrap();
+    assert_eq!(nix::unistd::setpgid(Pid::from_raw(0), elsewhere), Err(Errno::EPERM));
+    assert_eq!(nix::unistd::setsid(), Err(Errno::EPERM));
 }
 
 /// In a task: ignores SIGTERM and blocks all signals, so that only SIGKILL ends it.
@@ -272,26 +274,12 @@ fn be_deaf() {
     SigSet::all().thread_block().unwrap();
 }
 
-/// Ways to leave the process group.
-const ESCAPES: [fn(); 4] = [
-    leave_group,
-    || {
-        leave_group();
-        be_deaf();
-    },
-    || {
-        // Only possible for a process that does not lead a group.
-        leave_group();
-        nix::unistd::setsid().unwrap();
-    },
-    || {
-        leave_group();
-        nix::unistd::setsid().unwrap();
-        be_deaf();
-    },
-];
+const ESCAPES: [fn(); 2] = [fail_to_leave_group, || {
+    fail_to_leave_group();
+    be_deaf();
+}];
 
-fn terminate_ends_workers_that_have_left_their_group(method: StartMethod) {
+fn workers_cannot_leave_their_group_and_end_with_the_pool(method: StartMethod) {
     const ENDS: [fn(Pool); 2] = [
         |pool| {
             pool.terminate();
@@ -302,7 +290,7 @@ fn terminate_ends_workers_that_have_left_their_group(method: StartMethod) {
     for end in ENDS {
         let pool = stage::pool(method, ESCAPES.len());
         let (gate, book) = (Gate::closed(), Notebook::new());
-        let handles = [0, 1, 2, 3usize].map(|escape| {
+        let handles = [0, 1usize].map(|escape| {
             pool.apply_async((escape, gate.path(), book.path()), |escape, gate, book| {
                 ESCAPES[escape]();
                 stage::note(&book, std::process::id());
