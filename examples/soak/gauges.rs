@@ -9,10 +9,16 @@ use std::time::Instant;
 
 use anyhow::Context;
 
+/// The beginning of the names of this soak's workers. No other process of the system has it.
+pub(crate) fn worker_name() -> String {
+    format!("soak{}", process::id())
+}
+
 /// The fields of `/proc/PID/stat` that are used here.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
+    pub(crate) name: String,
     pub(crate) parent: u32,
     pub(crate) state: char,
 }
@@ -22,15 +28,30 @@ impl Process {
     pub(crate) fn find(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name is in parentheses and may contain any character, parentheses and spaces included.
-        let (_, fields) = stat.rsplit_once(')')?;
+        let (start, fields) = stat.rsplit_once(')')?;
+        let (_, name) = start.split_once('(')?;
         let mut fields = fields.split_whitespace();
-        Some(Self { pid, state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })
+        Some(Self {
+            pid,
+            name: name.to_owned(),
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+        })
     }
 
-    /// Whether it is a child or grandchild of this process.
+    /// Whether it is a child of this process.
+    pub(crate) fn is_child(&self) -> bool {
+        self.parent == process::id()
+    }
+
+    /// Whether it is a child or grandchild of this process, or a worker whose server has died.
     pub(crate) fn is_ours(&self) -> bool {
-        let own = process::id();
-        self.parent == own || Self::find(self.parent).is_some_and(|parent| parent.parent == own)
+        self.is_child() || Self::find(self.parent).is_some_and(|parent| parent.is_child()) || self.is_named()
+    }
+
+    /// Whether it has the name of a worker of this soak, followed by its number.
+    fn is_named(&self) -> bool {
+        self.name.strip_prefix(&worker_name()).is_some_and(|rest| rest.starts_with('-'))
     }
 }
 
@@ -40,12 +61,15 @@ fn all() -> Vec<Process> {
     entries.filter_map(|entry| Process::find(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
-/// The children and grandchildren of this process.
+/// The children and grandchildren of this process, and workers whose server has died. (Those that have ended are not
+/// this process's to reap.)
 pub(crate) fn descendants() -> Vec<Process> {
     let all = all();
-    let children: HashSet<u32> =
-        all.iter().filter(|child| child.parent == process::id()).map(|child| child.pid).collect();
-    all.into_iter().filter(|found| found.parent == process::id() || children.contains(&found.parent)).collect()
+    let children: HashSet<u32> = all.iter().filter(|child| child.is_child()).map(|child| child.pid).collect();
+    let is_ours = |found: &Process| {
+        found.is_child() || children.contains(&found.parent) || found.is_named() && found.state != 'Z'
+    };
+    all.into_iter().filter(is_ours).collect()
 }
 
 /// The readings at a quiet point.
@@ -56,9 +80,18 @@ pub(crate) struct Gauges {
     pub(crate) zombies: usize,
 }
 
+/// Whose memory counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// Of this process and its helpers.
+    All,
+    /// Of this process: its helper is a copy of it, made at any time.
+    Own,
+}
+
 impl Gauges {
     /// Reads this process and its helpers: its children that are not workers.
-    pub(crate) fn read(workers: &[u32]) -> anyhow::Result<Self> {
+    pub(crate) fn read(workers: &[u32], memory: Memory) -> anyhow::Result<Self> {
         let descendants = descendants();
         let zombies = descendants.iter().filter(|process| process.state == 'Z').count();
         let (mut descriptors, mut resident_kib) = (0, 0);
@@ -66,7 +99,9 @@ impl Gauges {
         let helpers = helpers.map(|process| process.pid).filter(|pid| !workers.contains(pid));
         for pid in helpers.chain([process::id()]) {
             descriptors += descriptor_count(pid)?;
-            resident_kib += resident_kib_of(pid)?;
+            if memory == Memory::All || pid == process::id() {
+                resident_kib += resident_kib_of(pid)?;
+            }
         }
         Ok(Self { descriptors, resident_kib, zombies })
     }

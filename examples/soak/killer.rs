@@ -2,7 +2,7 @@
 //!
 //! It signals by pidfd, and only processes that are certainly workers: `Pool::pids` names it, and once the pidfd is
 //! open, so that the id can no longer be reused unnoticed, it must be a child of this process or of one of its
-//! helpers.
+//! helpers, or have a worker's name.
 //!
 //! # Harmless kills
 //!
@@ -14,6 +14,8 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
@@ -75,7 +77,7 @@ impl Killer {
     pub(crate) fn kill_everybody(&mut self, pool: &Pool) {
         let victims = pool.pids();
         for &pid in &victims {
-            if self.strike(pid, Stop::Never).is_some() {
+            if self.strike(pid, Stop::Never, &Mutex::new(())).is_some() {
                 self.kills.push((pid, Blow::Harmless));
             }
         }
@@ -83,8 +85,16 @@ impl Killer {
         self.dying.clear();
     }
 
-    /// Kills a worker every `kill_every`, give or take half of it, until the soak is over.
-    pub(crate) fn kill_until(&mut self, over: &AtomicBool, pool: &Pool, kill_every: Duration, dice: &mut Dice) {
+    /// Kills a worker every `kill_every`, give or take half of it, until the soak is over. No stopped worker is continued
+    /// while it holds `continuing`.
+    pub(crate) fn kill_until(
+        &mut self,
+        over: &AtomicBool,
+        pool: &Pool,
+        kill_every: Duration,
+        continuing: &Mutex<()>,
+        dice: &mut Dice,
+    ) {
         let half_micros = u64::try_from(kill_every.as_micros() / 2).unwrap_or(u64::MAX / 4);
         while !over.load(SeqCst) && half_micros > 0 {
             thread::sleep(Duration::from_micros(half_micros + dice.below(2 * half_micros + 1)));
@@ -98,14 +108,14 @@ impl Killer {
                 (true, false) => Stop::For(Duration::ZERO),
                 (true, true) => Stop::For(Duration::from_micros(dice.below(STOPPED_MICROS_MAX))),
             };
-            let blow = self.strike(pid, stop);
+            let blow = self.strike(pid, stop, continuing);
             self.kills.extend(blow.map(|blow| (pid, blow)));
         }
         self.dying.clear();
     }
 
     /// Kills the worker; `None` if it has ended, or is about to.
-    fn strike(&mut self, pid: u32, stop: Stop) -> Option<Blow> {
+    fn strike(&mut self, pid: u32, stop: Stop, continuing: &Mutex<()>) -> Option<Blow> {
         self.dying.retain(|(_, pidfd)| !has_ended(pidfd));
         if self.dying.iter().any(|&(dying, _)| dying == pid) {
             return None;
@@ -115,6 +125,7 @@ impl Killer {
             return None;
         }
         let mut blow = Blow::Harmful;
+        let _alone = continuing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Stop::For(time) = stop {
             pidfd_send_signal(&pidfd, Signal::STOP).ok()?;
             if is_stopped_idle(pid) {

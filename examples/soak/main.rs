@@ -3,8 +3,8 @@
 //! What the workers recorded themselves is compared with what the pool answered.
 //!
 //! ```text
-//!  callers ── calls ──▶ pool ──▶ workers ◀── SIGKILL ── killer
-//!     │ outcomes                    │ born, started, finished
+//!  callers ── calls ──▶ pool ──▶ workers ◀── SIGKILL ── killer       injectors: stopped workers, killed servers,
+//!     │ outcomes                    │ born, started, finished          no descriptors
 //!     ▼                             ▼
 //!   tally ────────▶ verdict ◀──── ledger          gauges: descriptors, memory, zombies at quiet points
 //! ```
@@ -23,6 +23,7 @@ mod calls;
 mod command_line;
 mod dice;
 mod gauges;
+mod injector;
 mod killer;
 mod ledger;
 mod options;
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
 fn soak_here(method: StartMethod, options: &Options) -> anyhow::Result<bool> {
     // This run was started by another one; if that one ends, this one must end too.
     prctl::set_pdeathsig(Signal::SIGKILL).context("prctl(PR_SET_PDEATHSIG)")?;
-    pool_log::install();
+    pool_log::install(&options.faults);
     let verdict = soak::run(method, options)?;
     println!("{method}: {verdict}");
     for complaint in &verdict.complaints {

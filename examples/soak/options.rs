@@ -8,6 +8,7 @@ use procpool::StartMethod;
 
 use crate::calls::Kind;
 use crate::command_line::Arguments;
+use crate::injector::Fault;
 use crate::ledger;
 
 pub(crate) const HELP: &str = "\
@@ -23,6 +24,8 @@ usage: soak [options]
   --processes P             workers (default: 4)
   --seed S                  seed for the calls, the items and the kills (default: 1)
   --mix KINDS               kinds of calls, by comma: imap_unordered, imap, map, with, apply_async (default: all)
+  --inject FAULTS           what else happens, by comma, or none (default: all): stops (of workers), servers (the
+                            process that forks workers is killed), descriptors (none to be had for a moment)
   --quick                   10000 items for each method, unless --tasks says otherwise
   --help                    show this
 
@@ -46,6 +49,7 @@ pub(crate) struct Options {
     pub(crate) processes: usize,
     pub(crate) seed: u64,
     pub(crate) mix: Vec<Kind>,
+    pub(crate) faults: Vec<Fault>,
     /// Soak this method in this process, instead of starting another process for each method.
     pub(crate) is_here: bool,
     pub(crate) help: bool,
@@ -61,6 +65,7 @@ pub(crate) fn parse(arguments: &[String]) -> anyhow::Result<Options> {
         processes: 4,
         seed: 1,
         mix: Kind::ALL.to_vec(),
+        faults: Fault::ALL.to_vec(),
         is_here: false,
         help: false,
     };
@@ -77,6 +82,7 @@ pub(crate) fn parse(arguments: &[String]) -> anyhow::Result<Options> {
             "--processes" => options.processes = number(name, value()?, 1)? as usize,
             "--seed" => options.seed = value()?.parse().with_context(|| name.to_owned())?,
             "--mix" => options.mix = value()?.split(',').map(str::parse).collect::<anyhow::Result<_>>()?,
+            "--inject" => options.faults = faults(value()?)?,
             "--quick" if argument.whole == name => quick = true,
             HERE => only = Some(value()?.parse()?),
             "--help" | "-h" if argument.whole == name => options.help = true,
@@ -91,6 +97,13 @@ pub(crate) fn parse(arguments: &[String]) -> anyhow::Result<Options> {
         options.methods = StartMethod::ALL.to_vec();
     }
     Ok(options)
+}
+
+fn faults(text: &str) -> anyhow::Result<Vec<Fault>> {
+    match text {
+        "none" => Ok(Vec::new()),
+        text => text.split(',').map(str::parse).collect(),
+    }
 }
 
 fn number(name: &str, text: &str, min: u32) -> anyhow::Result<u32> {

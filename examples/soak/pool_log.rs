@@ -14,8 +14,12 @@ use log::LevelFilter;
 use log::Log;
 use log::Metadata;
 
+use crate::injector::Fault;
+
 /// The log line for a worker that was killed before its initializer ran.
 const EARLY_DEATH: &str = "ended before it was ready: killed by SIGKILL";
+/// The same, when the server that should have reported its status is dead as well.
+const EARLY_DEATH_BESIDE_ITS_SERVER: &str = "ended before it was ready: exit status unknown";
 /// Maximum lines that are kept.
 const LINES_MAX: usize = 20;
 
@@ -24,6 +28,8 @@ const LINES_MAX: usize = 20;
 pub(crate) struct PoolLog {
     /// Workers that were killed before they were ready.
     pub(crate) early_deaths: u64,
+    /// Lines about what was injected: servers and templates that died, and starts that failed for want of descriptors.
+    pub(crate) injected: u64,
     /// All other lines.
     pub(crate) warnings: u64,
     /// The first of these lines.
@@ -31,13 +37,22 @@ pub(crate) struct PoolLog {
 }
 
 struct Logger {
-    /// Forked copies have this logger too, and their lines are not read.
-    pid: OnceLock<u32>,
+    /// This process, since forked copies have this logger too and their lines are not read; and texts that are expected.
+    setting: OnceLock<Setting>,
     log: Mutex<PoolLog>,
 }
 
-static LOGGER: Logger =
-    Logger { pid: OnceLock::new(), log: Mutex::new(PoolLog { early_deaths: 0, warnings: 0, lines: Vec::new() }) };
+#[derive(Debug)]
+struct Setting {
+    pid: u32,
+    early_deaths: Vec<&'static str>,
+    expected: Vec<&'static str>,
+}
+
+static LOGGER: Logger = Logger {
+    setting: OnceLock::new(),
+    log: Mutex::new(PoolLog { early_deaths: 0, injected: 0, warnings: 0, lines: Vec::new() }),
+};
 
 impl Logger {
     fn lock(&self) -> MutexGuard<'_, PoolLog> {
@@ -51,13 +66,15 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        if self.pid.get() != Some(&process::id()) {
-            return;
-        }
+        let Some(setting) = self.setting.get().filter(|setting| setting.pid == process::id()) else { return };
         let text = record.args().to_string();
         let mut log = self.lock();
-        if text.contains(EARLY_DEATH) {
+        if setting.early_deaths.iter().any(|expected| text.contains(expected)) {
             log.early_deaths += 1;
+            return;
+        }
+        if setting.expected.iter().any(|expected| text.contains(expected)) {
+            log.injected += 1;
             return;
         }
         log.warnings += 1;
@@ -69,10 +86,21 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
+/// What the pool logs about a fault.
+fn texts_about(fault: Fault) -> &'static [&'static str] {
+    match fault {
+        Fault::Stops => &[],
+        Fault::Servers => &["the fork server is replaced", "a fork server is killed", "the template process is lost"],
+        Fault::Descriptors => &["Too many open files"],
+    }
+}
+
 /// Collects the log of every pool from here on.
-pub(crate) fn install() {
-    let pid = LOGGER.pid.get_or_init(process::id);
-    assert_eq!(*pid, process::id(), "the logger was inherited");
+pub(crate) fn install(faults: &[Fault]) {
+    let expected = faults.iter().flat_map(|&fault| texts_about(fault)).copied().collect();
+    let mut early_deaths = vec![EARLY_DEATH];
+    early_deaths.extend(faults.contains(&Fault::Servers).then_some(EARLY_DEATH_BESIDE_ITS_SERVER));
+    LOGGER.setting.set(Setting { pid: process::id(), early_deaths, expected }).expect("the logger is installed once");
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }

@@ -53,8 +53,10 @@ pub(crate) struct Verdict {
     overworked: u64,
     warnings: u64,
     /// The difference between the most and the fewest descriptors that workers had at birth.
-    kept_by_workers: u32,
+    pub(crate) kept_by_workers: u32,
     pub(crate) left: Left,
+    /// How many faults of each kind were injected.
+    pub(crate) injected: [u64; 3],
 
     /// Items whose worker died in the middle of them.
     died_in_task: u64,
@@ -281,6 +283,8 @@ impl fmt::Display for Verdict {
             "tasks {}, kills {} (harmless {}), deaths seen {} (and early {}), recycles {}",
             self.tasks, self.kills, self.harmless_kills, self.deaths, self.early_deaths, self.recycled
         )?;
+        let [stops, servers, bursts] = self.injected;
+        write!(f, ", stops {stops}, servers killed {servers}, bursts without descriptors {bursts}")?;
         let counts = self.counts().map(|(name, count)| format!("{name} {count}")).join(", ");
         write!(f, " | {counts}, hangs 0")?;
         write!(

@@ -89,6 +89,7 @@ const OTHER_UNSAFE_FILES: &[&str] = &[
     "benches/common/futex.rs",
     "benches/common/shared.rs",
     "examples/fork_deadlock.rs",
+    "examples/soak/soak.rs",
     "start_methods/tests/it/copies.rs",
     "start_methods/tests/it/early.rs",
     "start_methods/tests/it/host.rs",
