@@ -205,7 +205,12 @@ impl UserThread {
                     queue.running = false;
                 }
                 None if queue.closing => break,
-                None => resident.park(|| self.changed.wait(&mut queue)),
+                None => {
+                    // Unlocked in the parking place: this thread leaves it when no fork is in progress, and a fork waits
+                    // until all residents are parked, among them the background thread, which may need the queue.
+                    resident.park(move || self.changed.wait(&mut queue));
+                    queue = self.queue.lock();
+                }
             }
         }
         queue.gone = true;

@@ -11,7 +11,7 @@
 //!
 //! - While a `Hold` exists, no resident leaves its parking place.
 //! - Threads are counted by /proc/self/task; a resident that is not parked counts as foreign.
-//! - A thread that waits to fork counts as parked: it holds no lock either.
+//! - A thread that waits to fork, or until a fork is done, counts as parked: otherwise the two would wait for each other.
 
 use std::cell::Cell;
 use std::fs;
@@ -141,7 +141,7 @@ pub struct Announced {
 }
 
 impl Announced {
-    /// Announces one thread. Blocks while a fork is in progress.
+    /// Announces one thread. Blocks while a fork is in progress, and counts as parked meanwhile.
     ///
     /// # Examples
     ///
@@ -154,9 +154,13 @@ impl Announced {
     /// ```
     #[must_use]
     pub fn new() -> Self {
-        let mut state = lock_when_open();
+        let mut state = match mode() {
+            Mode::Active => GATE.get().pass(Mode::Active, Mode::Active),
+            Mode::Unregistered | Mode::Parked | Mode::Foreign => lock_when_open(),
+        };
         state.residents += 1;
         state.active += 1;
+        drop(state);
         Self { pid: std::process::id() }
     }
 
@@ -254,8 +258,7 @@ impl Resident {
     /// resident.park(|| std::thread::sleep(Duration::from_millis(1)));
     /// ```
     pub fn park<R>(&self, f: impl FnOnce() -> R) -> R {
-        let _change = ModeChange::begin(Mode::Parked);
-        f()
+        parked(f)
     }
 
     /// Runs `f`, about which nothing is known: meanwhile this thread counts as foreign.
@@ -289,6 +292,13 @@ impl Drop for Resident {
     }
 }
 
+/// Runs `f`, which waits for a lock that a thread may hold while it forks. If this thread is a resident, it counts as
+/// parked meanwhile, and then waits until that fork is done. It must hold no other lock that a forked child could need.
+pub(crate) fn parked<R>(f: impl FnOnce() -> R) -> R {
+    let _change = ModeChange::begin(Mode::Parked);
+    f()
+}
+
 /// A period in another mode. It ends when this is dropped, by return or by panic.
 struct ModeChange {
     before: Mode,
@@ -300,12 +310,17 @@ impl ModeChange {
     fn begin(during: Mode) -> Self {
         let before = mode();
         if before != Mode::Unregistered {
-            // Leaving a parking place requires an open gate: a fork relies on parked threads staying parked.
-            let mut state = if before == Mode::Parked { lock_when_open() } else { process::lock(&GATE.get().state) };
-            state.leave(before);
-            state.arrive(during);
+            let gate = GATE.get();
+            if before == Mode::Parked {
+                // Leaving a parking place requires an open gate: a fork relies on parked threads staying parked.
+                drop(gate.pass(before, during));
+            } else {
+                let mut state = process::lock(&gate.state);
+                state.leave(before);
+                state.arrive(during);
+            }
             set_mode(during);
-            GATE.get().changed.notify_all();
+            gate.changed.notify_all();
         }
         Self { before, during, pid: std::process::id() }
     }
@@ -316,9 +331,8 @@ impl Drop for ModeChange {
         if self.before == Mode::Unregistered || self.pid != std::process::id() {
             return;
         }
-        let mut state = lock_when_open();
-        state.leave(self.during);
-        state.arrive(self.before);
+        // Also out of code about which nothing is known: what has returned holds no lock any more.
+        drop(GATE.get().pass(self.during, self.before));
         set_mode(self.before);
         GATE.get().changed.notify_all();
     }
@@ -367,6 +381,16 @@ impl Gate {
         while state.held {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state
+    }
+
+    /// Takes this thread from one mode to another when no fork is in progress. It counts as parked until then.
+    fn pass(&self, from: Mode, to: Mode) -> MutexGuard<'_, State> {
+        let mut state = process::lock(&self.state);
+        state.leave(from);
+        self.changed.notify_all();
+        state = self.until_open(state);
+        state.arrive(to);
         state
     }
 }
@@ -592,6 +616,30 @@ mod tests {
             wait_for(&|| PARKED.load(std::sync::atomic::Ordering::Acquire));
             assert!(!is_named("a-resident"));
         });
+    }
+
+    #[test]
+    fn a_thread_that_leaves_foreign_code_during_a_fork_counts_as_parked() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            Resident::enter().foreign(|| {
+                begin.send(own_id()).unwrap();
+                assert!(ended.recv().is_err());
+            });
+        });
+        let id = begun.recv().unwrap();
+        let is_known = || process::lock(&GATE.get().state).known.contains(&id);
+        assert!(!is_known());
+        let hold = Hold::acquire(ForeignThreads::Tolerate).unwrap();
+        drop(end);
+        // The harness ends the test if it counts as foreign for ever.
+        while !is_known() {
+            std::thread::yield_now();
+        }
+        assert!(!thread.is_finished(), "it waits until the fork is done");
+        drop(hold);
+        thread.join().unwrap();
     }
 
     #[test]

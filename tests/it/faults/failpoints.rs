@@ -16,6 +16,8 @@ use start_methods::failpoint;
 
 use crate::faults::deaths;
 use crate::harness::cases;
+use crate::harness::processes;
+use crate::harness::processes::Process;
 use crate::harness::stage;
 use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
@@ -33,6 +35,7 @@ cases![
     server_that_dies_at_any_point_of_a_start,
     server_that_always_dies_is_told,
     report_of_a_panic_does_not_count_as_the_items_time,
+    new_template_that_fails_at_once_is_replaced_by_another,
 ];
 
 /// Arms rules for this process and all that it starts from now on, the fork server included.
@@ -324,4 +327,28 @@ fn report_of_a_panic_does_not_count_as_the_items_time(method: StartMethod) {
         TaskError::TimedOut { .. } => assert!(!with_rings()),
         other => panic!("{other:?}"),
     }
+}
+
+/// After that as well, workers are forked from a template and not from this process.
+fn new_template_that_fails_at_once_is_replaced_by_another(method: StartMethod) {
+    if method != StartMethod::Fork {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    File::create(&token).unwrap();
+    arm(&format!("fork-template before_fork 1 kill once {}", token.display()));
+    let pool = sys::despite_threads(Pool::builder().processes(2).start_method(method)).build().unwrap();
+    let (here, workers) = (std::process::id(), pool.pids());
+    let templates: Vec<u32> =
+        processes::children(here).into_iter().map(|child| child.pid).filter(|pid| !workers.contains(pid)).collect();
+    assert_eq!(templates.len(), 1);
+    stage::signal(templates[0], Signal::SIGKILL);
+    stage::until_ended(&templates);
+    stage::signal(workers[0], Signal::SIGKILL);
+    let after = stage::until_replaced(&pool, 2, &workers[..1]);
+    assert!(!token.exists(), "the second template has not failed");
+    let replacement = *after.iter().find(|pid| !workers.contains(pid)).unwrap();
+    assert_ne!(Process::find(replacement).unwrap().parent, here);
+    stage::assert_works(&pool);
 }

@@ -22,6 +22,7 @@ pub(crate) mod server;
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::TryLockError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -38,6 +39,7 @@ use crate::method::StartMethod;
 use crate::sys::image;
 use crate::sys::process;
 use crate::sys::process::PerProcess;
+use crate::sys::threads;
 
 static STATE: PerProcess<State> = PerProcess::new();
 
@@ -93,9 +95,19 @@ impl Drop for ForkRequest<'_> {
 }
 
 impl Slot {
+    /// Locks the slot. A thread that waits for it counts as parked: the thread that has it may be about to fork, and then
+    /// waits until all residents are parked.
+    fn lock(&self) -> MutexGuard<'_, Option<Server>> {
+        match self.server.try_lock() {
+            Ok(slot) => slot,
+            Err(TryLockError::WouldBlock) => threads::parked(|| process::lock(&self.server)),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        }
+    }
+
     /// Requests a child, which the server forks while the boot is prepared. `None` if there is no server.
     pub(crate) fn request(&self) -> Option<ForkRequest<'_>> {
-        let mut slot = process::lock(&self.server);
+        let mut slot = self.lock();
         let server = slot.as_mut()?;
         let sent = server.send_request();
         Some(ForkRequest { pid: std::process::id(), slot, sent: Some(sent) })
@@ -111,7 +123,7 @@ impl Slot {
         let prepared = boot.prepare(StartMethod::Forkserver)?;
         let Some(mut request) = request.or_else(|| self.request()) else {
             // Held until the server is ready: concurrent starts wait for it and do not launch a second one.
-            let mut slot = process::lock(&self.server);
+            let mut slot = self.lock();
             return match fork_from(&mut slot, how) {
                 Ok(child) => deliver(child, &prepared),
                 Err(broken) => retry(&mut slot, &broken, how, &prepared),
@@ -131,7 +143,7 @@ impl Slot {
         boot: &Boot<'_>,
         make: impl FnOnce() -> Result<Server, StartError>,
     ) -> Option<Result<Child, StartError>> {
-        if request.is_none() && process::lock(&self.server).is_none() {
+        if request.is_none() && self.lock().is_none() {
             return None;
         }
         // Before the request, if that was not sent yet: a boot that fails its checks needs no child.
@@ -147,10 +159,7 @@ impl Slot {
                 let slot = &mut request.slot;
                 slot.as_ref().inspect(|server| server.kill());
                 match replace_template(slot, make) {
-                    Ok(()) => match fork_from(slot, Launch::of_this_program()) {
-                        Ok(child) => deliver(child, &prepared),
-                        Err(broken) => Err(StartError::Forkserver { detail: broken.to_string() }),
-                    },
+                    Ok(()) => fork_from_template(slot).and_then(|child| deliver(Ok(child), &prepared)),
                     Err(error) => Err(error),
                 }
             }
@@ -159,7 +168,7 @@ impl Slot {
 
     /// Puts the server that `make` returns into the slot, unless there is one that lives.
     pub(crate) fn fill(&self, make: impl FnOnce() -> Result<Server, StartError>) -> Result<(), StartError> {
-        let mut slot = process::lock(&self.server);
+        let mut slot = self.lock();
         match slot.as_ref() {
             None => *slot = Some(make()?),
             Some(server) if server.running().is_none() => replace_template(&mut slot, make)?,
@@ -170,7 +179,7 @@ impl Slot {
 
     /// Waits until the server is ready, if there is one. A server that fails to start is removed from the slot.
     pub(crate) fn wait_until_ready(&self) -> Result<(), StartError> {
-        let mut slot = process::lock(&self.server);
+        let mut slot = self.lock();
         let ready = slot.as_mut().map_or(Ok(()), Server::wait_until_ready);
         if ready.is_err() {
             drop(slot.take());
@@ -188,7 +197,7 @@ impl Slot {
     }
 
     fn running(&self) -> Option<u32> {
-        process::lock(&self.server).as_ref().and_then(Server::running)
+        self.lock().as_ref().and_then(Server::running)
     }
 }
 
@@ -215,6 +224,15 @@ fn replace_template(
         Err(StartError::ForeignThreads { .. }) => Err(StartError::TemplateDied),
         Err(error) => Err(error),
     }
+}
+
+/// Starts a child by a new template. One that fails at once stays in the slot, dead, as in [`replace_template`].
+fn fork_from_template(slot: &mut Option<Server>) -> Result<Child, StartError> {
+    let template = slot.as_mut().expect("it has just been made");
+    template.fork().unwrap_or_else(|broken| {
+        template.kill();
+        Err(StartError::Forkserver { detail: broken.to_string() })
+    })
 }
 
 /// One attempt. After an error the slot is empty, and a second attempt may succeed.
@@ -323,7 +341,7 @@ pub fn preload(f: fn()) -> Result<(), StartError> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn stop() {
-    let server = process::lock(&shared().server).take();
+    let server = shared().lock().take();
     drop(server);
     STATE.get().has_threads.store(false, Ordering::Relaxed);
 }

@@ -77,12 +77,6 @@ pub(crate) struct Launch<'a> {
     pub(crate) foreign: ForeignThreads,
 }
 
-impl Launch<'_> {
-    pub(crate) fn of_this_program() -> Self {
-        Self { executable: None, foreign: ForeignThreads::Refuse }
-    }
-}
-
 /// Why a server gets no further request.
 #[derive(Debug)]
 pub(crate) struct Broken {
