@@ -120,8 +120,9 @@ impl Engine {
 
     /// The worker runs nothing more: settles what is lost with it.
     fn depart(&mut self, worker: WorkerId, handle: &mut WorkerHandle, exit: &Exit, unbegun: UnbegunWork) {
-        let ending = match exit.status().and_then(|status| status.signal()) {
-            Some(libc::SIGKILL) if handle.trust.killed_for().is_none() => Ending::Killed,
+        let ending = match exit.status().map(|status| status.signal()) {
+            // Unknown: its server has died as well, or other code has reaped it.
+            None | Some(Some(libc::SIGKILL)) if handle.trust.killed_for().is_none() => Ending::Killed,
             _ => Ending::Other,
         };
         let first = self.first_item(worker, handle);

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 /// Starts that may fail in a row while no worker is ready; or one per worker, if that is more.
 const START_FAILURES_MAX: u32 = 3;
-/// Starts that may be ended by SIGKILL in a row while no worker is ready. The signal comes from outside, so a retry is
-/// likely to succeed, and needs no pause; but it may be an OOM killer that kills every one.
+/// Starts that may be ended by SIGKILL, or in an unknown way, in a row while no worker is ready. The signal comes from
+/// outside, so a retry is likely to succeed, and needs no pause; but it may be an OOM killer that kills every one.
 const START_KILLS_MAX: u32 = 100;
 /// How long starts may fail for want of processes, descriptors or memory while no worker is ready. Such a want often
 /// passes: another program ends, or closes what it had open.
@@ -21,7 +21,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How a worker ended, as far as it matters for starting the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// By SIGKILL from another process, which predicts nothing about the next worker.
+    /// By SIGKILL from another process, or in an unknown way together with its server. That predicts nothing about the
+    /// next worker.
     Killed,
     /// It was not made for want of processes, descriptors or memory, which other programs may give back at any time.
     Scarcity,
@@ -32,7 +33,7 @@ pub(crate) enum Ending {
 #[derive(Debug, Default)]
 pub(crate) struct Restarts {
     failures: u32,
-    /// Starts that were ended by SIGKILL.
+    /// Starts that were ended by SIGKILL or in an unknown way.
     kills: u32,
     /// Starts that failed for want of something, and when the first of them did.
     shortages: u32,

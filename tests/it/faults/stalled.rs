@@ -4,6 +4,7 @@
 //! has none, and must be unaffected.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -38,6 +39,7 @@ cases![
     server_that_dies_with_all_workers_is_replaced,
     idle_worker_that_is_stopped_keeps_no_item,
     stopped_worker_outlives_its_server,
+    starting_workers_that_die_with_their_servers_break_no_pool,
 ];
 
 /// Much longer than it takes to detect a stopped server, and shorter than the timeout of a slow one.
@@ -317,4 +319,29 @@ fn stopped_worker_outlives_its_server(method: StartMethod) {
     stage::signal(pid, Signal::SIGCONT);
     gate.open();
     assert_eq!(running.get().unwrap(), None, "a program of the task has ended");
+}
+
+/// In a worker that starts: kills its server, if it has one that lives, and then itself.
+fn die_with_the_server(case: u32) {
+    let parent = std::os::unix::process::parent_id();
+    if Process::find(parent).is_some_and(|server| server.parent == case) {
+        stage::signal_if_there(parent, Signal::SIGKILL);
+    }
+    nix::sys::signal::raise(Signal::SIGKILL).unwrap();
+}
+
+/// Their statuses are unknown, and say nothing about the next worker, as if they were known to be killed.
+fn starting_workers_that_die_with_their_servers_break_no_pool(method: StartMethod) {
+    const DEATHS: usize = 8;
+    let folder = tempfile::tempdir().unwrap();
+    let begin = |(folder, case): (PathBuf, u32)| {
+        let is_first = |number: usize| stage::first_to_claim(folder.join(number.to_string()).to_str().unwrap());
+        if (0..DEATHS).any(is_first) {
+            die_with_the_server(case);
+        }
+    };
+    let builder = Pool::builder().processes(2).start_method(method);
+    let pool = builder.initializer(((folder.path().to_owned(), std::process::id()),), begin).build().unwrap();
+    stage::assert_works(&pool);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), DEATHS);
 }
