@@ -14,7 +14,6 @@ use crate::error::PoolError;
 use crate::error::Side;
 use crate::error::TaskError;
 use crate::values::codec;
-use crate::values::output::Output;
 use crate::values::output::no_room;
 use crate::work::batch::ChunkSize;
 use crate::work::batch::JobId;
@@ -118,7 +117,7 @@ fn encode_context<C: Serialize + 'static>(
     label: &Label,
 ) -> Result<JobContext, TaskError> {
     let failed = |message| TaskError::Encode { side: Side::Context, message, origin: label.call() };
-    let mut output = Output::default();
+    let mut output = backend.output_with_own_files();
     codec::encode(context, &mut output).map_err(failed)?;
     let body = match output.fits_a_frame() {
         true => ContextBody::Inline(output.into_bytes().into()),

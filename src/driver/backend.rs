@@ -173,6 +173,9 @@ pub(crate) trait Backend: Send + Sync {
     /// A new buffer to encode items into.
     fn output(&self) -> Output;
 
+    /// A new buffer for a value that goes to all workers.
+    fn output_with_own_files(&self) -> Output;
+
     /// A number that no other context of this pool has.
     ///
     /// # Errors

@@ -185,11 +185,15 @@ impl Backend for Shared {
         self.with(|engine| engine.refusal()).unwrap_or_else(Some)
     }
 
+    fn output_with_own_files(&self) -> Output {
+        Output::with_own_files(Arc::clone(&self.cache))
+    }
+
     fn output(&self) -> Output {
         match self.config.max_tasks_per_child {
             // The memory of large values is not used again: a worker that runs one item must never see what another was
             // sent.
-            Some(1) => Output::default(),
+            Some(1) => self.output_with_own_files(),
             _ => Output::with_cache(Arc::clone(&self.cache)),
         }
     }

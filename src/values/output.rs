@@ -32,6 +32,8 @@ pub(crate) struct Output {
     overflow: Option<Overflow>,
     /// Files for reuse.
     cache: Option<Arc<BlobCache>>,
+    /// Makes room for the descriptor of a value that is kept in memory, when it is sent.
+    room: Option<Arc<BlobCache>>,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,12 @@ impl Output {
     /// An output whose files come from `cache`, and return to it.
     pub(crate) fn with_cache(cache: Arc<BlobCache>) -> Self {
         Self { cache: Some(cache), ..Self::default() }
+    }
+
+    /// An output each of whose large values has a file of its own. `cache` only keeps the descriptors that are closed when
+    /// there is none for such a file.
+    pub(crate) fn with_own_files(cache: Arc<BlobCache>) -> Self {
+        Self { room: Some(cache), ..Self::default() }
     }
 
     /// Drops all values and keeps the memory.
@@ -160,7 +168,11 @@ impl Output {
         // An error is kept in the overflow, and returned below.
         let _: Result<(), Full> = self.overflow_with(&[]);
         let overflow = self.overflow.take().expect("it was made a line ago");
-        overflow.file?.finish()
+        let blob = overflow.file?.finish()?;
+        Ok(match &self.room {
+            Some(cache) => blob.with_room_of(cache),
+            None => blob,
+        })
     }
 }
 

@@ -126,6 +126,16 @@ impl Blob {
         Self { file: Arc::new(file), len }
     }
 
+    /// Lets a new blob whose bytes are in memory use the descriptors that `cache` keeps for a full table.
+    pub(crate) fn with_room_of(mut self, cache: &Arc<BlobCache>) -> Self {
+        if let Some(file) = Arc::get_mut(&mut self.file)
+            && matches!(file.held, Some(Held::Memory(_)))
+        {
+            file.cache = Some(Arc::clone(cache));
+        }
+        self
+    }
+
     /// The bytes in memory, without a descriptor; as they are if there is not enough memory.
     pub(crate) fn without_file(self) -> Self {
         match self.copy() {

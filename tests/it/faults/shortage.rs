@@ -27,6 +27,8 @@ cases![
     large_results_of_a_worker_that_dies_need_few_descriptors,
     a_full_table_costs_no_large_result,
     a_full_table_costs_no_large_argument,
+    a_full_table_costs_no_large_context,
+    a_full_table_costs_no_large_argument_of_a_worker_that_runs_one_item,
     no_limit_of_file_sizes_ends_the_process,
     limit_of_file_sizes_that_comes_later_ends_no_process,
     worker_with_a_limit_of_file_sizes_says_so,
@@ -166,6 +168,29 @@ fn a_full_table_costs_no_large_argument(method: StartMethod) {
         same.for_each(|(x, text)| assert!(text.unwrap() == large(x), "item {x}"));
     });
     assert_eq!(pool.pids(), pids, "a worker was replaced");
+}
+
+fn a_full_table_costs_no_large_context(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    stage::until_all_work(&pool);
+    let pids = pool.pids();
+    with_full_table(|| {
+        for round in 0..20 {
+            let same = pool.with(&large(round)).map(0..4usize, |context, x| (context.clone(), x)).unwrap();
+            assert!(same.into_iter().eq((0..4).map(|x| (large(round), x))), "context {round}");
+        }
+    });
+    assert_eq!(pool.pids(), pids, "a worker was replaced");
+}
+
+/// Their files are not used again.
+fn a_full_table_costs_no_large_argument_of_a_worker_that_runs_one_item(method: StartMethod) {
+    let pool = Pool::builder().processes(2).start_method(method).max_tasks_per_child(1).build().unwrap();
+    with_full_table(|| {
+        // Those that wait need no descriptor, and replacements have those of their predecessors.
+        let lengths = pool.map((0..10).map(large), |text| text.len()).unwrap();
+        assert_eq!(lengths, [LEN; 10]);
+    });
 }
 
 /// Limits the length of files of this process, and of the workers that it starts from now on. A write beyond it raises
