@@ -80,28 +80,27 @@ pub(crate) struct Gauges {
     pub(crate) zombies: usize,
 }
 
-/// Whose memory counts.
+/// Whose descriptors and memory count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Memory {
-    /// Of this process and its helpers.
+pub(crate) enum Counted {
+    /// Those of this process and its helpers.
     All,
-    /// Of this process: its helper is a copy of it, made at any time.
+    /// Those of this process: its helper is a copy of it, made at any time.
     Own,
 }
 
 impl Gauges {
     /// Reads this process and its helpers: its children that are not workers.
-    pub(crate) fn read(workers: &[u32], memory: Memory) -> anyhow::Result<Self> {
+    pub(crate) fn read(workers: &[u32], counted: Counted) -> anyhow::Result<Self> {
         let descendants = descendants();
         let zombies = descendants.iter().filter(|process| process.state == 'Z').count();
         let (mut descriptors, mut resident_kib) = (0, 0);
         let helpers = descendants.iter().filter(|process| process.parent == process::id() && process.state != 'Z');
         let helpers = helpers.map(|process| process.pid).filter(|pid| !workers.contains(pid));
+        let helpers = helpers.filter(|_| counted == Counted::All);
         for pid in helpers.chain([process::id()]) {
             descriptors += descriptor_count(pid)?;
-            if memory == Memory::All || pid == process::id() {
-                resident_kib += resident_kib_of(pid)?;
-            }
+            resident_kib += resident_kib_of(pid)?;
         }
         Ok(Self { descriptors, resident_kib, zombies })
     }

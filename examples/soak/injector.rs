@@ -7,6 +7,8 @@
 //! As the killer does, they signal by pidfd, and only processes that are certainly of this pool.
 
 use std::fs;
+use std::fs::File;
+use std::iter;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -139,13 +141,14 @@ fn kill_server(pool: &Pool) -> Option<()> {
     pidfd_send_signal(&server, Signal::KILL).ok()
 }
 
-/// Refuses every new descriptor to this process for so long. Numbers that become free below the limit can be used.
+/// Fills the table of descriptors of this process for so long. What is closed meanwhile makes room.
 fn refuse_descriptors(over: &AtomicBool, time: Duration) -> Option<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    let used = descriptors().ok()?;
-    let first_free = (0..).find(|number| !used.contains(number))?;
-    setrlimit(Resource::RLIMIT_NOFILE, first_free, hard).ok()?;
+    let last = descriptors().ok()?.into_iter().max()?;
+    setrlimit(Resource::RLIMIT_NOFILE, last + 1, hard).ok()?;
+    let fillers: Vec<File> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
     sleep_unless(over, time);
+    drop(fillers);
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("a limit that was in force is valid");
     Some(())
 }

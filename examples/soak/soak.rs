@@ -18,8 +18,8 @@ use procpool::forkserver;
 use crate::calls;
 use crate::dice::Dice;
 use crate::gauges;
+use crate::gauges::Counted;
 use crate::gauges::Gauges;
-use crate::gauges::Memory;
 use crate::injector::Fault;
 use crate::injector::Injected;
 use crate::killer::Killer;
@@ -101,20 +101,20 @@ fn soak(
     method: StartMethod,
     options: &Options,
 ) -> anyhow::Result<(Killer, [Gauges; 3])> {
-    let memory = if copies_are_made_at_any_time(method, options) { Memory::Own } else { Memory::All };
+    let counted = if copies_are_made_at_any_time(method, options) { Counted::Own } else { Counted::All };
     let mut killer = Killer::default();
     let next = AtomicU32::new(0);
     let fire = Fire { pool, tally, injected, options, next: &next };
     // A fork pool starts its first workers differently from replacements: begin with replacements.
     killer.kill_everybody(pool);
-    let first = quiet(pool, tally, memory, None)?;
+    let first = quiet(pool, tally, counted, None)?;
     // The first part warms up everything that grows to a stable size.
     fire.work(options.tasks / 4, &mut killer);
     replace_server(pool, options, &mut killer);
-    let warm = quiet(pool, tally, memory, Some(first))?;
+    let warm = quiet(pool, tally, counted, Some(first))?;
     fire.work(options.tasks, &mut killer);
     replace_server(pool, options, &mut killer);
-    let last = quiet(pool, tally, memory, Some(first))?;
+    let last = quiet(pool, tally, counted, Some(first))?;
     pool.close();
     // `join` returns when every callback has run.
     pool.join().context("join")?;
@@ -175,7 +175,7 @@ fn fork_despite_threads(builder: PoolBuilder) -> PoolBuilder {
 
 /// Reads the gauges when no call, kill, start or reaping is under way. The pool may keep [`KEPT_MAX`] descriptors more than
 /// at `first`; a reading that stays above that shows a leak.
-fn quiet(pool: &Pool, tally: &Tally, memory: Memory, first: Option<Gauges>) -> anyhow::Result<Gauges> {
+fn quiet(pool: &Pool, tally: &Tally, counted: Counted, first: Option<Gauges>) -> anyhow::Result<Gauges> {
     // No worker is killed now, so this must succeed.
     let answers = pool.map_results(0..64u32, work::work_aside)?;
     (0..).zip(answers).for_each(|(x, answer)| tally.check_aside(x, answer));
@@ -184,7 +184,7 @@ fn quiet(pool: &Pool, tally: &Tally, memory: Memory, first: Option<Gauges>) -> a
     loop {
         tally.tick();
         let pids = pool.pids();
-        let gauges = Gauges::read(&pids, memory)?;
+        let gauges = Gauges::read(&pids, counted)?;
         let is_quiet = pids.len() == pool.processes()
             && before.is_some_and(|before: Gauges| before.descriptors == gauges.descriptors)
             && first.is_none_or(|first| gauges.descriptors <= first.descriptors + KEPT_MAX)
