@@ -1,5 +1,8 @@
 //! What is reused, and when: never while a reader may still need its content.
 
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
 use proptest::prelude::*;
 
 use super::*;
@@ -134,12 +137,19 @@ fn steps() -> impl Strategy<Value = Vec<CacheStep>> {
     prop::collection::vec(prop_oneof![3 => write, 2 => any::<prop::sample::Index>().prop_map(CacheStep::Drop)], 0..40)
 }
 
+/// For a file for each value. The soft limit of the process that runs the tests may be lower.
+fn want_descriptors() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(1024)), hard).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// However files are reused: a value that is still held is what was written.
     #[test]
     fn values_that_are_held_stay_as_they_are(steps in steps(), by_parent: bool) {
+        want_descriptors();
         let (parent, worker) = (BlobCache::of_parent(), BlobCache::of_worker());
         let (from, to) = if by_parent { (&parent, &worker) } else { (&worker, &parent) };
         let mut held: Vec<(Blob, Blob, Vec<u8>)> = Vec::new();
