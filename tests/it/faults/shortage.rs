@@ -183,13 +183,13 @@ fn a_full_table_costs_no_large_context(method: StartMethod) {
     assert_eq!(pool.pids(), pids, "a worker was replaced");
 }
 
-/// Their files are not used again.
+/// The files of their arguments are not used again.
 fn a_full_table_costs_no_large_argument_of_a_worker_that_runs_one_item(method: StartMethod) {
-    let pool = Pool::builder().processes(2).start_method(method).max_tasks_per_child(1).build().unwrap();
+    let pool = Pool::builder().processes(4).start_method(method).max_tasks_per_child(1).build().unwrap();
     with_full_table(|| {
-        // Those that wait need no descriptor, and replacements have those of their predecessors.
-        let lengths = pool.map((0..10).map(large), |text| text.len()).unwrap();
-        assert_eq!(lengths, [LEN; 10]);
+        // One item for each worker: no other can be started now.
+        let lengths = pool.chunk_size(1).map((0..4).map(large), |text| text.len()).unwrap();
+        assert_eq!(lengths, [LEN; 4]);
     });
 }
 
