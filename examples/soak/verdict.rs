@@ -163,7 +163,7 @@ impl Verdict {
             name_the_dead(&job, tally, &account);
         }
         verdict.judge_items(tally, &account);
-        verdict.judge_deaths(tally, kills);
+        verdict.judge_deaths(tally, &account, kills);
         verdict.duplicated = tally.duplicated();
         verdict.values_wrong += tally.values_wrong();
         verdict.other_errors = tally.other_errors();
@@ -203,7 +203,7 @@ impl Verdict {
     }
 
     /// A death costs one item at most, a harmless one none, and only workers that were killed die.
-    fn judge_deaths(&mut self, tally: &Tally, kills: &[(u32, Blow)]) {
+    fn judge_deaths(&mut self, tally: &Tally, account: &Account, kills: &[(u32, Blow)]) {
         let mut unpaid: HashMap<u32, i64> = HashMap::new();
         for (pid, _) in kills.iter().filter(|(_, blow)| *blow == Blow::Harmful) {
             *unpaid.entry(*pid).or_default() -= 1;
@@ -214,7 +214,12 @@ impl Verdict {
                 *unpaid += 1;
                 if *unpaid > 0 {
                     self.false_losses += 1;
-                    tally.complain(|| format!("no kill of worker {pid} explains the loss of item {index}"));
+                    tally.complain(|| {
+                        let blows: Vec<Blow> =
+                            kills.iter().filter(|(victim, _)| *victim == pid).map(|(_, blow)| *blow).collect();
+                        let item = &account.items[index as usize];
+                        format!("no kill of worker {pid} explains the loss of item {index}: {item:?}; kills: {blows:?}")
+                    });
                 }
             }
         }

@@ -229,7 +229,7 @@ impl WorkerEnd {
             }
         }
         let mut fds = Vec::new();
-        let len = match self.socket.recv(&mut self.frame, &mut fds)? {
+        let len = match self.socket.recv_or_drop_fds(&mut self.frame, &mut fds)? {
             Received::Message(len) => len,
             Received::Empty | Received::Closed => return Ok(false),
         };

@@ -233,7 +233,7 @@ pub(crate) fn report(control: &Socket, report: &Report, attached: Attachment<'_>
 fn receive_attachment(control: &Socket, number: u32) -> io::Result<Beside> {
     loop {
         let (mut buffer, mut fds) = ([0; 4], Vec::new());
-        match control.recv(&mut buffer, &mut fds)? {
+        match control.recv_or_drop_fds(&mut buffer, &mut fds)? {
             Received::Message(4) if u32::from_le_bytes(buffer) == number => {
                 return Ok(fds.pop().map_or(Beside::Missing, Beside::Fd));
             }

@@ -277,6 +277,47 @@ impl Socket {
         }
     }
 
+    /// As [`recv`](Self::recv), but a message whose descriptors find no room in this process's table arrives, without any
+    /// of them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv), except EMFILE.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    /// use std::os::fd::AsFd;
+    ///
+    /// use start_methods::{Received, Socket};
+    ///
+    /// let (here, there) = Socket::pair()?;
+    /// here.send(&[IoSlice::new(b"itself")], &[here.as_fd()])?;
+    ///
+    /// let (mut buffer, mut fds) = ([0; 16], Vec::new());
+    /// assert_eq!(there.recv_or_drop_fds(&mut buffer, &mut fds)?, Received::Message(6));
+    /// assert_eq!(fds.len(), 1); // None, if there were no room for it.
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn recv_or_drop_fds(&self, buffer: &mut [u8], fds: &mut Vec<PrivateFd>) -> io::Result<Received> {
+        loop {
+            let mut len = 0;
+            let received = self.receive(fds, |socket, arrived_fds| {
+                let arrived = calls::receive(socket, buffer, arrived_fds)?;
+                len = arrived.len;
+                Ok(arrived)
+            });
+            match received {
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) && len > 0 => {
+                    return Ok(Received::Message(len));
+                }
+                Ok(Received::Empty) => self.wait_readable()?,
+                received => return received,
+            }
+        }
+    }
+
     /// As [`recv`](Self::recv), but does not block: returns [`Received::Empty`] if there is no message.
     ///
     /// # Errors

@@ -29,6 +29,10 @@ pub(crate) const CASES: &[Case] = &[
     once("a_long_message_is_an_error", a_long_message_is_an_error),
     once("sixteen_descriptors_are_the_most", sixteen_descriptors_are_the_most),
     once("a_full_table_loses_no_descriptor", a_full_table_loses_no_descriptor),
+    once(
+        "a_message_arrives_without_the_descriptors_that_find_no_room",
+        a_message_arrives_without_the_descriptors_that_find_no_room,
+    ),
     once("low_numbers_are_moved_up", low_numbers_are_moved_up),
 ];
 
@@ -167,6 +171,19 @@ fn a_full_table_loses_no_descriptor() {
     let result = with_spare_descriptors(1, || receive(&there));
 
     assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    assert_eq!(fds(), before);
+}
+
+fn a_message_arrives_without_the_descriptors_that_find_no_room() {
+    let (here, there) = Socket::pair().unwrap();
+    let stderr = io::stderr();
+    here.send(&[IoSlice::new(b"three")], &[stderr.as_fd(); 3]).unwrap();
+    let before = fds();
+    let (mut buffer, mut arrived) = ([0; 64], Vec::new());
+    let received = with_spare_descriptors(1, || there.recv_or_drop_fds(&mut buffer, &mut arrived));
+
+    assert_eq!(received.unwrap(), Received::Message(5));
+    assert_eq!((&buffer[..5], arrived.len()), (&b"three"[..], 0));
     assert_eq!(fds(), before);
 }
 

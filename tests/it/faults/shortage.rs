@@ -1,6 +1,7 @@
 //! More large values than there are descriptors, and files that may not be as long as a value: nothing is lost.
 
 use std::fs::File;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ cases![
     a_full_table_costs_no_large_argument,
     a_full_table_costs_no_large_context,
     a_full_table_costs_no_large_argument_of_a_worker_that_runs_one_item,
+    a_full_table_of_a_worker_costs_what_it_is_sent_only,
     no_limit_of_file_sizes_ends_the_process,
     limit_of_file_sizes_that_comes_later_ends_no_process,
     worker_with_a_limit_of_file_sizes_says_so,
@@ -191,6 +193,32 @@ fn a_full_table_costs_no_large_argument_of_a_worker_that_runs_one_item(method: S
         let lengths = pool.chunk_size(1).map((0..4).map(large), |text| text.len()).unwrap();
         assert_eq!(lengths, [LEN; 4]);
     });
+}
+
+static OPENED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+fn a_full_table_of_a_worker_costs_what_it_is_sent_only(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let pids = pool.pids();
+    let fill: fn() = || {
+        allow_descriptors(256);
+        OPENED.lock().unwrap().extend(std::iter::from_fn(|| File::open("/dev/null").ok()));
+    };
+    let is_missing = |error: &TaskError, expected: Side| match error {
+        TaskError::Decode { side, message, .. } => *side == expected && message.contains("did not arrive"),
+        _ => false,
+    };
+    pool.apply((), fill).unwrap();
+    for _ in 0..3 {
+        let error = pool.apply((large(0),), |text| text.len()).unwrap_err();
+        assert!(is_missing(&error, Side::Argument), "{error:?}");
+        let error = pool.with(&large(0)).apply((1u8,), |text, _| text.len()).unwrap_err();
+        assert!(is_missing(&error, Side::Context), "{error:?}");
+        stage::assert_works(&pool);
+    }
+    pool.apply((), || OPENED.lock().unwrap().clear()).unwrap();
+    assert_eq!(pool.apply((large(0),), |text| text.len()).unwrap(), LEN);
+    assert_eq!(pool.pids(), pids, "the worker was replaced");
 }
 
 /// Limits the length of files of this process, and of the workers that it starts from now on. A write beyond it raises
