@@ -111,12 +111,70 @@ mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod ipc;
 mod schedule;
 mod sys;
 mod transport;
 mod values;
 mod work;
 mod worker;
+
+pub mod channel {
+    //! Channels between processes: a queue with any number of senders and receivers, in any processes of the program.
+    //!
+    //! ```
+    //! use procpool::channel;
+    //!
+    //! let (tx, rx) = channel::bounded::<(usize, f32)>(1024)?;
+    //! let sender = std::thread::spawn(move || (0..10).try_for_each(|i| tx.send((i, 0.5))));
+    //! for message in &rx {
+    //!     let (index, share) = message?;
+    //!     println!("{index}: {share}");
+    //! }
+    //! # sender.join().unwrap()?;
+    //! # Ok::<(), Box<dyn std::error::Error>>(())
+    //! ```
+    //!
+    //! | Python | here |
+    //! |---|---|
+    //! | `Queue(n)`, `SimpleQueue()` | [`bounded`] |
+    //! | `Pipe()` | [`duplex`] |
+    //! | a queue for one reply | [`oneshot`] |
+    //!
+    //! # What it promises
+    //!
+    //! Whichever process dies, at whichever instruction:
+    //!
+    //! - A message is received *once at most*. It is lost only if a receiver dies that has taken it.
+    //! - The messages of one sender arrive in the order in which it sent them.
+    //! - The channel never holds more messages than it may: `send` waits. A process that has returned from `send` may
+    //!   exit at once; nothing is buffered in it.
+    //! - When all senders are gone, in all processes and however they ended, receivers get what is left and then
+    //!   [`Disconnected`](RecvError::Disconnected). When all receivers are gone, senders are told.
+    //! - No process that lives waits for one that is dead.
+    //!
+    //! A process that is *stopped* (SIGSTOP) in the midst of a call holds up the others that use this channel, until it
+    //! goes on or dies; calls that do not wait, and calls with a timeout, return nevertheless.
+    //!
+    //! # What it costs
+    //!
+    //! While both sides are awake, a message takes no system call. Each end holds three descriptors, whatever the number
+    //! of its clones in one process; an end of a [`oneshot`] holds one.
+
+    pub use crate::ipc::channel::Answer;
+    pub use crate::ipc::channel::Duplex;
+    pub use crate::ipc::channel::IntoIter;
+    pub use crate::ipc::channel::Iter;
+    pub use crate::ipc::channel::Options;
+    pub use crate::ipc::channel::Receiver;
+    pub use crate::ipc::channel::RecvError;
+    pub use crate::ipc::channel::Reply;
+    pub use crate::ipc::channel::SendError;
+    pub use crate::ipc::channel::Sender;
+    pub use crate::ipc::channel::bounded;
+    pub use crate::ipc::channel::duplex;
+    pub use crate::ipc::channel::oneshot;
+}
 
 pub use api::builder::PoolBuilder;
 pub use api::call::Call;

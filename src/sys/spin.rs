@@ -6,6 +6,8 @@
 //! Also called: busy waiting, spin-then-park.
 
 use std::hint::spin_loop;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -47,6 +49,26 @@ impl AdaptiveSpin {
     /// News arrived after a sleep of this length. A longer spin would have spared a short sleep.
     pub(crate) fn found_after_sleep(&mut self, sleep: Duration) {
         self.0 = if sleep < SPIN_MAX { self.0 * 2 } else { self.0 / 2 }.clamp(SPIN_MIN, SPIN_MAX);
+    }
+}
+
+/// An adaptive spin of several threads. They may overwrite each other's lessons, which are hints.
+#[derive(Debug)]
+pub(crate) struct SharedSpin(AtomicU64);
+
+impl SharedSpin {
+    /// Begins with the longest spin.
+    pub(crate) fn long() -> Self {
+        Self(AtomicU64::new(SPIN_MAX_NS))
+    }
+
+    // Relaxed, in both: the number stands alone.
+    pub(crate) fn get(&self) -> AdaptiveSpin {
+        AdaptiveSpin(Duration::from_nanos(self.0.load(Ordering::Relaxed)))
+    }
+
+    pub(crate) fn set(&self, spin: AdaptiveSpin) {
+        self.0.store(u64::try_from(spin.0.as_nanos()).unwrap_or(SPIN_MAX_NS), Ordering::Relaxed);
     }
 }
 

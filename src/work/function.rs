@@ -328,7 +328,7 @@ unsafe fn pointer_from_address<P: Copy + 'static>(address: usize) -> P {
 }
 
 /// A number for a type: the same in all processes of one build, and different for different types of one build.
-fn signature_of<T: 'static>() -> u64 {
+pub(crate) fn signature_of<T: 'static>() -> u64 {
     struct Fold(u64);
     impl Hasher for Fold {
         fn finish(&self) -> u64 {

@@ -16,6 +16,7 @@ mod harness;
 mod calls;
 mod faults;
 mod hostile;
+mod ipc;
 mod life;
 mod values;
 
@@ -25,8 +26,15 @@ use harness::Module;
 use harness::Role;
 use harness::warden;
 
-const FOLDERS: &[&[Module]] =
-    &[harness::MODULES, calls::MODULES, faults::MODULES, hostile::MODULES, life::MODULES, values::MODULES];
+const FOLDERS: &[&[Module]] = &[
+    harness::MODULES,
+    calls::MODULES,
+    faults::MODULES,
+    hostile::MODULES,
+    ipc::MODULES,
+    life::MODULES,
+    values::MODULES,
+];
 
 fn main() -> ExitCode {
     let role = harness::role();

@@ -20,7 +20,6 @@
 use std::io;
 use std::num::NonZero;
 use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -28,14 +27,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
 use nix::fcntl::FcntlArg;
 use nix::fcntl::SealFlag;
 use nix::fcntl::fallocate;
 use nix::fcntl::fcntl;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
@@ -48,6 +44,7 @@ use start_methods::PrivateFd;
 use super::record::HEAD;
 use crate::sys::failpoint::fault;
 use crate::sys::file_size;
+use crate::sys::memfd;
 use crate::values::number::LEN_MAX;
 
 /// The name of the memory in /proc/PID/maps.
@@ -124,7 +121,7 @@ impl Memory {
     ///
     /// The kernel refuses memfds, seals, or the memory.
     pub(super) fn new() -> io::Result<(Self, PrivateFd)> {
-        let fd = anonymous()?;
+        let fd = memfd::new(NAME)?;
         file_size::check(LEN as u64)?;
         // The pages are allocated now: a failure at the first write would be SIGBUS.
         fallocate(&fd, FallocateFlags::empty(), 0, LEN as libc::off_t)?;
@@ -302,18 +299,9 @@ fn place_of(position: u64) -> usize {
     usize::try_from(position & mask).expect("a ring is shorter than memory")
 }
 
-fn anonymous() -> io::Result<OwnedFd> {
-    fault!("memfd");
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Never executable, where the kernel knows that flag (6.3).
-    match memfd_create(NAME, flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
-        Err(Errno::EINVAL) => Ok(memfd_create(NAME, flags)?),
-        made => Ok(made?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
     use proptest::prelude::*;
 
     use super::*;

@@ -1,0 +1,291 @@
+//! A channel for one value: a reply to one request.
+//!
+//! A bare SOCK_SEQPACKET pair, with one message in it at most, and no shared memory: an end holds one descriptor, so that a
+//! request can carry its reply's end. The first byte of the message says what follows: the encoded value, or nothing, and
+//! then a file with the value is attached. The signature of the value's type comes next.
+
+use std::fmt;
+use std::io;
+use std::io::IoSlice;
+use std::marker::PhantomData;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use start_methods::PrivateFd;
+use start_methods::Received;
+use start_methods::Socket;
+
+use super::error::NONSENSE;
+use super::error::NotSent;
+use super::error::RecvError;
+use super::error::SendError;
+use super::message;
+use super::message::Arrived;
+use super::message::Encoded;
+use super::record::INLINE_MAX;
+use super::wait::Wait;
+use crate::sys::poll::poll_until;
+use crate::sys::table_full::is_table_full;
+use crate::work::function::signature_of;
+use crate::work::task::Data;
+
+/// The kind of the message and the signature of the type.
+const HEAD_LEN: usize = 9;
+const INLINE: u8 = 0;
+const FILE: u8 = 1;
+
+/// The end of a [`oneshot`](crate::channel::oneshot) that sends.
+///
+/// A reply that is dropped, or whose last process dies, is [`Disconnected`](RecvError::Disconnected) for the other end, at
+/// once.
+///
+/// # Examples
+///
+/// ```
+/// let (reply, answer) = procpool::channel::oneshot::<u64>()?;
+/// reply.send(7)?;
+/// assert_eq!(answer.recv()?, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Reply<T> {
+    socket: Socket,
+    values: PhantomData<fn(T) -> T>,
+}
+
+/// The end of a [`oneshot`](crate::channel::oneshot) that receives.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use procpool::channel::{self, RecvError};
+///
+/// let (reply, answer) = channel::oneshot::<u64>()?;
+/// assert_eq!(answer.recv_timeout(Duration::from_millis(1))?, None); // Not yet.
+/// drop(reply);
+/// assert_eq!(answer.recv(), Err(RecvError::Disconnected));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Answer<T> {
+    socket: Socket,
+    values: PhantomData<fn(T) -> T>,
+}
+
+/// A channel for one value, with an end for each side.
+///
+/// # Errors
+///
+/// No descriptor is left for a socket pair.
+///
+/// # Examples
+///
+/// A request that carries its reply:
+///
+/// ```
+/// use procpool::channel::{self, Reply};
+///
+/// struct Add(u64, u64, Reply<u64>);
+///
+/// let (reply, answer) = channel::oneshot()?;
+/// let request = Add(2, 3, reply);
+/// std::thread::spawn(move || request.2.send(request.0 + request.1));
+/// assert_eq!(answer.recv()?, 5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn oneshot<T: Data>() -> io::Result<(Reply<T>, Answer<T>)> {
+    let (here, there) = Socket::pair()?;
+    Ok((Reply { socket: here, values: PhantomData }, Answer { socket: there, values: PhantomData }))
+}
+
+impl<T: Data> Reply<T> {
+    /// Sends the value. It never waits.
+    ///
+    /// # Errors
+    ///
+    /// - [`SendError::Disconnected`]: the other end is gone.
+    /// - [`SendError::Encode`]; [`SendError::Broken`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (reply, answer) = procpool::channel::oneshot::<u64>()?;
+    /// drop(answer);
+    /// assert_eq!(reply.send(7).unwrap_err().into_value(), 7);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn send(self, value: T) -> Result<(), SendError<T>> {
+        let signature = signature_of::<T>();
+        message::encode(&value, INLINE_MAX, |encoded| send(&self.socket, signature, encoded))
+            .map_err(|error| error.with(value))
+    }
+
+    /// The descriptor, to hand over to another process of this program, for [`from_fd`](Self::from_fd).
+    #[doc(hidden)]
+    pub fn to_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The end that has this descriptor.
+    ///
+    /// # Errors
+    ///
+    /// EMFILE.
+    #[doc(hidden)]
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: Socket::from_fd(PrivateFd::adopt(fd)?), values: PhantomData })
+    }
+}
+
+fn send(socket: &Socket, signature: u64, message: &Encoded<'_>) -> Result<(), NotSent> {
+    let no_file = |error: io::Error| NotSent::Encode(format!("no file takes its bytes: {error}"));
+    let signature = signature.to_le_bytes();
+    let sent = match message {
+        Encoded::Inline(bytes) => {
+            socket.try_send(&[IoSlice::new(&[INLINE]), IoSlice::new(&signature), IoSlice::new(bytes)], &[])
+        }
+        Encoded::File(blob) => {
+            let file = blob.to_fd().map_err(no_file)?;
+            socket.try_send(&[IoSlice::new(&[FILE]), IoSlice::new(&signature)], &[file.as_fd()])
+        }
+    };
+    match sent {
+        Ok(true) => Ok(()),
+        // Another process has the end too, and has filled it.
+        Ok(false) => Err(NotSent::Broken("more than one message was sent".to_owned())),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EPIPE | Errno::ECONNRESET) => Err(NotSent::Disconnected),
+            _ => Err(NotSent::Encode(format!("it cannot be sent: {error}"))),
+        },
+    }
+}
+
+impl<T: Data> Answer<T> {
+    /// The value. Waits until it is there.
+    ///
+    /// # Errors
+    ///
+    /// - [`RecvError::Disconnected`]: the other end is gone, and has sent nothing.
+    /// - [`RecvError::Decode`]; [`RecvError::Broken`].
+    ///
+    /// # Examples
+    ///
+    /// See [`Reply`].
+    pub fn recv(self) -> Result<T, RecvError> {
+        // A wait without an end does not time out.
+        loop {
+            if let Some(arrived) = recv(&self.socket, signature_of::<T>(), Wait::Forever)? {
+                return arrived.decode();
+            }
+        }
+    }
+
+    /// The value, if it comes within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv). After the value has been received: [`RecvError::Disconnected`].
+    ///
+    /// # Examples
+    ///
+    /// See [`Answer`].
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<T>, RecvError> {
+        recv(&self.socket, signature_of::<T>(), Wait::at_most(timeout))?.map(Arrived::decode).transpose()
+    }
+
+    /// The value, if it is there now.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv_timeout`](Self::recv_timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (reply, answer) = procpool::channel::oneshot::<u64>()?;
+    /// assert_eq!(answer.try_recv()?, None);
+    /// reply.send(7)?;
+    /// assert_eq!(answer.try_recv()?, Some(7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_recv(&self) -> Result<Option<T>, RecvError> {
+        recv(&self.socket, signature_of::<T>(), Wait::Not)?.map(Arrived::decode).transpose()
+    }
+
+    /// The descriptor, to hand over to another process of this program, for [`from_fd`](Self::from_fd).
+    #[doc(hidden)]
+    pub fn to_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The end that has this descriptor.
+    ///
+    /// # Errors
+    ///
+    /// EMFILE.
+    #[doc(hidden)]
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: Socket::from_fd(PrivateFd::adopt(fd)?), values: PhantomData })
+    }
+}
+
+fn recv(socket: &Socket, signature: u64, wait: Wait) -> Result<Option<Arrived>, RecvError> {
+    loop {
+        let (mut bytes, mut fds) = (message::memory(), Vec::new());
+        match socket.try_recv_into(&mut bytes, HEAD_LEN + INLINE_MAX, &mut fds) {
+            Ok(Received::Message(_)) => return arrived(bytes, fds, signature).map(Some),
+            Ok(Received::Closed) => return Err(RecvError::Disconnected),
+            Ok(Received::Empty) => {}
+            Err(error) if is_table_full(&error) => return Ok(Some(Arrived::TableFull)),
+            Err(error) => return Err(RecvError::Broken { message: format!("{NONSENSE}: {error}") }),
+        }
+        let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        if !poll_until(&mut polled, wait.deadline()) {
+            return Ok(None);
+        }
+    }
+}
+
+/// What a message brings, checked.
+fn arrived(mut bytes: Vec<u8>, mut fds: Vec<PrivateFd>, signature: u64) -> Result<Arrived, RecvError> {
+    let expected = signature.to_le_bytes();
+    let Some((&[kind, ref found @ ..], _)) = bytes.split_first_chunk::<HEAD_LEN>() else {
+        return Err(RecvError::Broken { message: NONSENSE.to_owned() });
+    };
+    if *found != expected {
+        let message = "the answer is of another type, or from another program".to_owned();
+        return Err(RecvError::Broken { message });
+    }
+    match (kind, fds.pop()) {
+        (INLINE, None) => {
+            bytes.drain(..HEAD_LEN);
+            Ok(Arrived::Inline(bytes))
+        }
+        (FILE, Some(file)) if bytes.len() == HEAD_LEN => Ok(Arrived::File(file)),
+        _ => Err(RecvError::Broken { message: NONSENSE.to_owned() }),
+    }
+}
+
+/// Readable when the value is there, or the other end is gone.
+impl<T> AsFd for Answer<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Answer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").finish_non_exhaustive()
+    }
+}
