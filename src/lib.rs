@@ -150,7 +150,8 @@ pub mod channel {
     //! - The channel never holds more messages than it may: `send` waits. A process that has returned from `send` may
     //!   exit at once; nothing is buffered in it.
     //! - When all senders are gone, in all processes and however they ended, receivers get what is left and then
-    //!   [`Disconnected`](RecvError::Disconnected). When all receivers are gone, senders are told.
+    //!   [`Disconnected`](RecvError::Disconnected). When all receivers are gone, senders are told; if they were killed, a
+    //!   few messages may be accepted before.
     //! - No process that lives waits for one that is dead.
     //!
     //! A process that is *stopped* (SIGSTOP) in the midst of a call holds up the others that use this channel, until it

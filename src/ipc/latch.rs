@@ -3,11 +3,13 @@
 //! Also called: robust futex, robust mutex, spinlock with owner death.
 
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 
 mod protocol;
 mod thread;
 
 pub(super) use self::protocol::Previous;
+use self::protocol::HOLDER;
 use self::protocol::release;
 use self::protocol::take;
 use self::thread::ThisThread;
@@ -28,6 +30,12 @@ pub(super) fn hold(word: &AtomicU32, gives_up: impl Fn() -> bool) -> Option<Held
     take(word, &thread, gives_up).map(|previous| Held { word, thread, previous })
 }
 
+/// Whether a thread seems to hold the latch. A hint.
+#[inline]
+pub(super) fn is_held(word: &AtomicU32) -> bool {
+    word.load(Ordering::Relaxed) & HOLDER != 0
+}
+
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
@@ -37,10 +45,7 @@ impl Drop for Held<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use super::protocol::DIED;
-    use super::protocol::HOLDER;
     use super::*;
 
     #[test]

@@ -4,9 +4,9 @@
 //! Which side is gone is what the kernel says of the tokens' pair (POLLHUP), whatever ended its processes: all processes of
 //! a side hold the same end of it.
 //!
-//! A sender asks the kernel only if there is a reason: the receivers have taken nothing since it last sent, or one has
-//! left. So sending to receivers that were killed fails from the second message on at the latest; the first may have
-//! been on its way when they died.
+//! A sender asks the kernel only if there is a reason: a receiver has left; or receivers have taken nothing while this
+//! sender sent 1, 2, 4, 8, … messages. So sending to receivers that were killed fails from the second message on; or, if they
+//! were killed while many messages were waiting for them, after as many again at the latest.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -57,6 +57,8 @@ pub(super) struct End {
     /// What this end saw when it last sent. Hints.
     seen_head: AtomicU64,
     seen_departed: AtomicU64,
+    /// How often it has sent while the receivers took nothing.
+    sent_unseen: AtomicU64,
     /// What this end saw when it last discarded attachments.
     seen_attachments: AtomicU64,
     /// The length of the last record for which there was no room.
@@ -107,6 +109,7 @@ impl End {
             // No position has these bits: the first message asks the kernel.
             seen_head: AtomicU64::new(u64::MAX),
             seen_departed: AtomicU64::new(u64::MAX),
+            sent_unseen: AtomicU64::new(0),
             seen_attachments: AtomicU64::new(0),
             wanted: AtomicU64::new(record_len(0)),
         }
@@ -194,8 +197,14 @@ impl End {
     #[inline]
     pub(super) fn has_reason_to_ask(&self, words: Words<'_>) -> bool {
         let (head, departed) = (words.head().0, words.departed().load(Ordering::Relaxed));
-        let is_as_seen = self.seen_head.swap(head, Ordering::Relaxed) == head;
-        is_as_seen || self.seen_departed.swap(departed, Ordering::Relaxed) != departed
+        if self.seen_departed.swap(departed, Ordering::Relaxed) != departed {
+            return true;
+        }
+        if self.seen_head.swap(head, Ordering::Relaxed) != head {
+            self.sent_unseen.store(0, Ordering::Relaxed);
+            return false;
+        }
+        (self.sent_unseen.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two()
     }
 
     /// Sleeps until there is a token for this side, the other side is gone, or the time is up.

@@ -21,7 +21,7 @@ const RING_LEN: usize = 64 * 1024;
 /// ```
 /// use procpool::channel::Options;
 ///
-/// let (tx, rx) = Options::new(1000).bytes(1 << 20).open::<[u64; 100]>()?;
+/// let (tx, rx) = Options::new(1000).bytes(1 << 20).open::<Vec<u64>>()?;
 /// # assert_eq!((tx.capacity(), rx.capacity()), (1000, 1000));
 /// # Ok::<(), std::io::Error>(())
 /// ```

@@ -314,7 +314,9 @@ fn wait_for_message(end: &End, words: Words<'_>, wait: Wait) -> Result<Woken, Re
     if wait.is_over() {
         return Ok(if end.is_hung_up() { Woken::HungUp } else { Woken::TimedOut });
     }
-    if end.spin(|| words.is_closed() || !words.is_empty()) {
+    // A sender wakes first and publishes last. If it holds the latch now, the kernel may have put this thread in its place, on
+    // its processor: to spin would keep it from publishing. To wait for the latch lets it.
+    if !words.is_sending() && end.spin(|| words.is_closed() || !words.is_empty()) {
         return Ok(Woken::Maybe);
     }
     match arm(end, words, wait)? {

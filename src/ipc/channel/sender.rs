@@ -80,7 +80,8 @@ impl<T: Data> Sender<T> {
     ///
     /// # Errors
     ///
-    /// - [`SendError::Disconnected`]: all receivers are gone. If they were killed, one message may still be accepted.
+    /// - [`SendError::Disconnected`]: all receivers are gone. If they were killed, a message may still be accepted, or at most
+    ///   as many as were waiting.
     /// - [`SendError::Closed`], [`SendError::Encode`], [`SendError::Broken`].
     ///
     /// # Examples
@@ -378,7 +379,8 @@ fn wait_for_room(end: &End, words: Words<'_>, len: u64, wait: Wait) -> Result<Wo
     let shared = end.shared();
     let may_go_on =
         || words.is_closed() || shared.used(words.tail(), words.head()).is_none_or(|used| shared.has_room(used, len));
-    if end.spin(may_go_on) || !arm(end, words, len, wait)? {
+    // As a receiver that waits for a message.
+    if (!words.is_receiving() && end.spin(may_go_on)) || !arm(end, words, len, wait)? {
         return Ok(Woken::Maybe);
     }
     Ok(end.sleep(wait))

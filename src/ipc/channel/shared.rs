@@ -140,6 +140,18 @@ impl<'a> Words<'a> {
         self.0.small_word(SENDERS + 4)
     }
 
+    /// Whether a sender seems to be in the midst of a call. A hint.
+    #[inline]
+    pub(super) fn is_sending(self) -> bool {
+        latch::is_held(self.senders_latch())
+    }
+
+    /// Whether a receiver seems to be in the midst of a call. A hint.
+    #[inline]
+    pub(super) fn is_receiving(self) -> bool {
+        latch::is_held(self.receivers_latch())
+    }
+
     fn tail_word(self) -> &'a AtomicU64 {
         self.0.word(SENDERS + 8)
     }
