@@ -163,6 +163,7 @@ impl Caller<'_> {
             }
             Kind::Map => self.settle_all(batch, pool.map_results(items, work_alone)),
             Kind::With => {
+                batch.indices().for_each(|index| tally.expect_context(index));
                 let context = if self.dice.once_in(4) { Context::bulky(seed) } else { Context::small(seed) };
                 self.settle_all(batch, pool.with(&context).map_results(items, work_with));
             }

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -57,6 +58,7 @@ pub(crate) struct Tally {
     pub(crate) seed: u64,
     fates: Vec<AtomicU32>,
     callbacks: Vec<AtomicU8>,
+    contexts: Vec<AtomicBool>,
     anonymous: Mutex<Vec<Anonymous>>,
     complaints: Mutex<Vec<String>>,
     /// Counts outcomes and other steps of the soak. If it does not change for long, the soak hangs.
@@ -72,6 +74,7 @@ impl Tally {
             seed,
             fates: (0..tasks).map(|_| AtomicU32::new(NONE)).collect(),
             callbacks: (0..tasks).map(|_| AtomicU8::new(NO_CALLBACKS)).collect(),
+            contexts: (0..tasks).map(|_| AtomicBool::new(false)).collect(),
             anonymous: Mutex::new(Vec::new()),
             complaints: Mutex::new(Vec::new()),
             progress: AtomicU64::new(0),
@@ -194,6 +197,15 @@ impl Tally {
     /// How many errors the kill of a worker does not explain.
     pub(crate) fn other_errors(&self) -> u64 {
         self.other_errors.load(SeqCst)
+    }
+
+    /// Records that the item will be submitted with a context.
+    pub(crate) fn expect_context(&self, index: u32) {
+        self.contexts[index as usize].store(true, SeqCst);
+    }
+
+    pub(crate) fn has_context(&self, index: u32) -> bool {
+        self.contexts[index as usize].load(SeqCst)
     }
 
     /// Records that the item will be submitted with callbacks.

@@ -204,13 +204,19 @@ impl Verdict {
 
     /// A death costs one item at most, a harmless one none, and only workers that were killed die.
     fn judge_deaths(&mut self, tally: &Tally, account: &Account, kills: &[(u32, Blow)]) {
-        let mut unpaid: HashMap<u32, i64> = HashMap::new();
-        for (pid, _) in kills.iter().filter(|(_, blow)| *blow == Blow::Harmful) {
-            *unpaid.entry(*pid).or_default() -= 1;
-        }
+        let count = |wanted: Blow| {
+            let mut counts: HashMap<u32, i64> = HashMap::new();
+            kills.iter().filter(|(_, blow)| *blow == wanted).for_each(|(pid, _)| *counts.entry(*pid).or_default() -= 1);
+            counts
+        };
+        let (mut unpaid, mut unpaid_contexts) = (count(Blow::Harmful), count(Blow::Harmless));
         for index in 0..tally.tasks() {
             if let Fate::Died(pid) = tally.fate(index) {
-                let unpaid = unpaid.entry(pid).or_default();
+                let mut unpaid = unpaid.entry(pid).or_default();
+                // A worker that waits for orders may have read a context, and not yet the item that came behind it.
+                if *unpaid >= 0 && tally.has_context(index) && account.items[index as usize].started == 0 {
+                    unpaid = unpaid_contexts.entry(pid).or_default();
+                }
                 *unpaid += 1;
                 if *unpaid > 0 {
                     self.false_losses += 1;
