@@ -198,6 +198,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn runs_are_removed_whole(total in 1..400u64, first in 0..400u64, items in 0..400u64) {
             let mut in_flight = InFlight::default();

@@ -12,8 +12,8 @@ use crate::work::task::Data;
 /// The options of one call without a context, with the same methods as the pool.
 ///
 /// Made by [`Pool::chunk_size`](crate::Pool::chunk_size), [`Pool::fail_fast`](crate::Pool::fail_fast),
-/// [`Pool::timeout`](crate::Pool::timeout), [`Pool::retries`](crate::Pool::retries) and
-/// [`Pool::label`](crate::Pool::label). It is `Copy`, and may be used for any number of calls, each with these options.
+/// [`Pool::timeout`](crate::Pool::timeout), [`Pool::retries`](crate::Pool::retries),
+/// [`Pool::window`](crate::Pool::window) and [`Pool::label`](crate::Pool::label). It is `Copy`, and may be used for any number of calls, each with these options.
 ///
 /// # Examples
 ///

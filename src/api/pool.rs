@@ -202,9 +202,9 @@ impl Pool {
 
     /// Cancels every item that has not begun, of every call; what runs ends by itself.
     ///
-    /// Those items have [`TaskError::Cancelled`](crate::TaskError::Cancelled) as their outcome. A `map` or `imap` that
-    /// is going on, on whichever thread, draws no further items into workers: an `imap` ends after what it has drawn.
-    /// The pool takes new calls as before. It is exact, as [`AsyncResult::cancel_pending`](crate::AsyncResult::cancel_pending)
+    /// Those items have [`TaskError::Cancelled`](crate::TaskError::Cancelled) as their outcome. That includes what a `map`
+    /// on another thread has not drawn yet; an `imap` or stream draws nothing more, and ends after what it has drawn. The
+    /// pool takes new calls as before. It is exact, as [`AsyncResult::cancel_pending`](crate::AsyncResult::cancel_pending)
     /// is, and does not wait.
     ///
     /// With [`close`](Self::close) and [`join`](Self::join) it is what CPython's `concurrent.futures` names

@@ -438,6 +438,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn no_task_sleeps_beside_news(events in proptest::collection::vec(event(), 1..120)) {
             let mut world = World::new();

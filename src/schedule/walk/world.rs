@@ -94,10 +94,8 @@ impl World {
                     self.seal(job);
                 }
             }
-            Event::Cancel { job } => drop(self.cancel(job)),
-            Event::CancelPending { job } => {
-                self.cancel(job).into_iter().for_each(|job| self.take_back_pending(job));
-            }
+            Event::Cancel { job } => _ = self.cancel(job),
+            Event::CancelPending { job } => _ = self.cancel(job).map(|job| self.take_back_pending(job)),
             Event::Start { works } => self.start(works),
             Event::Ready { worker } => {
                 if let Some(worker) = self.nth_worker(worker, |worker| !worker.ready) {
