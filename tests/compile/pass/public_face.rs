@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use procpool::Pool;
 use procpool::StartMethod;
+use procpool::Until;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -60,6 +61,20 @@ fn main() -> anyhow::Result<()> {
     assert_eq!(page, Some(4));
     let all = pool.map_async(0..5, simulate).get()?;
     assert_eq!(all.len(), 5);
+
+    let handles = [1, 2, 3].map(|seed| pool.apply_async((seed,), simulate));
+    let (done, pending) = procpool::wait(&handles, Until::All, Some(Duration::from_secs(60)));
+    assert_eq!((done.len(), pending.len()), (3, 0));
+    for (index, handle) in procpool::as_completed(handles) {
+        assert_eq!(handle.get()?, simulate(index as u64 + 1));
+    }
+    for (index, r) in pool.window(10).imap_unordered(0..20, simulate).indexed() {
+        assert_eq!(r?, simulate(index as u64));
+    }
+    let stream = pool.imap(0.., simulate).into_stream().cancel_on_drop();
+    drop(stream);
+    let shared = procpool::reusable(Pool::builder().processes(1))?;
+    assert_eq!(shared.apply((2u32, 3), u32::pow)?, 8);
 
     let model = Model { factor: 3 };
     let predicted = pool.with(&model).chunk_size(16).map(0..1000, |m, i| m.predict(i))?;
