@@ -97,6 +97,7 @@ pub use start::starter::start;
 pub use sys::failpoint;
 pub use sys::fd::PrivateFd;
 pub use sys::image;
+pub use sys::socket::Offered;
 pub use sys::socket::Received;
 pub use sys::socket::Socket;
 pub use sys::threads;

@@ -33,15 +33,15 @@ use nix::unistd::Pid;
 use crate::sys::failpoint::fault;
 use crate::sys::threads::Hold;
 
-/// Maximum descriptors in one message.
-pub(crate) const MESSAGE_FDS_MAX: usize = 16;
+/// Maximum descriptors in one message: the kernel's SCM_MAX_FD.
+pub(crate) const MESSAGE_FDS_MAX: usize = 253;
 
 /// The exit code of a child whose entry panicked: the same as that of a Rust program whose `main` panicked.
 pub(crate) const EXIT_PANICKED: u8 = 101;
 
-/// `CMSG_SPACE` for [`MESSAGE_FDS_MAX`] descriptors: a header of 16 bytes (8 with a 32-bit size_t, which leaves some
-/// bytes unused), and four bytes for each descriptor.
-const CONTROL_BYTES: usize = 16 + MESSAGE_FDS_MAX * size_of::<RawFd>();
+/// `CMSG_SPACE` for [`MESSAGE_FDS_MAX`] descriptors: a header of 16 bytes (12 with a 32-bit size_t, which leaves some
+/// bytes unused), and four bytes for each descriptor, padded to eight.
+const CONTROL_BYTES: usize = 16 + (MESSAGE_FDS_MAX * size_of::<RawFd>()).next_multiple_of(8);
 
 /// The kernel writes `cmsghdr`s here, which need the alignment of `size_t`.
 #[repr(C, align(8))]
@@ -356,7 +356,7 @@ pub(crate) fn send(
 }
 
 fn put_descriptors(message: &mut libc::msghdr, control: &mut ControlBuffer, fds: &[BorrowedFd<'_>]) {
-    let bytes = u32::try_from(size_of_val(fds)).expect("at most sixteen descriptors");
+    let bytes = u32::try_from(size_of_val(fds)).expect("a message carries few descriptors");
     message.msg_control = (&raw mut control.0).cast();
     // SAFETY: CMSG_SPACE is arithmetic.
     message.msg_controllen = unsafe { libc::CMSG_SPACE(bytes) } as _;

@@ -11,7 +11,7 @@ use std::os::fd::RawFd;
 use std::thread;
 
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::Linger;
+use nix::sys::socket::sockopt;
 
 use crate::sys::calls;
 use crate::sys::threads::Announced;
@@ -19,8 +19,15 @@ use crate::sys::threads::Announced;
 /// The thread makes three system calls.
 const STACK_LEN: usize = 64 * 1024;
 
+/// Whether the last close of a socket still waits for what was sent, if it was set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Linger {
+    Keep,
+    Clear,
+}
+
 /// Closes the descriptor soon, after a call of `forget`. Without a thread, it stays open.
-pub(crate) fn close_later(number: RawFd, forget: fn(RawFd)) {
+pub(crate) fn close_later(number: RawFd, forget: fn(RawFd), linger: Linger) {
     let announced = Announced::new();
     let builder = thread::Builder::new().name("procpool-close".to_owned()).stack_size(STACK_LEN);
     let close = move || {
@@ -29,8 +36,10 @@ pub(crate) fn close_later(number: RawFd, forget: fn(RawFd)) {
         resident.park(|| {
             // While this process has it open, the close of a copy in a forked child is not the last one. After this, the
             // last close of a socket does not wait, wherever it is. Refused for what is no socket.
-            let _: nix::Result<()> =
-                setsockopt(&calls::borrow(number), Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+            if linger == Linger::Clear {
+                let _: nix::Result<()> =
+                    setsockopt(&calls::borrow(number), sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+            }
         });
         forget(number);
         resident.park(|| calls::close(number));

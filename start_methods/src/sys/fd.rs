@@ -29,10 +29,13 @@ use nix::fcntl::FcntlArg;
 use nix::fcntl::FdFlag;
 use nix::fcntl::OFlag;
 use nix::fcntl::fcntl;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt;
 use nix::unistd::pipe2;
 
 use crate::sys::calls;
 use crate::sys::closer;
+use crate::sys::closer::Linger;
 use crate::sys::process;
 use crate::sys::process::PerProcess;
 
@@ -77,6 +80,8 @@ pub struct PrivateFd {
 enum Origin {
     /// Made here, or by a process that is trusted.
     Trusted,
+    /// Of the user's: its close may wait for a device or a file server.
+    Users,
     /// Sent by a process that is not trusted: its close may wait for that process, unless it is a file in memory.
     Foreign,
     /// A socket on which such a process sends: the close of a message closes its descriptors.
@@ -104,6 +109,24 @@ impl PrivateFd {
         Registry::lock().adopt(fd)
     }
 
+    /// The descriptor is of the user's. If its close may wait, for a file server for instance, a thread of its own closes
+    /// it, so it may be dropped where nothing may wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs::File;
+    ///
+    /// use start_methods::PrivateFd;
+    ///
+    /// let mut fd = PrivateFd::adopt(File::open("/dev/null")?.into())?;
+    /// fd.close_apart();
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn close_apart(&mut self) {
+        self.origin = Origin::Users;
+    }
+
     /// Whether the descriptor is open here. `false` for a copy that a fork of this crate has made.
     pub(crate) fn is_open_here(&self) -> bool {
         self.epoch == EPOCH.load(Ordering::Relaxed)
@@ -123,11 +146,24 @@ impl PrivateFd {
     fn may_wait_to_close(&self) -> bool {
         match self.origin {
             Origin::Trusted => false,
-            // Asks the kernel only. Other calls ask the owner of the file.
-            Origin::Foreign => fcntl(calls::borrow(self.number), FcntlArg::F_GET_SEALS).is_err(),
+            // These ask the kernel only. Other calls ask the owner of the file.
+            Origin::Foreign => !self.is_memory(),
+            Origin::Users => !self.is_memory() && !self.is_pipe() && !self.is_socket_without_linger(),
             // Not by a forked copy: the messages are for the process that it was copied from.
             Origin::Inbox => Registry::lock().contains(self.number) && !self.is_drained(),
         }
+    }
+
+    fn is_memory(&self) -> bool {
+        fcntl(calls::borrow(self.number), FcntlArg::F_GET_SEALS).is_ok()
+    }
+
+    fn is_pipe(&self) -> bool {
+        fcntl(calls::borrow(self.number), FcntlArg::F_GETPIPE_SZ).is_ok()
+    }
+
+    fn is_socket_without_linger(&self) -> bool {
+        getsockopt(&calls::borrow(self.number), sockopt::Linger).is_ok_and(|linger| linger.l_onoff == 0)
     }
 
     /// Takes the messages out of this socket. Whether none is left.
@@ -182,7 +218,14 @@ impl Drop for PrivateFd {
         }
         if self.may_wait_to_close() {
             // A child that is forked between `forget` and the close keeps a copy. Nothing waits for that.
-            return closer::close_later(self.number, |number| Registry::lock().remove(number));
+            let forget = |number| Registry::lock().remove(number);
+            return match self.origin {
+                // Its options are the user's, who may still have it open.
+                Origin::Users => closer::close_later(self.number, forget, Linger::Keep),
+                Origin::Trusted | Origin::Foreign | Origin::Inbox => {
+                    closer::close_later(self.number, forget, Linger::Clear);
+                }
+            };
         }
         let mut registry = Registry::lock();
         registry.remove(self.number);

@@ -95,6 +95,31 @@ pub enum Received {
     Closed,
 }
 
+/// What became of a message that was sent without waiting.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::IoSlice;
+///
+/// use start_methods::{Offered, Socket};
+///
+/// let (here, _there) = Socket::pair()?;
+/// assert_eq!(here.offer(&[IoSlice::new(b"hello")], &[])?, Offered::Taken);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Offered {
+    /// It was sent.
+    Taken,
+    /// The socket is full: it becomes writable when the other end has received something.
+    Full,
+    /// As many descriptors of this user are on their way as the limit of open files allows (ETOOMANYREFS). Nothing tells
+    /// when that changes.
+    TooManyInFlight,
+}
+
 impl Socket {
     /// Two connected ends, both private (see [`PrivateFd`]).
     ///
@@ -186,8 +211,8 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// - `InvalidInput`: the message has no bytes (it could not be distinguished from the end), or more than 16
-    ///   descriptors.
+    /// - `InvalidInput`: the message has no bytes (it could not be distinguished from the end), or more than 253
+    ///   descriptors, the kernel's limit.
     /// - `BrokenPipe`: the other end is closed.
     /// - `ConnectionReset`, once, in place of `BrokenPipe`: the other end was closed with unread messages.
     /// - EMSGSIZE: the message is larger than the socket's buffer.
@@ -231,20 +256,44 @@ impl Socket {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn try_send(&self, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
+        Ok(self.offer(parts, fds)? == Offered::Taken)
+    }
+
+    /// As [`try_send`](Self::try_send), and says what there is no room for.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    ///
+    /// use start_methods::{Offered, Socket};
+    ///
+    /// let (here, _there) = Socket::pair()?;
+    /// let message = [0; 4096];
+    /// while here.offer(&[IoSlice::new(&message)], &[])? == Offered::Taken {}
+    /// assert_eq!(here.offer(&[IoSlice::new(&message)], &[])?, Offered::Full);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn offer(&self, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<Offered> {
         match self.send_with(parts, fds, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Ok(()) => Ok(Offered::Taken),
+            Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => Ok(Offered::TooManyInFlight),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Offered::Full),
             Err(error) => Err(error),
         }
     }
 
     /// Receives the next message. Blocks until there is one.
     ///
-    /// Its bytes are written to the front of `buffer`; its descriptors (at most 16) are appended to `fds`.
+    /// Its bytes are written to the front of `buffer`; its descriptors are appended to `fds`.
     ///
     /// # Errors
     ///
-    /// - `InvalidData`: the message is longer than `buffer`, or has more than 16 descriptors.
+    /// - `InvalidData`: the message is longer than `buffer`.
     /// - `InvalidData`: the message has no bytes. The kernel shows this only while the other end is open: an empty
     ///   message that is read after the sender has closed its end looks like the end, and is reported as
     ///   [`Received::Closed`].
@@ -567,10 +616,9 @@ impl Socket {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // As many descriptors of this user are on their way as the limit of open files allows. Nothing tells
                 // when that changes.
-                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => match flags & libc::MSG_DONTWAIT {
-                    0 => std::thread::sleep(Duration::from_millis(1)),
-                    _ => return Err(io::ErrorKind::WouldBlock.into()),
-                },
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) && flags & libc::MSG_DONTWAIT == 0 => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 Err(error) => return Err(error),
             }
         }
