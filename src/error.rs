@@ -594,7 +594,16 @@ impl PoolError {
             PoolError::System { errno, .. } | PoolError::Start(StartError::System { errno, .. }) => *errno,
             _ => return false,
         };
-        matches!(errno, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOSPC)
+        matches!(
+            errno,
+            libc::EAGAIN
+                | libc::ENOMEM
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOSPC
+                | libc::ETOOMANYREFS
+        )
     }
 }
 

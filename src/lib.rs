@@ -209,6 +209,9 @@ pub use start_methods::ParseStartMethodError;
 pub use start_methods::Resource as Limit;
 pub use start_methods::StartError;
 pub use start_methods::StartMethod;
+pub use values::fd::Fd;
+pub use values::shared::SharedBytes;
+pub use values::shared::SharedSlice;
 pub use work::task::Args;
 pub use work::task::Data;
 pub use work::task::Fallible;
@@ -216,6 +219,43 @@ pub use work::task::Initialized;
 pub use work::task::Outcome;
 pub use work::task::Plain;
 pub use worker::deadline::deadline;
+
+/// `#[serde(with = "procpool::fd")]`: a file or a socket in a field, that travels with the value.
+///
+/// The field keeps its type; everything else is as for [`Fd`].
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{PipeWriter, Read, Write};
+///
+/// use procpool::Pool;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Job {
+///     name: String,
+///     #[serde(with = "procpool::fd")]
+///     log: PipeWriter,
+/// }
+///
+/// fn main() -> anyhow::Result<()> {
+///     procpool::init();
+///     let pool = Pool::new(1)?;
+///     let (mut reader, log) = std::io::pipe()?;
+///     pool.apply((Job { name: "one".to_owned(), log },), |mut job| -> anyhow::Result<()> {
+///         Ok(job.log.write_all(job.name.as_bytes())?)
+///     })?;
+///     let mut text = String::new();
+///     reader.read_to_string(&mut text)?;
+///     assert_eq!(text, "one");
+///     Ok(())
+/// }
+/// ```
+pub mod fd {
+    pub use crate::values::fd::deserialize;
+    pub use crate::values::fd::serialize;
+}
 
 /// For [`init_before_main!`] and [`test_init!`] alone.
 #[doc(hidden)]

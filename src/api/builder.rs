@@ -25,7 +25,6 @@ use crate::sys::processor;
 use crate::transport::links::Links;
 use crate::values::codec;
 use crate::values::output::Output;
-use crate::values::output::no_room;
 use crate::work::function::LocalFunction;
 use crate::work::task::Args;
 use crate::work::task::Initialized;
@@ -821,8 +820,8 @@ fn encode_initializer<T: Serialize + 'static>(args: &T, function: LocalFunction)
     let mut output = Output::default();
     codec::encode(args, &mut output).map_err(|error| format!("its arguments do not serialize: {error}"))?;
     let args = match output.len() {
-        0..=INITIALIZER_INLINE_MAX => InitializerArgs::Inline(output.into_bytes()),
-        _ => InitializerArgs::Blob(output.take_blob().map_err(|error| no_room(&error))?),
+        0..=INITIALIZER_INLINE_MAX if !output.carries() => InitializerArgs::Inline(output.into_bytes()),
+        _ => InitializerArgs::Attached(output.take_parcel()?),
     };
     Ok(InitializerCall { definition, args })
 }

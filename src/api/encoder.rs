@@ -14,12 +14,12 @@ use crate::error::Side;
 use crate::error::TaskError;
 use crate::transport::frame::close_item;
 use crate::transport::frame::number_item;
+use crate::values::blob;
 use crate::values::blob::INLINE_MAX;
 use crate::values::codec;
 use crate::values::codec::Coding;
 use crate::values::number;
 use crate::values::output::Output;
-use crate::values::output::no_room;
 use crate::work::batch::Batch;
 use crate::work::batch::ITEM_HEAD;
 use crate::work::batch::Items;
@@ -52,6 +52,8 @@ pub(super) struct Encoder {
     next_index: u64,
     /// The size of all items so far.
     total_bytes: u64,
+    /// How many descriptors all items so far carried.
+    total_fds: u64,
     output: Output,
     ends: Vec<u32>,
     work: Vec<Work>,
@@ -59,7 +61,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new(job: JobId, target: Target, output: Output) -> Self {
-        Self { job, target, next_index: 0, total_bytes: 0, output, ends: Vec::new(), work: Vec::new() }
+        Self { job, target, next_index: 0, total_bytes: 0, total_fds: 0, output, ends: Vec::new(), work: Vec::new() }
     }
 
     /// How many items have been pushed.
@@ -70,6 +72,14 @@ impl Encoder {
     /// The average size of an item, in bytes.
     pub(super) fn bytes_per_item(&self) -> u64 {
         self.total_bytes / self.next_index.max(1)
+    }
+
+    /// How many items may be encoded and not settled, by the descriptors that those so far carried.
+    pub(super) fn ahead_max(&self) -> u64 {
+        match self.total_fds.div_ceil(self.next_index.max(1)) {
+            0 => u64::MAX,
+            fds_per_item => (blob::descriptors_max() / fds_per_item).max(1),
+        }
     }
 
     /// Whether a batch is full and should be submitted.
@@ -142,7 +152,7 @@ impl Encoder {
         }
         let len = ITEM_HEAD as u64 + self.output.len();
         self.total_bytes += len;
-        if start as u64 + len > INLINE_MAX as u64 {
+        if start as u64 + len > INLINE_MAX as u64 || self.output.carries() {
             self.split_off(start, len);
             return;
         }
@@ -177,9 +187,9 @@ impl Encoder {
     }
 
     /// Separates the item that begins at `start`, which does not fit behind those before it: it begins a new batch, or
-    /// becomes a blob.
+    /// travels by itself.
     fn split_off(&mut self, start: usize, len: u64) {
-        if len <= INLINE_MAX as u64 {
+        if len <= INLINE_MAX as u64 && !self.output.carries() {
             let mut item = self.output.bytes().split_off(start);
             self.close_batch();
             close_item(&mut item, 0);
@@ -187,15 +197,16 @@ impl Encoder {
             self.end_item();
             return;
         }
-        let blob = self.output.take_blob();
+        self.total_fds += self.output.carried_len() as u64;
+        let parcel = self.output.take_parcel();
         self.output.bytes().truncate(start);
         self.close_batch();
-        match blob {
-            Ok(blob) => {
+        match parcel {
+            Ok(parcel) => {
                 self.next_index += 1;
-                self.finish(self.next_index - 1, Items::Blob(blob));
+                self.finish(self.next_index - 1, Items::Parcel(parcel));
             }
-            Err(error) => self.push_error(not_encoded(no_room(&error))),
+            Err(message) => self.push_error(not_encoded(message)),
         }
     }
 

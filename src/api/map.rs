@@ -134,13 +134,14 @@ fn run<A: Data, T: Data, V>(
     }
 }
 
-/// How many items may be encoded and not settled, by the size of the items so far.
+/// How many items may be encoded and not settled, by the size of the items so far and what they carry.
 fn ahead_max(encoder: &Encoder) -> u64 {
     let item_bytes = encoder.bytes_per_item().max(1);
-    match usize::try_from(item_bytes) {
+    let ahead_max = match usize::try_from(item_bytes) {
         Ok(0..=INLINE_MAX) => (AHEAD_BYTES / item_bytes).min(AHEAD_ITEMS),
         _ => AHEAD_BLOBS,
-    }
+    };
+    ahead_max.min(encoder.ahead_max())
 }
 
 /// Draws and submits some items, `room` at most; returns what has arrived.

@@ -14,14 +14,12 @@ use crate::error::PoolError;
 use crate::error::Side;
 use crate::error::TaskError;
 use crate::values::codec;
-use crate::values::output::no_room;
 use crate::work::batch::ChunkSize;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Target;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
-use crate::work::jobs::ContextBody;
 use crate::work::jobs::JobContext;
 
 /// The options of one call.
@@ -119,10 +117,7 @@ fn encode_context<C: Serialize + 'static>(
     let failed = |message| TaskError::Encode { side: Side::Context, message, origin: label.call() };
     let mut output = backend.output_with_own_files();
     codec::encode(context, &mut output).map_err(failed)?;
-    let body = match output.fits_a_frame() {
-        true => ContextBody::Inline(output.into_bytes().into()),
-        false => ContextBody::Blob(output.take_blob().map_err(|error| failed(no_room(&error)))?),
-    };
+    let value = output.take_parcel().map_err(failed)?;
     let id = backend.new_context_id()?;
-    Ok(JobContext { id, function, body })
+    Ok(JobContext { id, function, value })
 }

@@ -131,7 +131,8 @@ impl<S: Source, T> Pull<S, T> {
     }
 
     fn set_window(&mut self, window: u64) {
-        self.window = self.window_set.unwrap_or(window);
+        let by_descriptors = self.encoder.as_ref().map_or(u64::MAX, Encoder::ahead_max);
+        self.window = self.window_set.unwrap_or(window).min(by_descriptors);
     }
 
     /// How many more items may be drawn now.

@@ -15,6 +15,8 @@ use crate::error::Origin;
 use crate::error::Side;
 use crate::error::TaskError;
 use crate::transport::frame::ItemReader;
+use crate::values::attach;
+use crate::values::attach::Sender;
 use crate::values::codec;
 use crate::work::batch::JobId;
 use crate::work::jobs::Callback;
@@ -41,8 +43,11 @@ pub(super) fn read_outcomes<T: Data, E>(
                 f(value)
             })
         }
-        SettledRef::Blob(blob) => f(match blob.read() {
-            Ok(bytes) => codec::decode(&bytes).map_err(|message| undecoded(message, origin(0))),
+        SettledRef::Parcel(parcel) => f(match parcel.read() {
+            Ok(bytes) => {
+                let _delivery = attach::deliver(parcel.carried().clone(), Sender::Worker);
+                codec::decode(&bytes).map_err(|message| undecoded(message, origin(0)))
+            }
             Err(error) => Err(undecoded(error.to_string(), origin(0))),
         }),
         SettledRef::Error(error) => f(Err(error.clone().of(origin(0)))),
@@ -237,6 +242,45 @@ impl<T> AsyncResult<T> {
             Some(log) => self.reader.read(&log).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// As [`get`](Self::get), and drops what the handle keeps: the result can be fetched no more.
+    ///
+    /// A result that carries descriptors, an [`Fd`](crate::Fd) for instance, stays open in this process as long as its handle
+    /// lives, because it may be fetched again. After this call only the value that it returns has them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// use std::io::Read;
+    ///
+    /// use procpool::Fd;
+    ///
+    /// fn announce(text: String) -> std::io::Result<std::io::PipeReader> {
+    ///     let (reader, mut writer) = std::io::pipe()?;
+    ///     std::thread::spawn(move || std::io::Write::write_all(&mut writer, text.as_bytes()));
+    ///     Ok(reader)
+    /// }
+    ///
+    /// let handle = pool.apply_async(("hello".to_owned(),), |text| anyhow::Ok(Fd::new(announce(text)?)));
+    /// let mut reader = handle.into_value()?;
+    /// let mut text = String::new();
+    /// reader.read_to_string(&mut text)?;
+    /// assert_eq!(text, "hello");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_value(self) -> Result<T, TaskError> {
+        let value = self.get();
+        drop(self);
+        value
     }
 
     /// Waits until there is a result, be it a value or an error.

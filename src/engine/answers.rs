@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::engine::reports::Purpose;
 use crate::engine::reports::panic_of;
 use crate::engine::state::Engine;
 use crate::engine::state::Phase;
@@ -16,15 +17,15 @@ use crate::schedule::WorkerId;
 use crate::schedule::load::ItemId;
 use crate::transport::arrival::Arrival;
 use crate::transport::arrival::LinkError;
+use crate::transport::attachments::Received;
 use crate::transport::frame::AnswerKind;
 use crate::transport::link::Inbox;
-use crate::transport::link::Received;
 use crate::transport::link::Share;
 use crate::transport::note::Sent;
 use crate::transport::panic_record::PanicRecord;
 use crate::transport::panic_record::cut_start;
-use crate::values::blob::Blob;
 use crate::values::codec;
+use crate::values::parcel::Parcel;
 use crate::work::batch::JobId;
 use crate::work::function::Completion;
 use crate::work::jobs::Settled;
@@ -47,6 +48,15 @@ impl Engine {
             self.on_link_error(worker, error);
         }
         self.schedule.after_settled(Instant::now());
+    }
+
+    /// Sends again what was refused because too many descriptors were on their way.
+    pub(super) fn send_again(&mut self, worker: WorkerId) {
+        match self.workers.flush(worker) {
+            Some(Ok(Sent::Taken)) => self.schedule.clear_link_full(worker),
+            Some(sent) => self.after_send(worker, sent),
+            None => {}
+        }
     }
 
     fn on_room(&mut self, worker: WorkerId) {
@@ -127,9 +137,9 @@ impl Engine {
             handle.link.answered(item.job, items);
             self.settle_arrival(worker, item, arrival);
             let Some(finished) = self.schedule.settled(worker, items, now) else { continue };
-            if let Some(blob) = finished.blob {
+            if let Some(parcel) = finished.parcel {
                 self.keep_memory(now);
-                self.effects.release(blob);
+                self.effects.release(parcel);
             }
             if !measures_itself {
                 self.schedule.measure(finished.job, finished.elapsed_ns, finished.items);
@@ -191,10 +201,10 @@ impl Engine {
                 let pid = self.pid(worker);
                 self.settle_error(item.job, item.index, error_of(kind, bytes, pid));
             }
-            Arrival::Attached { kind, number } => match self.attached_answer(worker, kind, number) {
-                Ok(blob) => {
+            Arrival::Attached { kind, number, bytes } => match self.attached_answer(worker, kind, number, bytes) {
+                Ok(parcel) => {
                     self.keep_memory(Instant::now());
-                    self.job(item.job).settle(item.index, Settled::Blob(blob));
+                    self.job(item.job).settle(item.index, Settled::Parcel(Box::new(parcel)));
                     self.progress(item.job);
                 }
                 Err(error) => self.settle_error(item.job, item.index, error),
@@ -202,17 +212,23 @@ impl Engine {
         }
     }
 
-    /// The value in the attachment with this number, or the error.
-    fn attached_answer(&mut self, worker: WorkerId, kind: AnswerKind, number: u32) -> Result<Blob, TaskError> {
+    /// The value with the attachment of this number, or the error.
+    fn attached_answer(
+        &mut self,
+        worker: WorkerId,
+        kind: AnswerKind,
+        number: u32,
+        bytes: &[u8],
+    ) -> Result<Parcel, TaskError> {
         let is_value = kind == AnswerKind::Completion(Completion::Value);
         let Some(received) = self.attachment(worker, number) else {
-            let is_lost = self.workers.get_mut(worker).is_some_and(|handle| handle.link.take_loss());
+            let is_lost = self.workers.get_mut(worker).is_some_and(|handle| handle.link.attachments.take_loss());
             return Err(match is_lost {
                 true => no_descriptor(),
                 false => self.distrust_answer(worker, "an answer whose attachment is missing".to_owned()),
             });
         };
-        let read = match received {
+        let read = match received.and_then(|arrived| arrived.into_parcel(bytes)) {
             Ok(value) if is_value => return Ok(value),
             Ok(text) => text.read_start(TEXT_MAX).map(|start| (start, text.len())).map_err(|error| error.to_string()),
             Err(message) => Err(message),
@@ -223,14 +239,14 @@ impl Engine {
         })
     }
 
-    /// The large value that the worker has sent for this answer.
+    /// What the worker has sent on its control socket for this answer.
     fn attachment(&mut self, worker: WorkerId, number: u32) -> Option<Received> {
-        if let Some(received) = self.workers.get_mut(worker)?.link.take_attachment(number) {
+        if let Some(received) = self.workers.get_mut(worker)?.link.attachments.take(number) {
             return Some(received);
         }
         // The worker sends it before it shows the answer, so it is on the control socket now.
-        self.on_control(worker);
-        self.workers.get_mut(worker)?.link.take_attachment(number)
+        self.read_control(worker, Purpose::Answer);
+        self.workers.get_mut(worker)?.link.attachments.take(number)
     }
 
     /// Distrusts a worker whose answer cannot be read. What the caller of the item is told.
@@ -259,7 +275,7 @@ impl Engine {
 
 fn no_descriptor() -> TaskError {
     let message =
-        "its bytes found no free descriptor in this process; raise the limit of open files (ulimit -n)".to_owned();
+        "it needs more descriptors than are free in this process; raise the limit of open files (ulimit -n)".to_owned();
     TaskError::Decode { side: Side::Result, message, origin: Origin::default() }
 }
 

@@ -1,6 +1,5 @@
 //! The settings of a pool, validated, and how one more worker is started from them.
 
-use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +20,8 @@ use crate::transport::control::Initializer;
 use crate::transport::control::Setup;
 use crate::transport::link::Link;
 use crate::transport::links::Links;
-use crate::values::blob::Blob;
+use crate::transport::worker_link;
+use crate::values::parcel::Parcel;
 use crate::work::function::Definition;
 
 /// How long a worker may take from its start to its hello.
@@ -44,8 +44,10 @@ impl InitializerCall {
 /// The arguments of the initializer.
 #[derive(Clone, Debug)]
 pub(crate) enum InitializerArgs {
+    /// In the boot message.
     Inline(Vec<u8>),
-    Blob(Blob),
+    /// In the first message on the control socket.
+    Attached(Parcel),
 }
 
 impl InitializerArgs {
@@ -53,10 +55,15 @@ impl InitializerArgs {
         match (self, other) {
             (Self::Inline(ours), Self::Inline(theirs)) => ours == theirs,
             // What cannot be read is like nothing.
-            (Self::Blob(ours), Self::Blob(theirs)) => match (ours.read(), theirs.read()) {
-                (Ok(ours), Ok(theirs)) => *ours == *theirs,
-                _ => false,
-            },
+            // Nor is what carries descriptors.
+            (Self::Attached(ours), Self::Attached(theirs))
+                if ours.carried().is_empty() && theirs.carried().is_empty() =>
+            {
+                match (ours.read(), theirs.read()) {
+                    (Ok(ours), Ok(theirs)) => *ours == *theirs,
+                    _ => false,
+                }
+            }
             _ => false,
         }
     }
@@ -92,25 +99,22 @@ impl Config {
         // A server makes the process while its link is made here.
         let order = starts.order();
         let link = self.links.open().map_err(PoolError::system("making the link to a worker"))?;
-        let args_file = match self.initializer.as_ref().map(|call| &call.args) {
-            Some(InitializerArgs::Blob(blob)) => {
-                Some(blob.to_fd().map_err(PoolError::system("making a file for the arguments of the initializer"))?)
-            }
-            _ => None,
-        };
         let initializer = self.initializer.as_ref().map(|call| Initializer {
             definition: call.definition.clone(),
             args: match &call.args {
                 InitializerArgs::Inline(bytes) => Some(bytes.clone()),
-                InitializerArgs::Blob(_) => None,
+                InitializerArgs::Attached(_) => None,
             },
         });
-        let mut fds = link.worker_fds();
-        fds.extend(args_file.as_ref().map(AsFd::as_fd));
+        let fds = link.worker_fds();
         let payload = control::encode(&Setup { link: link.kind(), initializer });
         let name = format!("{}-{}", self.name, self.started.fetch_add(1, Ordering::Relaxed));
         let boot = self.boot.clone().name(&name).payload(&payload).fds(&fds);
         let child = order.start(&boot)?;
+        if let Some(InitializerArgs::Attached(args)) = self.initializer.as_ref().map(|call| &call.args) {
+            worker_link::send_arguments(child.control(), args)
+                .map_err(PoolError::system("sending the arguments of the initializer"))?;
+        }
         Ok((child, link.into_link()))
     }
 

@@ -6,8 +6,8 @@ use std::task::Waker;
 use log::Level;
 use start_methods::Child;
 
-use crate::values::blob::Blob;
 use crate::values::blob::Kept;
+use crate::values::parcel::Parcel;
 use crate::work::jobs::Callback;
 use crate::work::jobs::Log;
 
@@ -37,17 +37,18 @@ pub(crate) struct Effects {
     pub(crate) template_died: bool,
     /// A worker cannot use its link: later workers get one of another kind.
     pub(crate) link_refused: bool,
-    /// Large values that are not needed any more: giving their memory back takes the kernel a while.
-    pub(crate) spent: Vec<Blob>,
+    /// Values that are not needed any more: giving their memory back takes the kernel a while, and the close of what they
+    /// carry too.
+    pub(crate) spent: Vec<Parcel>,
     /// Memory that was kept for large values, of which there are none any more.
     pub(crate) unused: Vec<Kept>,
 }
 
 impl Effects {
     /// The worker that had this argument has answered.
-    pub(crate) fn release(&mut self, blob: Blob) {
-        blob.mark_answered();
-        self.spent.push(blob);
+    pub(crate) fn release(&mut self, parcel: Parcel) {
+        parcel.mark_answered();
+        self.spent.push(parcel);
     }
 
     pub(crate) fn log(&mut self, level: Level, text: String) {

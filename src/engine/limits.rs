@@ -102,6 +102,12 @@ impl Engine {
                 handle.kill_at = None;
                 self.workers.kill(worker, &mut self.effects);
             }
+            let Some(handle) = self.workers.get_mut(worker) else { continue };
+            if is_due(handle.retry_at) {
+                handle.retry_at = None;
+                self.send_again(worker);
+                self.schedule.after_settled(now);
+            }
             let Some(handle) = self.workers.get(worker) else { continue };
             if is_due(handle.status_due) {
                 self.on_status_timeout(worker);

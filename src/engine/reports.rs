@@ -21,13 +21,15 @@ use crate::transport::control;
 use crate::transport::control::Report;
 use crate::transport::frame::FRAME_MAX;
 use crate::transport::panic_record::PanicRecord;
-use crate::values::blob::Blob;
 use crate::values::blob::BlobCache;
+use crate::values::parcel::Arrived;
+use crate::values::parcel::BodyPlace;
+use crate::values::parcel::ReceivedFds;
 
 /// Messages taken from one control socket before other workers are served.
 const REPORTS_MAX: usize = 64;
 /// How many messages that make no sense are tolerated before their sender is killed.
-const NONSENSE_MAX: u32 = 64;
+const NONSENSE_MAX: usize = 64;
 
 /// Whether the table of this process had room for a descriptor that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +39,29 @@ enum Room {
     MadeForThis,
 }
 
+/// The descriptors of a report, and the room that they found.
+#[derive(Debug)]
+struct Beside {
+    fds: Vec<PrivateFd>,
+    room: Room,
+}
+
+/// Why a control socket is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It has something.
+    Events,
+    /// The attachment of an answer that is being taken in.
+    Answer,
+}
+
 impl Engine {
     /// The control socket has a hello, a report, or its end.
     pub(super) fn on_control(&mut self, worker: WorkerId) {
+        self.read_control(worker, Purpose::Events);
+    }
+
+    pub(super) fn read_control(&mut self, worker: WorkerId, purpose: Purpose) {
         let Some(handle) = self.workers.get_mut(worker) else { return };
         if let Greeting::Awaited(_) = handle.greeting {
             // In this order: what the worker sent before it closed the socket is there when the socket is closed.
@@ -62,15 +84,21 @@ impl Engine {
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..REPORTS_MAX {
-            if !self.on_message(worker, &mut buffer) {
+            if !self.on_message(worker, &mut buffer, purpose) || self.has_come(worker, purpose) {
                 break;
             }
         }
         self.buffer = buffer;
     }
 
+    /// Whether the attachment has come, or was lost, that an answer waits for.
+    fn has_come(&self, worker: WorkerId, purpose: Purpose) -> bool {
+        let link = self.workers.get(worker).map(|handle| &handle.link);
+        purpose == Purpose::Answer && link.is_none_or(|link| link.attachments.len() > 0 || link.attachments.has_loss())
+    }
+
     /// The next message on the control socket; false if there is none.
-    fn on_message(&mut self, worker: WorkerId, buffer: &mut Vec<u8>) -> bool {
+    fn on_message(&mut self, worker: WorkerId, buffer: &mut Vec<u8>, purpose: Purpose) -> bool {
         let Some(handle) = self.workers.get_mut(worker) else { return false };
         let mut fds = Vec::new();
         let control = handle.child.control();
@@ -82,13 +110,13 @@ impl Engine {
             received = control.try_recv_or_leave(buffer, FRAME_MAX, &mut fds);
         }
         match received {
-            Ok(Received::Message(_)) => self.on_report(worker, buffer, fds.pop(), room),
+            Ok(Received::Message(_)) => self.on_report(worker, buffer, Beside { fds, room }, purpose),
             Ok(Received::Empty) => return false,
             Err(_) if is_table_full(&received) => {
                 // Not left there: the socket would stay readable, and the driver would never sleep.
                 let taken = control.try_recv_bytes(buffer, FRAME_MAX);
                 debug_assert!(taken.is_ok(), "it was there a moment ago");
-                handle.link.lost_attachment();
+                handle.link.attachments.lose();
             }
             Ok(Received::Closed) | Err(_) => {
                 self.on_control_closed(worker);
@@ -113,34 +141,59 @@ impl Engine {
         }
     }
 
-    fn on_report(&mut self, worker: WorkerId, bytes: &[u8], fd: Option<PrivateFd>, room: Room) {
+    fn on_report(&mut self, worker: WorkerId, bytes: &[u8], beside: Beside, purpose: Purpose) {
         let Some(handle) = self.workers.get_mut(worker) else { return };
-        match (control::parse_report(bytes), handle.greeting, fd) {
-            (Ok(Report::Attachment { number }), Greeting::Ready, Some(fd)) => {
-                handle.link.attached(number, value_in(fd, room, &self.cache));
-                self.cache.restore_room();
-                // Each belongs to an answer, and each answer to an item that the worker holds.
-                if handle.link.attachments() as u64 > self.schedule.items_held(worker) {
-                    self.distrust(worker, "it sends what it was not asked for");
-                }
+        match (control::parse_report(bytes), handle.greeting) {
+            (Ok(Report::Attachment { number, place, fds }), Greeting::Ready)
+                if fds > 0 && usize::try_from(fds) == Ok(beside.fds.len()) =>
+            {
+                self.on_attachment(worker, number, place, beside, purpose);
+            }
+            (Ok(report), _) if !beside.fds.is_empty() => {
+                // Each counts: they fill the table of this process.
+                handle.nonsense = handle.nonsense.saturating_add(beside.fds.len());
+                self.on_nonsense(worker, format!("{report:?} with {} descriptors", beside.fds.len()));
             }
             // Once: the process aborts behind it.
-            (Ok(Report::LastWords(record)), ..) if handle.last_words.is_none() => {
+            (Ok(Report::LastWords(record)), _) if handle.last_words.is_none() => {
                 handle.last_words = Some(Box::new(panic_of(record, handle.pid())));
             }
-            (Ok(Report::Ready), Greeting::Hello { .. }, _) => {
+            (Ok(Report::Ready), Greeting::Hello { .. }) => {
                 handle.greeting = Greeting::Ready;
                 self.schedule.ready(worker, Instant::now());
             }
-            (Ok(Report::InitializerFailed { message }), Greeting::Hello { .. }, _) => {
+            (Ok(Report::InitializerFailed { message }), Greeting::Hello { .. }) => {
                 self.workers.kill_for(worker, PoolError::Initializer { message }, &mut self.effects);
             }
-            (Ok(Report::LinkRefused { message }), Greeting::Hello { .. }, _) => {
+            (Ok(Report::LinkRefused { message }), Greeting::Hello { .. }) => {
                 self.effects.link_refused = true;
                 self.workers.kill_for(worker, PoolError::NoSharedMemory { message }, &mut self.effects);
             }
-            (Ok(report), ..) => self.on_nonsense(worker, format!("{report:?} out of turn")),
-            (Err(error), ..) => self.on_nonsense(worker, format!("a report: {error}")),
+            (Ok(report), _) => self.on_nonsense(worker, format!("{report:?} out of turn")),
+            (Err(error), _) => self.on_nonsense(worker, format!("a report: {error}")),
+        }
+    }
+
+    /// What belongs to an answer has come: the file of a large value, the descriptors that a value carries, or both.
+    ///
+    /// A worker shows an answer before it sends what belongs to the next. So the answers of all attachments but the last one
+    /// are there, and no worker of this build has more than one outstanding beside the answer that is being taken in. This
+    /// bounds what a hostile one can make this process hold.
+    fn on_attachment(&mut self, worker: WorkerId, number: u32, place: BodyPlace, beside: Beside, purpose: Purpose) {
+        if self.workers.is_ignored(worker) {
+            return;
+        }
+        let Some(handle) = self.workers.get_mut(worker) else { return };
+        handle.link.attachments.add(number, arrived(beside, place, &self.cache));
+        self.cache.restore_room();
+        if purpose == Purpose::Events && handle.link.attachments.len() > 1 && handle.link.attachments.carry() {
+            self.receive_all(worker);
+        }
+        let Some(handle) = self.workers.get_mut(worker) else { return };
+        let carries_more = handle.link.attachments.len() > 1 && handle.link.attachments.carry();
+        // Each belongs to an answer, and each answer to an item that the worker holds.
+        if carries_more || handle.link.attachments.len() as u64 > self.schedule.items_held(worker) {
+            self.distrust(worker, "it sends what it was not asked for");
         }
     }
 
@@ -171,12 +224,13 @@ fn is_table_full<T>(received: &io::Result<T>) -> bool {
     received.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EMFILE as i32))
 }
 
-/// The large value that came with a report.
-fn value_in(fd: PrivateFd, room: Room, cache: &Arc<BlobCache>) -> Result<Blob, String> {
-    let blob = Blob::receive(fd, cache).map_err(|error| error.to_string())?;
-    Ok(match room {
-        Room::Enough => blob,
-        Room::MadeForThis => blob.without_file(),
+/// What came with a report: descriptors, at least one.
+fn arrived(beside: Beside, place: BodyPlace, cache: &Arc<BlobCache>) -> Result<Arrived, String> {
+    let fds = ReceivedFds::split(beside.fds, place).ok_or("nothing is attached")?;
+    let arrived = Arrived::receive(fds, cache).map_err(|error| error.to_string())?;
+    Ok(match beside.room {
+        Room::Enough => arrived,
+        Room::MadeForThis => arrived.without_file(),
     })
 }
 

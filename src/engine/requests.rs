@@ -75,7 +75,7 @@ impl Engine {
             Ok(span) => {
                 job.submitted += u64::from(span.len());
                 let now = Instant::now();
-                if span.blob().is_some() {
+                if span.parcel().is_some() {
                     self.keep_memory(now);
                 }
                 self.schedule.submit(span, now);

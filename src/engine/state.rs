@@ -56,7 +56,6 @@ use crate::values::blob::IDLE_TIME;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::jobs::Cancelled;
-use crate::work::jobs::ContextBody;
 use crate::work::jobs::Job;
 use crate::work::unbegun::FrameNumber;
 use crate::work::unbegun::UnbegunWork;
@@ -327,7 +326,18 @@ impl Engine {
                 self.workers.wait_for_room(worker, &mut self.effects);
             }
             // The next answer asks again.
-            Ok(Sent::Later) => self.schedule.send_refused(worker, number, 0),
+            Ok(Sent::Later) => {
+                self.schedule.send_refused(worker, number, 0);
+                // Or others would fill the worker again and again.
+                self.schedule.serve_next(span.batch.job);
+            }
+            Ok(Sent::TooManyInFlight) => {
+                self.schedule.send_refused(worker, number, 0);
+                // The worker has room for what has no descriptors.
+                self.schedule.clear_link_full(worker);
+                self.schedule.serve_last(span.batch.job);
+                self.workers.retry_soon(worker);
+            }
             Err(error) => {
                 self.schedule.send_refused(worker, number, 0);
                 self.after_send(worker, Err(error));
@@ -348,6 +358,7 @@ impl Engine {
         match sent {
             Ok(Sent::Taken | Sent::Part(_) | Sent::Later) => {}
             Ok(Sent::Full) => self.workers.wait_for_room(worker, &mut self.effects),
+            Ok(Sent::TooManyInFlight) => self.workers.retry_soon(worker),
             // It is dead, as its pidfd will tell, or a task has spoilt its link. The items that wait are not to blame.
             Err(error) => {
                 let pid = self.workers.get(worker).map(WorkerHandle::pid).unwrap_or_default();
@@ -452,9 +463,7 @@ impl Engine {
         }
         self.schedule.remove(id);
         if let Some(context) = finished.context {
-            if let ContextBody::Blob(blob) = context.body {
-                self.effects.spent.push(blob);
-            }
+            self.effects.spent.push(context.value);
             for (worker, sent) in self.workers.forget(context.id) {
                 self.after_send(worker, sent);
             }

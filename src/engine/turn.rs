@@ -1,5 +1,7 @@
 //! One turn: events of the epoll set are taken in, and what follows from them is done.
 
+use std::time::Instant;
+
 use crate::engine::state::Engine;
 use crate::engine::watch::Source;
 
@@ -14,7 +16,11 @@ impl Engine {
             match source {
                 Source::Doorbell => self.watch().quiet(),
                 Source::Link(worker) => self.on_link(worker),
-                Source::Control(worker) => self.on_control(worker),
+                Source::Control(worker) => {
+                    self.on_control(worker);
+                    // What it has sent may have made answers be taken in.
+                    self.schedule.after_settled(Instant::now());
+                }
                 Source::End(worker) => self.on_exit(worker),
                 Source::Status(worker) => self.on_status(worker),
             }

@@ -80,11 +80,13 @@ pub(crate) struct WorkerHandle {
     pub(crate) last_words: Option<Box<Panic>>,
     /// Its end has been seen, and its status must be known by this time.
     pub(crate) status_due: Option<Instant>,
-    /// How many of its messages made no sense.
-    pub(crate) nonsense: u32,
+    /// How many of its messages made no sense, and how many descriptors they had.
+    pub(crate) nonsense: usize,
     /// SIGKILL follows at this time.
     pub(crate) kill_at: Option<Instant>,
     pub(crate) death: Death,
+    /// What waits for it is sent again at this time.
+    pub(crate) retry_at: Option<Instant>,
     /// Its place in the rounds in which workers are looked at and asked to ring.
     pub(crate) place: Place,
     rss_read_at: Option<Instant>,
@@ -112,6 +114,7 @@ impl WorkerHandle {
             nonsense: 0,
             kill_at: None,
             death: Death::NotDue,
+            retry_at: None,
             place: Place::default(),
             rss_read_at: None,
         }
@@ -195,7 +198,7 @@ impl WorkerHandle {
 
     /// When something must be done about this worker, if nothing happens before.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        [self.start_due(), self.status_due, self.kill_at, self.give_up_at()].into_iter().flatten().min()
+        [self.start_due(), self.status_due, self.kill_at, self.retry_at, self.give_up_at()].into_iter().flatten().min()
     }
 }
 

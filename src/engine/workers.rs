@@ -45,6 +45,9 @@ use crate::work::unbegun::FrameNumber;
 /// How long a worker may live on with its control socket closed.
 const SILENT_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// When descriptors are sent again of which too many were on their way.
+const RETRY_DELAY: Duration = Duration::from_millis(2);
+
 /// Which workers wake the driver when it sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ringers {
@@ -221,6 +224,14 @@ impl Workers {
     pub(crate) fn wait_for_room(&mut self, worker: WorkerId, effects: &mut Effects) {
         if self.handles.get_mut(&worker).is_some_and(|handle| handle.link.begins_to_wait_for_room()) {
             self.set_interest(worker, Interest::ReadableOrWritable, effects);
+        }
+    }
+
+    /// Too many descriptors are on their way: sends again what waits for the worker in a moment.
+    pub(crate) fn retry_soon(&mut self, worker: WorkerId) {
+        if let Some(handle) = self.handles.get_mut(&worker) {
+            handle.retry_at.get_or_insert_with(|| Instant::now() + RETRY_DELAY);
+            self.rearm(worker);
         }
     }
 

@@ -44,7 +44,7 @@ pub fn frame(data: &[u8]) {
 /// The bytes are this frame.
 fn assert_is(data: &[u8], head: Head, body: Body<'_>) {
     match body {
-        Body::Inline(bytes) => assert_eq!(data, [head.as_bytes(), bytes].concat()),
+        Body::Inline(bytes) | Body::Carrying(bytes) => assert_eq!(data, [head.as_bytes(), bytes].concat()),
         Body::Attached => assert_eq!(data, head.as_bytes()),
     }
 }
@@ -53,6 +53,7 @@ fn placement_of(body: Body<'_>) -> Placement {
     match body {
         Body::Inline(_) => Placement::Inline,
         Body::Attached => Placement::Attached,
+        Body::Carrying(_) => Placement::Carrying,
     }
 }
 
@@ -69,8 +70,10 @@ fn assert_order_is(order: Order<'_>, data: &[u8]) {
             let span = Span::whole(Batch { job: JobId(0), target, first_index: 0, items });
             assert_is(data, Head::run(&span, number), Body::Inline(bytes));
         }
-        // Its head can be encoded only with a real file, so only the length is compared.
-        Order::Run { body: Body::Attached, .. } => assert_eq!(data.len(), 17),
+        // Its head can be encoded only with real descriptors, so only the length is compared.
+        Order::Run { body: Body::Attached, .. } => assert_eq!(data.len(), 25),
+        Order::Run { body: Body::Carrying(item), .. } => assert_eq!(data.len(), 25 + item.len()),
+        Order::Discard { before } => assert_eq!(data, Head::discard(before).as_bytes()),
         Order::Stop => assert_eq!(data, Head::stop().as_bytes()),
         Order::Select { target } => assert_eq!(data, Head::select(target).as_bytes()),
     }

@@ -158,7 +158,7 @@ fn record_frames() {
     write("report", "ready", &report_of(&child));
     let send = |name: &str, head: &[u8], body: &[u8]| {
         write("frame", &format!("order-{name}"), &[head, body].concat());
-        let _sent = end.send(head, body, None).unwrap();
+        let _sent = end.send(head, body, &[]).unwrap();
     };
     let mut buffer = vec![0; 1 << 17];
     let mut receive = |name: &str| {
@@ -188,6 +188,8 @@ fn record_frames() {
     receive("garbled-argument");
     send("forget", Head::forget(7).as_bytes(), &[]);
     send("stop", Head::stop().as_bytes(), &[]);
+    write("frame", "order-discard", Head::discard(7).as_bytes());
+    write("frame", "order-context-carrying", &[Head::context(F, 7, Placement::Carrying).as_bytes(), b"\x00"].concat());
     write("frame", "order-select", Head::select(target(7)).as_bytes());
     assert!(child.wait().unwrap().success());
 }
@@ -198,8 +200,8 @@ fn record_ends() {
     let child = start(&Setup { link: LinkKind::Socket, initializer: None }, &[end.worker_end()]);
     report_of(&child);
     let span = items(&[&[1]]);
-    let _sent = end.send(&definition(LocalFunction::task::<Map<u32, u32>, Plain>(abort)), &[], None).unwrap();
-    let _sent = end.send(Head::run(&span, 1).as_bytes(), span.bytes().unwrap(), None).unwrap();
+    let _sent = end.send(&definition(LocalFunction::task::<Map<u32, u32>, Plain>(abort)), &[], &[]).unwrap();
+    let _sent = end.send(Head::run(&span, 1).as_bytes(), span.bytes().unwrap(), &[]).unwrap();
     write("report", "last-words", &report_of(&child));
     child.wait().unwrap();
 

@@ -129,6 +129,33 @@ impl Backlog {
         }
     }
 
+    /// Moves the queue of a job to the front of the rotation, if it has one.
+    pub(super) fn serve_next(&mut self, job: JobId) {
+        self.rotate(job, QueueEnd::Front);
+    }
+
+    /// Moves the queue of a job to the back of the rotation, if it has one.
+    pub(super) fn serve_last(&mut self, job: JobId) {
+        self.rotate(job, QueueEnd::Back);
+        self.skip_stale();
+    }
+
+    fn rotate(&mut self, job: JobId, to: QueueEnd) {
+        if self.jobs.get(&job).is_none_or(JobQueue::is_empty) {
+            return;
+        }
+        // It was served a moment ago, and is the first if it had nothing else, and the last otherwise.
+        let place = match self.rotation.front() {
+            Some(&first) if first == job => 0,
+            _ => self.rotation.iter().rposition(|&queued| queued == job).expect("it has queued spans"),
+        };
+        self.rotation.remove(place);
+        match to {
+            QueueEnd::Front => self.rotation.push_front(job),
+            QueueEnd::Back => self.rotation.push_back(job),
+        }
+    }
+
     /// A worker has ended with this item in front. Returns how many have by now.
     pub(super) fn count_death(&mut self, item: ItemId) -> u32 {
         self.jobs.get_mut(&item.job).map_or(0, |queue| queue.count_death(item.index))

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::schedule::time_limit::ItemTimer;
 use crate::schedule::time_limit::TimeVerdict;
-use crate::values::blob::Blob;
+use crate::values::parcel::Parcel;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::progress::Progress;
@@ -36,8 +36,8 @@ pub(crate) struct FinishedFrame {
     pub(crate) job: JobId,
     pub(crate) items: u32,
     pub(crate) elapsed_ns: u64,
-    /// Its item, if that is large, so that the caller can drop it where no other thread waits.
-    pub(crate) blob: Option<Blob>,
+    /// Its item, if that travelled by itself, so that the caller can drop it where no other thread waits.
+    pub(crate) parcel: Option<Parcel>,
 }
 
 /// A frame that was sent and is not fully answered.
@@ -168,8 +168,8 @@ impl Load {
         let since = self.settled_at.map_or(frame.sent_at, |settled_at| settled_at.max(frame.sent_at));
         self.settled_at = Some(now);
         let elapsed_ns = u64::try_from(now.saturating_duration_since(since).as_nanos()).unwrap_or(u64::MAX);
-        let blob = frame.span.blob().cloned();
-        Some(FinishedFrame { job: frame.span.batch.job, items: frame.items, elapsed_ns, blob })
+        let parcel = frame.span.parcel().cloned();
+        Some(FinishedFrame { job: frame.span.batch.job, items: frame.items, elapsed_ns, parcel })
     }
 
     /// Where the frame is among those in flight.

@@ -16,6 +16,7 @@ use crate::schedule::roster::Stage;
 use crate::schedule::state::Lifecycle;
 use crate::schedule::state::Schedule;
 use crate::schedule::worker_id::WorkerId;
+use crate::work::batch::JobId;
 use crate::work::unbegun::FrameNumber;
 use crate::work::unbegun::UnbegunWork;
 
@@ -134,6 +135,16 @@ impl Schedule {
             self.take_back_start();
         }
         self.backlog.put_back(returned);
+    }
+
+    /// The job is served next, if it has work: what was refused must not be overtaken for ever.
+    pub(crate) fn serve_next(&mut self, job: JobId) {
+        self.backlog.serve_next(job);
+    }
+
+    /// The job is served after the others that have work.
+    pub(crate) fn serve_last(&mut self, job: JobId) {
+        self.backlog.serve_last(job);
     }
 
     /// The link to the worker may have room again. Decides nothing yet.

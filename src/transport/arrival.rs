@@ -9,8 +9,8 @@ pub(crate) enum Arrival<'a> {
     Values { items: u32, bytes: &'a [u8] },
     /// One answer.
     Answer { kind: AnswerKind, bytes: &'a [u8] },
-    /// One answer whose bytes are in a descriptor: the attachment with this number.
-    Attached { kind: AnswerKind, number: u32 },
+    /// One answer with descriptors: the attachment with this number. The bytes are here, or in its file.
+    Attached { kind: AnswerKind, number: u32, bytes: &'a [u8] },
 }
 
 impl Arrival<'_> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::transport::panic_record::PanicRecord;
 use crate::values::codec;
+use crate::values::parcel::BodyPlace;
 use crate::work::function::Definition;
 
 /// An error text in a report is cut at this length, so that the report fits.
@@ -22,8 +23,7 @@ pub(crate) enum LinkKind {
     Socket,
 }
 
-/// The payload of a worker's birth. Its descriptors: those of the link, then the arguments of the initializer if
-/// attached.
+/// The payload of a worker's birth. Its descriptors are those of the link.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) link: LinkKind,
@@ -34,7 +34,7 @@ pub(crate) struct Setup {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Initializer {
     pub(crate) definition: Definition,
-    /// `None`: attached as a blob.
+    /// `None`: in the first message on the control socket, behind a [`BodyPlace`], with descriptors.
     pub(crate) args: Option<Vec<u8>>,
 }
 
@@ -47,10 +47,26 @@ pub(crate) enum Report {
     InitializerFailed { message: String },
     /// It cannot use its link; it is about to leave.
     LinkRefused { message: String },
-    /// This message carries the descriptor of the answer with this number.
-    Attachment { number: u32 },
+    /// This message carries so many descriptors of the answer with this number. The first is the file with its bytes, if
+    /// they are in one.
+    Attachment { number: u32, place: BodyPlace, fds: u32 },
     /// It is about to abort because of this panic.
     LastWords(PanicRecord),
+}
+
+/// What the parent sends on the control socket with descriptors that belong to a record in the rings.
+pub(crate) fn attachment_head(number: u32, place: BodyPlace) -> [u8; ATTACHMENT_HEAD] {
+    let [a, b, c, d] = number.to_le_bytes();
+    [a, b, c, d, place.code()]
+}
+
+/// The length of an [`attachment_head`].
+pub(crate) const ATTACHMENT_HEAD: usize = 5;
+
+/// The number and the place in an [`attachment_head`]; `None` if it is none.
+pub(crate) fn parse_attachment_head(head: [u8; ATTACHMENT_HEAD]) -> Option<(u32, BodyPlace)> {
+    let [a, b, c, d, place] = head;
+    Some((u32::from_le_bytes([a, b, c, d]), BodyPlace::from_code(place)?))
 }
 
 pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {

@@ -7,13 +7,15 @@
 //!        Run      kind  target      number u32    items x (length u32, bytes), or one attached
 //!        Stop     kind
 //!        Select   kind  target
+//!        Discard  kind  number u32
 //! up     Answer   kind  sequence u32   bytes, or attached
 //! ```
 //!
 //! A *target* is the function that items are passed to, and the time limit of each in nanoseconds, 0 for none: `function u32`,
 //! `context u64`, `timeout u64`. Numbers are little-endian. The end of a frame is known from outside (a datagram, a length
-//! in a ring). *Attached* is a bit of the kind: the bytes did not fit, and travel as a [`Blob`](crate::values::blob::Blob)
-//! beside the frame. `sequence` counts the answers of one worker, so that an answer that is repeated or out of turn is
+//! in a ring). Two bits of the kind say what travels beside the frame, of a [`Parcel`](crate::values::parcel::Parcel):
+//! *attached*, the file that has the bytes, and then the descriptors that the value carries; or *carrying*, these
+//! descriptors only, and the bytes are in the frame. `sequence` counts the answers of one worker, so that an answer that is repeated or out of turn is
 //! detected; by `number` the parent recognizes a `Run` that it has taken back. Every decoder takes arbitrary bytes, and
 //! returns an error for bytes that are no frame.
 //!
@@ -24,6 +26,8 @@ use std::time::Duration;
 
 use crate::error::Side;
 use crate::values::number;
+use crate::values::parcel::BodyPlace;
+use crate::values::parcel::Parcel;
 use crate::work::batch::ITEM_HEAD;
 use crate::work::batch::Span;
 use crate::work::batch::Target;
@@ -41,6 +45,7 @@ const FORGET: u8 = 3;
 const RUN: u8 = 4;
 const STOP: u8 = 5;
 const SELECT: u8 = 6;
+const DISCARD: u8 = 7;
 
 const VALUE: u8 = 16;
 const FAILED: u8 = 17;
@@ -51,6 +56,8 @@ const RESULT_NOT_ENCODED: u8 = 21;
 const FUNCTION_NOT_FOUND: u8 = 22;
 
 const ATTACHED: u8 = 0x80;
+const CARRYING: u8 = 0x40;
+const FLAGS: u8 = ATTACHED | CARRYING;
 
 /// Why some bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +78,8 @@ pub(crate) enum Order<'a> {
     Stop,
     /// From now on single items are for this function. Only on links that carry single items.
     Select { target: Target },
+    /// Drop everything attached with a number before this one: it was taken back. Only on links that carry single items.
+    Discard { before: u32 },
 }
 
 /// Bytes in the frame, or beside it.
@@ -78,6 +87,8 @@ pub(crate) enum Order<'a> {
 pub(crate) enum Body<'a> {
     Inline(&'a [u8]),
     Attached,
+    /// In the frame, with descriptors beside it.
+    Carrying(&'a [u8]),
 }
 
 /// Where the bytes of a frame that is being made are.
@@ -85,17 +96,34 @@ pub(crate) enum Body<'a> {
 pub(crate) enum Placement {
     Inline,
     Attached,
+    /// In the frame, with descriptors beside it.
+    Carrying,
 }
 
 impl Placement {
-    fn of_kind(kind: u8) -> Self {
-        if kind & ATTACHED == 0 { Placement::Inline } else { Placement::Attached }
+    /// Where the bytes of a value are that may travel among others.
+    pub(crate) fn of(parcel: &Parcel) -> Self {
+        match parcel.place() {
+            BodyPlace::File => Placement::Attached,
+            BodyPlace::Frame if parcel.carried().is_empty() => Placement::Inline,
+            BodyPlace::Frame => Placement::Carrying,
+        }
+    }
+
+    fn of_kind(kind: u8) -> Result<Self, NotAFrame> {
+        match kind & FLAGS {
+            0 => Ok(Placement::Inline),
+            ATTACHED => Ok(Placement::Attached),
+            CARRYING => Ok(Placement::Carrying),
+            _ => Err(NotAFrame("bytes both in the frame and attached")),
+        }
     }
 
     fn flag(self) -> u8 {
         match self {
             Placement::Inline => 0,
             Placement::Attached => ATTACHED,
+            Placement::Carrying => CARRYING,
         }
     }
 }
@@ -188,7 +216,7 @@ impl Head {
     }
 
     pub(crate) fn run(span: &Span, number: u32) -> Self {
-        let placement = if span.bytes().is_some() { Placement::Inline } else { Placement::Attached };
+        let placement = span.parcel().map_or(Placement::Inline, Placement::of);
         Self::new(RUN | placement.flag()).with_target(span.batch.target).with(&number.to_le_bytes())
     }
 
@@ -198,6 +226,10 @@ impl Head {
 
     pub(crate) fn select(target: Target) -> Self {
         Self::new(SELECT).with_target(target)
+    }
+
+    pub(crate) fn discard(before: u32) -> Self {
+        Self::new(DISCARD).with(&before.to_le_bytes())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -241,6 +273,7 @@ impl<'a> Reader<'a> {
     fn body(self, placement: Placement) -> Result<Body<'a>, NotAFrame> {
         match (placement, self.0) {
             (Placement::Inline, bytes) => Ok(Body::Inline(bytes)),
+            (Placement::Carrying, bytes) => Ok(Body::Carrying(bytes)),
             (Placement::Attached, []) => Ok(Body::Attached),
             (Placement::Attached, _) => Err(NotAFrame("bytes both in the frame and attached")),
         }
@@ -255,9 +288,9 @@ impl<'a> Reader<'a> {
 pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
     let mut reader = Reader(frame);
     let [kind] = reader.take::<1>()?;
-    let placement = Placement::of_kind(kind);
+    let placement = Placement::of_kind(kind)?;
     let is_inline = placement == Placement::Inline;
-    match kind & !ATTACHED {
+    match kind & !FLAGS {
         DEFINE if is_inline => Ok(Order::Define { function: FunctionId(reader.u32()?), definition: reader.0 }),
         CONTEXT => {
             let (function, context) = (FunctionId(reader.u32()?), reader.u64()?);
@@ -274,6 +307,10 @@ pub(crate) fn parse_order(frame: &[u8]) -> Result<Order<'_>, NotAFrame> {
         SELECT if is_inline => {
             let target = reader.target()?;
             reader.end().map(|()| Order::Select { target })
+        }
+        DISCARD if is_inline => {
+            let before = reader.u32()?;
+            reader.end().map(|()| Order::Discard { before })
         }
         STOP if is_inline => reader.end().map(|()| Order::Stop),
         _ => Err(NotAFrame("of no known kind")),
@@ -292,9 +329,9 @@ pub(crate) fn context_in(order: &[u8]) -> Option<u64> {
 pub(crate) fn parse_answer(frame: &[u8]) -> Result<Answer<'_>, NotAFrame> {
     let mut reader = Reader(frame);
     let [code] = reader.take::<1>()?;
-    let kind = AnswerKind::from_code(code & !ATTACHED).ok_or(NotAFrame("of no known kind"))?;
+    let kind = AnswerKind::from_code(code & !FLAGS).ok_or(NotAFrame("of no known kind"))?;
     let sequence = reader.u32()?;
-    Ok(Answer { kind, sequence, body: reader.body(Placement::of_kind(code))? })
+    Ok(Answer { kind, sequence, body: reader.body(Placement::of_kind(code)?)? })
 }
 
 /// Completes an item that was appended behind [`ITEM_HEAD`] bytes: writes its length into them.

@@ -15,6 +15,7 @@ use crate::sys::processor::Cpu;
 use crate::transport::arrival::Arrival;
 use crate::transport::arrival::LinkError;
 use crate::transport::arrival::ServiceTime;
+use crate::transport::attachments::Attachments;
 use crate::transport::control;
 use crate::transport::frame;
 use crate::transport::frame::Body;
@@ -27,12 +28,11 @@ use crate::transport::note::Sent;
 use crate::transport::ring;
 use crate::transport::ring::parent_link::RingLink;
 use crate::transport::socket;
-use crate::values::blob::Blob;
+use crate::values::parcel::Parcel;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
-use crate::work::jobs::ContextBody;
 use crate::work::jobs::JobContext;
 use crate::work::progress::Progress;
 use crate::work::unbegun::FrameNumber;
@@ -102,9 +102,6 @@ pub(crate) struct Inbox {
     left: usize,
 }
 
-/// A large value from a worker, or why what it sent is none.
-pub(crate) type Received = Result<Blob, String>;
-
 /// The parent's end of the link to one worker.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -119,10 +116,8 @@ pub(crate) struct Link {
     context_sent: Option<u64>,
     /// The descriptor of the link is watched for room.
     waits_for_room: bool,
-    /// Large values that have come and belong to answers that have not been taken in.
-    attachments: VecDeque<(u32, Received)>,
-    /// How many of them were lost, because this process's descriptor table was full.
-    attachments_lost: u32,
+    /// What has come on the control socket for answers that have not been taken in.
+    pub(crate) attachments: Attachments,
 }
 
 impl Link {
@@ -143,8 +138,7 @@ impl Link {
             introducing: false,
             context_sent: None,
             waits_for_room: false,
-            attachments: VecDeque::new(),
-            attachments_lost: 0,
+            attachments: Attachments::default(),
         }
     }
 
@@ -176,6 +170,10 @@ impl Link {
     /// Over a socket, a frame that brings a function or a context travels alone: until it is answered, the worker holds no
     /// other. Otherwise a recall could take back the function and leave a frame that needs it, since the worker may read
     /// while the parent recalls.
+    ///
+    /// Over either, what carries descriptors is sent only to a worker that holds nothing. Sent ahead, they would be open in
+    /// the socket of a worker that may be waiting for the end of a pipe of which they are the other end, even after they
+    /// have been taken back.
     pub(crate) fn send(
         &mut self,
         control: &Socket,
@@ -186,7 +184,8 @@ impl Link {
     ) -> io::Result<Sent> {
         let function = span.batch.target.function;
         let new = !self.functions.contains(&function) || context.is_some_and(|context| !self.has_context(context.id));
-        if matches!(self.end, End::Socket(_)) && holds == Holds::Other && (new || self.introducing) {
+        let travels_alone = matches!(self.end, End::Socket(_)) && (new || self.introducing);
+        if holds == Holds::Other && (travels_alone || self.would_carry(span, context)) {
             return Ok(Sent::Later);
         }
         self.define(function);
@@ -194,17 +193,25 @@ impl Link {
             self.introduce(context);
         }
         self.introducing |= new;
-        if self.flush(control)? == Sent::Full {
-            return Ok(Sent::Full);
+        match self.flush(control)? {
+            Sent::Taken => {}
+            refused => return Ok(refused),
         }
         match &mut self.end {
             End::Ring(ring) => ring.send_items(control, span),
             End::Socket(socket) => {
                 let head = Head::run(span, number.0);
-                let file = span.blob().and_then(note::file_of);
-                socket.send(head.as_bytes(), span.bytes().unwrap_or_default(), file.as_ref().map(AsFd::as_fd))
+                let fds = span.parcel().and_then(note::fds_of);
+                let bytes = span.bytes().or(span.parcel().map(Parcel::frame_bytes)).unwrap_or_default();
+                socket.send(head.as_bytes(), bytes, &note::borrowed(&fds))
             }
         }
+    }
+
+    /// Whether sending these items would send descriptors that a value carries.
+    fn would_carry(&self, span: &Span, context: Option<&JobContext>) -> bool {
+        let new_context = context.filter(|context| !self.has_context(context.id)).map(|context| &context.value);
+        span.parcel().into_iter().chain(new_context).any(|parcel| !parcel.carried().is_empty())
     }
 
     /// Tells the worker to leave when it has done what it was given.
@@ -245,20 +252,14 @@ impl Link {
         if !self.contexts.insert(context.id) {
             return;
         }
-        match &context.body {
-            ContextBody::Inline(bytes) => {
-                let mut frame = Head::context(context.function, context.id, Placement::Inline).as_bytes().to_vec();
-                frame.extend_from_slice(bytes);
-                self.push_note(frame, None);
-            }
-            ContextBody::Blob(blob) => {
-                let head = Head::context(context.function, context.id, Placement::Attached);
-                self.push_note(head.as_bytes().to_vec(), Some(blob.clone()));
-            }
-        }
+        let placement = Placement::of(&context.value);
+        let head = Head::context(context.function, context.id, placement);
+        let frame = [head.as_bytes(), context.value.frame_bytes()].concat();
+        let attached = (placement != Placement::Inline).then(|| context.value.clone());
+        self.push_note(frame, attached);
     }
 
-    fn push_note(&mut self, frame: Vec<u8>, attached: Option<Blob>) {
+    fn push_note(&mut self, frame: Vec<u8>, attached: Option<Parcel>) {
         self.notes.push_back(Note { frame, attached });
     }
 
@@ -268,20 +269,24 @@ impl Link {
             let refused = match &mut self.end {
                 End::Ring(ring) => ring.send_note(control, note)?,
                 End::Socket(socket) => {
-                    let file = note.attached.as_ref().and_then(note::file_of);
-                    let sent = socket.send(&note.frame, &[], file.as_ref().map(AsFd::as_fd))?;
-                    drop(file);
-                    if sent == Sent::Full {
-                        Some(note)
-                    } else {
+                    let fds = note.attached.as_ref().and_then(note::fds_of);
+                    let sent = socket.send(&note.frame, &[], &note::borrowed(&fds))?;
+                    drop(fds);
+                    if sent == Sent::Taken {
                         self.context_sent = frame::context_in(&note.frame).or(self.context_sent);
                         None
+                    } else {
+                        Some((note, sent))
                     }
                 }
             };
-            if let Some(note) = refused {
-                self.notes.push_front(note);
-                return Ok(Sent::Full);
+            if let Some((note, sent)) = refused {
+                match frame::context_in(&note.frame) {
+                    // Nothing is to wait behind it: work that needs the context introduces it again.
+                    Some(context) if sent == Sent::TooManyInFlight => drop(self.contexts.remove(&context)),
+                    _ => self.notes.push_front(note),
+                }
+                return Ok(sent);
             }
         }
         Ok(Sent::Taken)
@@ -306,7 +311,11 @@ impl Link {
         self.waits_for_room = false;
     }
 
-    /// Takes back what the worker has not begun. Orders that are not work are kept, to be sent again behind what waits.
+    /// Takes back what the worker has not begun. Orders that are not work are kept, to be sent again behind what waits;
+    /// contexts that carry descriptors are sent again when work needs them.
+    ///
+    /// Descriptors that travel beside the rings stay in the socket of the worker, and open, until it reads them. So a worker
+    /// from which any were taken back is told to discard them.
     ///
     /// An item begins when the decoding of its context does. That runs user code too, and if it kills the worker, the item
     /// must not go to the next worker, and so on for ever.
@@ -320,11 +329,18 @@ impl Link {
     pub(crate) fn recall(&mut self, peer: Peer) -> Result<UnbegunWork, String> {
         match &mut self.end {
             End::Socket(_) if self.introducing && peer == Peer::Alive => Ok(UnbegunWork::Frames(Vec::new())),
-            End::Ring(RingLink { rings, .. }) => {
-                let recalled = rings.recall().map_err(|broken| broken.0.to_owned())?;
+            End::Ring(ring) => {
+                let recalled = ring.rings.recall().map_err(|broken| broken.0.to_owned())?;
+                let discard = Head::discard(ring.next_attachment());
                 // In front: these were sent before the orders that still wait.
                 for note in recalled.notes.into_iter().rev() {
-                    self.notes.push_front(note);
+                    match frame::context_in(&note.frame) {
+                        Some(context) if note.carries() => drop(self.contexts.remove(&context)),
+                        _ => self.notes.push_front(note),
+                    }
+                }
+                if recalled.has_attachments && peer == Peer::Alive {
+                    self.notes.push_front(Note { frame: discard.as_bytes().to_vec(), attached: None });
                 }
                 Ok(UnbegunWork::Last(recalled.items))
             }
@@ -335,8 +351,8 @@ impl Link {
                     self.context_sent.take_if(|context| frame::context_in(&frame) == Some(*context));
                     match frame::parse_order(&frame) {
                         Ok(Order::Run { number, .. }) => numbers.push(FrameNumber(number)),
-                        // Its file was taken back with it. Work that needs the context introduces it again.
-                        Ok(Order::Context { context, body: Body::Attached, .. }) => {
+                        // Its descriptors were taken back with it. Work that needs the context introduces it again.
+                        Ok(Order::Context { context, body: Body::Attached | Body::Carrying(_), .. }) => {
                             self.contexts.remove(&context);
                         }
                         _ => self.notes.push_back(Note { frame, attached: None }),
@@ -508,34 +524,5 @@ impl Link {
     /// ever.
     pub(crate) fn hangs_by_descriptors(&self) -> bool {
         matches!(self.end, End::Socket(_))
-    }
-
-    /// A large value has come on the control socket that belongs to an answer.
-    pub(crate) fn attached(&mut self, number: u32, received: Received) {
-        self.attachments.push_back((number, received));
-    }
-
-    /// A large value has come on the control socket, and was lost, because no descriptor was left in this process.
-    pub(crate) fn lost_attachment(&mut self) {
-        self.attachments_lost += 1;
-    }
-
-    /// How many large values have come whose answers have not been taken in.
-    pub(crate) fn attachments(&self) -> usize {
-        self.attachments.len()
-    }
-
-    /// The large value that belongs to this answer, if it has come.
-    pub(crate) fn take_attachment(&mut self, number: u32) -> Option<Received> {
-        let position = self.attachments.iter().position(|(found, _)| *found == number)?;
-        // Those before it belong to answers that did not come: a worker that numbers wrongly gains nothing.
-        self.attachments.drain(..=position).next_back().map(|(_, received)| received)
-    }
-
-    /// Whether an attachment was lost, and with it the bytes of an answer. Each loss is told once.
-    pub(crate) fn take_loss(&mut self) -> bool {
-        let is_lost = self.attachments_lost > 0;
-        self.attachments_lost -= u32::from(is_lost);
-        is_lost
     }
 }

@@ -18,6 +18,7 @@
 //! Also called: message passing, shared-memory queue, SPSC ring buffer.
 
 pub(crate) mod arrival;
+pub(crate) mod attachments;
 pub(crate) mod control;
 pub(crate) mod frame;
 pub(crate) mod link;

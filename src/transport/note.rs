@@ -4,8 +4,8 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::values::blob::Blob;
-use crate::values::blob::BlobFd;
+use crate::values::parcel::Parcel;
+use crate::values::parcel::ParcelFds;
 
 /// Whether a link took a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,20 +18,31 @@ pub(crate) enum Sent {
     Full,
     /// Not before the worker has answered everything that it holds.
     Later,
+    /// Not before other processes have received descriptors. Nothing tells when they have.
+    TooManyInFlight,
 }
-
-/// A descriptor that travels beside a frame.
-pub(crate) type Attachment<'a> = Option<BorrowedFd<'a>>;
 
 /// An order that is not work, sent or waiting for room.
 #[derive(Debug)]
 pub(crate) struct Note {
     pub(crate) frame: Vec<u8>,
-    pub(crate) attached: Option<Blob>,
+    pub(crate) attached: Option<Parcel>,
 }
 
-/// The file of a blob that is about to be sent. `None` if none can be made: then the worker is sent no descriptor, and
-/// answers that the bytes did not arrive.
-pub(super) fn file_of(blob: &Blob) -> Option<BlobFd<'_>> {
-    blob.to_fd().ok()
+impl Note {
+    /// Whether descriptors travel with it that a value carries.
+    pub(crate) fn carries(&self) -> bool {
+        self.attached.as_ref().is_some_and(|parcel| !parcel.carried().is_empty())
+    }
+}
+
+/// The descriptors of a parcel that is about to be sent. `None` if its file cannot be made: then the worker is sent no
+/// descriptor, and answers that they did not arrive.
+pub(super) fn fds_of(parcel: &Parcel) -> Option<ParcelFds<'_>> {
+    parcel.fds().ok()
+}
+
+/// The descriptors, for a send.
+pub(super) fn borrowed<'a>(fds: &'a Option<ParcelFds<'_>>) -> Vec<BorrowedFd<'a>> {
+    fds.as_ref().map_or_else(Vec::new, ParcelFds::borrowed)
 }

@@ -24,6 +24,7 @@ use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
+use start_methods::Offered;
 use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::Socket;
@@ -38,12 +39,14 @@ use crate::transport::frame::Head;
 use crate::transport::frame::NotAFrame;
 use crate::transport::frame::Order;
 use crate::transport::frame::Placement;
-use crate::transport::note::Attachment;
 use crate::transport::note::Sent;
 use crate::transport::record::Idle;
 use crate::transport::record::Next;
 use crate::transport::record::Record;
 use crate::transport::record::broken;
+use crate::values::parcel::BodyPlace;
+use crate::values::parcel::Parcel;
+use crate::values::parcel::ReceivedFds;
 use crate::work::batch::ITEM_HEAD;
 use crate::work::batch::split_item;
 
@@ -73,12 +76,13 @@ impl ParentEnd {
         self.ours.as_fd()
     }
 
-    pub(crate) fn send(&self, head: &[u8], body: &[u8], attached: Attachment<'_>) -> io::Result<Sent> {
+    pub(crate) fn send(&self, head: &[u8], body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<Sent> {
         let parts = [IoSlice::new(head), IoSlice::new(body)];
-        match self.ours.try_send(&parts, attached.as_slice())? {
-            true => Ok(Sent::Taken),
-            false => Ok(Sent::Full),
-        }
+        Ok(match self.ours.offer(&parts, fds)? {
+            Offered::Taken => Sent::Taken,
+            Offered::Full => Sent::Full,
+            Offered::TooManyInFlight => Sent::TooManyInFlight,
+        })
     }
 
     /// The next answer, if there is one. The number of one that is attached is its sequence number.
@@ -101,7 +105,8 @@ impl ParentEnd {
         let number = self.count_answer();
         Ok(Some(match answer.body {
             Body::Inline(bytes) => Arrival::Answer { kind: answer.kind, bytes },
-            Body::Attached => Arrival::Attached { kind: answer.kind, number },
+            Body::Attached => Arrival::Attached { kind: answer.kind, number, bytes: &[] },
+            Body::Carrying(bytes) => Arrival::Attached { kind: answer.kind, number, bytes },
         }))
     }
 
@@ -146,11 +151,12 @@ impl ParentEnd {
     }
 }
 
-fn only(mut fds: Vec<PrivateFd>) -> io::Result<Option<PrivateFd>> {
-    let attached = fds.pop();
-    match fds.is_empty() {
-        true => Ok(attached),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "a frame with more than one descriptor")),
+/// Where the bytes are of a value beside which descriptors travel.
+fn place_of(body: Body<'_>) -> Option<BodyPlace> {
+    match body {
+        Body::Inline(_) => None,
+        Body::Attached => Some(BodyPlace::File),
+        Body::Carrying(_) => Some(BodyPlace::Frame),
     }
 }
 
@@ -174,7 +180,9 @@ pub(crate) struct WorkerEnd {
     /// Where the next records of the frame lie.
     pending: Pending,
     current: Record,
-    attached: Option<PrivateFd>,
+    /// Where the bytes of the frame's value are, if descriptors travel beside it, and those that have arrived.
+    beside: Option<BodyPlace>,
+    fds: Vec<PrivateFd>,
     /// How many answers have been sent.
     sequence: u32,
     answer: Vec<u8>,
@@ -195,7 +203,8 @@ enum Pending {
 #[derive(Clone, Debug)]
 enum Items {
     Inline(Range<usize>),
-    Attached,
+    /// The item is in this range, or in a file, and travels with descriptors.
+    Attached(Range<usize>),
 }
 
 impl WorkerEnd {
@@ -207,7 +216,8 @@ impl WorkerEnd {
             select: None,
             pending: Pending::Nothing,
             current: Record::default(),
-            attached: None,
+            beside: None,
+            fds: Vec::new(),
             sequence: 0,
             answer: Vec::new(),
             staged: None,
@@ -228,24 +238,32 @@ impl WorkerEnd {
                 (idle.act)();
             }
         }
-        let mut fds = Vec::new();
-        let len = match self.socket.recv_or_drop_fds(&mut self.frame, &mut fds)? {
+        self.fds.clear();
+        let len = match self.socket.recv_or_drop_fds(&mut self.frame, &mut self.fds)? {
             Received::Message(len) => len,
             Received::Empty | Received::Closed => return Ok(false),
         };
         self.len = len;
-        self.attached = only(fds)?;
+        self.beside = None;
         self.select = None;
         self.pending = match frame::parse_order(&self.frame[..len]).map_err(|NotAFrame(detail)| broken(detail))? {
             Order::Run { target, body, .. } => {
                 self.select = Some(Head::select(target));
+                self.beside = place_of(body);
                 Pending::Select(match body {
                     Body::Inline(items) => Items::Inline(len - items.len()..len),
-                    Body::Attached => Items::Attached,
+                    Body::Attached => Items::Attached(0..0),
+                    Body::Carrying(item) => Items::Attached(len - item.len()..len),
                 })
             }
-            Order::Select { .. } => return Err(broken("a choice, where each frame makes its own")),
-            _ => Pending::Order,
+            Order::Context { body, .. } => {
+                self.beside = place_of(body);
+                Pending::Order
+            }
+            Order::Select { .. } | Order::Discard { .. } => {
+                return Err(broken("an order of a link that carries single items"));
+            }
+            Order::Define { .. } | Order::Forget { .. } | Order::Stop => Pending::Order,
         };
         Ok(true)
     }
@@ -264,7 +282,7 @@ impl WorkerEnd {
         match std::mem::replace(&mut self.pending, Pending::Nothing) {
             Pending::Nothing => Err(broken("a record where there is none")),
             Pending::Order => {
-                let attachment = self.attached.is_some().then_some(self.sequence);
+                let attachment = self.beside.map(|_| self.sequence);
                 Ok(Record { is_order: true, attachment, range: 0..self.len })
             }
             Pending::Select(items) => {
@@ -272,9 +290,9 @@ impl WorkerEnd {
                 let len = self.select.as_ref().map_or(0, Head::len);
                 Ok(Record { is_order: true, attachment: None, range: 0..len })
             }
-            Pending::Items(Items::Attached) => {
+            Pending::Items(Items::Attached(range)) => {
                 self.select = None;
-                Ok(Record { is_order: false, attachment: Some(self.sequence), range: 0..0 })
+                Ok(Record { is_order: false, attachment: Some(self.sequence), range })
             }
             Pending::Items(Items::Inline(range)) => {
                 self.select = None;
@@ -310,9 +328,9 @@ impl WorkerEnd {
         &self.current
     }
 
-    /// The descriptor that came with the frame; `None` if there is none.
-    pub(crate) fn take_attachment(&mut self) -> Option<PrivateFd> {
-        self.attached.take()
+    /// The descriptors that came with the frame; `None` if there is none.
+    pub(crate) fn take_attachment(&mut self) -> Option<ReceivedFds> {
+        ReceivedFds::split(std::mem::take(&mut self.fds), self.beside?)
     }
 
     /// Writes the answer to the item that has begun. [`finish`](Self::finish) sends it.
@@ -322,10 +340,11 @@ impl WorkerEnd {
         self.staged = Some(Staged { kind, placement: Placement::Inline });
     }
 
-    /// As [`answer`](Self::answer), with bytes in a file that has been sent beside this link.
-    pub(crate) fn answer_attached(&mut self, kind: AnswerKind) {
+    /// As [`answer`](Self::answer), with a parcel whose descriptors have been sent beside this link.
+    pub(crate) fn answer_parcel(&mut self, kind: AnswerKind, parcel: &Parcel) {
         self.answer.clear();
-        self.staged = Some(Staged { kind, placement: Placement::Attached });
+        self.answer.extend_from_slice(parcel.frame_bytes());
+        self.staged = Some(Staged { kind, placement: Placement::of(parcel) });
     }
 
     /// The number of the next answer.

@@ -8,9 +8,10 @@
 
 use std::io;
 use std::io::IoSlice;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
+use start_methods::Offered;
 use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::Socket;
@@ -21,7 +22,7 @@ use crate::transport::control;
 use crate::transport::control::LinkKind;
 use crate::transport::control::Report;
 use crate::transport::frame::AnswerKind;
-use crate::transport::note::Attachment;
+use crate::transport::frame::FRAME_MAX;
 use crate::transport::record::Idle;
 use crate::transport::record::Next;
 use crate::transport::record::NextNumber;
@@ -29,8 +30,11 @@ use crate::transport::record::Record;
 use crate::transport::record::broken;
 use crate::transport::ring;
 use crate::transport::socket;
-use crate::values::blob::BlobFd;
 use crate::values::number::NumberBytes;
+use crate::values::parcel::BodyPlace;
+use crate::values::parcel::Parcel;
+use crate::values::parcel::ParcelFds;
+use crate::values::parcel::ReceivedFds;
 
 /// The link to the parent.
 #[derive(Debug)]
@@ -39,13 +43,15 @@ pub(crate) struct WorkerLink {
     control: Rc<Socket>,
     /// Numbers the descriptors that travel beside the rings, on the control socket.
     attachments_sent: u32,
+    /// The number of the next attachment on the control socket.
+    next_attachment: u32,
 }
 
 /// What travels beside a record.
 #[derive(Debug)]
 pub(crate) enum Beside {
-    Fd(PrivateFd),
-    /// It did not arrive.
+    Fds(ReceivedFds),
+    /// They did not arrive.
     Missing,
     ParentGone,
 }
@@ -72,7 +78,7 @@ impl WorkerLink {
             LinkKind::Socket => End::Socket(Box::new(socket::WorkerEnd::from_fd(fd()?))),
             LinkKind::Ring => End::Ring(Box::new(ring::worker::WorkerEnd::new(fd()?, fd()?)?)),
         };
-        Ok(Self { end, control, attachments_sent: 0 })
+        Ok(Self { end, control, attachments_sent: 0, next_attachment: 0 })
     }
 
     /// Never migrates this worker to another processor from now on: the user's code may forbid the system calls for it.
@@ -130,15 +136,46 @@ impl WorkerLink {
         }
     }
 
-    /// The descriptor that travels beside a record by this number.
+    /// The descriptors that travel beside a record by this number.
     ///
     /// # Errors
     ///
-    /// The message has none: a bug in the parent.
+    /// The control socket holds what the parent does not send.
     pub(crate) fn attachment(&mut self, number: u32) -> io::Result<Beside> {
         match &mut self.end {
-            End::Ring(_) => receive_attachment(&self.control, number),
-            End::Socket(socket) => Ok(socket.take_attachment().map_or(Beside::Missing, Beside::Fd)),
+            End::Ring(_) => self.receive_attachment(number),
+            End::Socket(socket) => Ok(socket.take_attachment().map_or(Beside::Missing, Beside::Fds)),
+        }
+    }
+
+    /// Reads up to the attachment with this number. Those before it belong to work that was taken back.
+    fn receive_attachment(&mut self, number: u32) -> io::Result<Beside> {
+        loop {
+            let (mut head, mut fds) = ([0; control::ATTACHMENT_HEAD], Vec::new());
+            match self.control.recv_or_drop_fds(&mut head, &mut fds)? {
+                Received::Message(control::ATTACHMENT_HEAD) => {}
+                Received::Message(_) | Received::Empty => continue,
+                Received::Closed => return Ok(Beside::ParentGone),
+            }
+            let (found, place) = control::parse_attachment_head(head).ok_or_else(|| broken("no attachment's place"))?;
+            self.next_attachment = found.wrapping_add(1);
+            if found == number {
+                return Ok(ReceivedFds::split(fds, place).map_or(Beside::Missing, Beside::Fds));
+            }
+        }
+    }
+
+    /// Drops the attachments with numbers below `before` that were not received: they belong to work that was taken back,
+    /// and were sent before this order.
+    pub(crate) fn discard(&mut self, before: u32) {
+        let mut bytes = Vec::new();
+        // Numbers wrap, and those in the socket are close to each other. Those that a later one has passed are gone.
+        while matches!(before.wrapping_sub(self.next_attachment), 1..=0x7fff_ffff) {
+            match self.control.try_recv_bytes(&mut bytes, control::ATTACHMENT_HEAD) {
+                Ok(Received::Message(_)) => self.next_attachment = self.next_attachment.wrapping_add(1),
+                // A task has taken what is not its own.
+                Ok(Received::Empty | Received::Closed) | Err(_) => self.next_attachment = before,
+            }
         }
     }
 
@@ -186,25 +223,27 @@ impl WorkerLink {
         }
     }
 
-    /// As [`answer`](Self::answer), with bytes that are in a file.
+    /// As [`answer`](Self::answer), with a value that travels by itself, and its descriptors.
     ///
     /// # Errors
     ///
-    /// The file cannot be sent.
-    pub(crate) fn answer_attached(&mut self, kind: AnswerKind, file: &BlobFd<'_>) -> io::Result<()> {
+    /// The descriptors cannot be sent.
+    pub(crate) fn answer_parcel(&mut self, kind: AnswerKind, parcel: &Parcel, fds: &ParcelFds<'_>) -> io::Result<()> {
         let number = match &self.end {
             End::Ring(_) => self.attachments_sent,
             End::Socket(socket) => socket.sequence(),
         };
         self.attachments_sent = number.wrapping_add(1);
         failpoint!("before_attachment");
-        // Before the answer: once the parent sees that, the descriptor is there.
-        report(&self.control, &Report::Attachment { number }, Some(file.as_fd()))?;
+        let fds = fds.borrowed();
+        let count = u32::try_from(fds.len()).expect("a message carries few descriptors");
+        // Before the answer: once the parent sees that, the descriptors are there.
+        report(&self.control, &Report::Attachment { number, place: parcel.place(), fds: count }, &fds)?;
         failpoint!("after_attachment");
         match &mut self.end {
-            End::Ring(rings) => rings.answer_attached(kind, number),
+            End::Ring(rings) => rings.answer_attached(kind, number, parcel.frame_bytes()),
             End::Socket(socket) => {
-                socket.answer_attached(kind);
+                socket.answer_parcel(kind, parcel);
                 Ok(())
             }
         }
@@ -225,20 +264,40 @@ impl WorkerLink {
 }
 
 /// Sends a report on the control socket.
-pub(crate) fn report(control: &Socket, report: &Report, attached: Attachment<'_>) -> io::Result<()> {
-    control.send(&[IoSlice::new(&control::encode(report))], attached.as_slice())
+pub(crate) fn report(control: &Socket, report: &Report, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    control.send(&[IoSlice::new(&control::encode(report))], fds)
 }
 
-/// Reads up to the descriptor with this number. Those before it belong to work that was taken back.
-fn receive_attachment(control: &Socket, number: u32) -> io::Result<Beside> {
-    loop {
-        let (mut buffer, mut fds) = ([0; 4], Vec::new());
-        match control.recv_or_drop_fds(&mut buffer, &mut fds)? {
-            Received::Message(4) if u32::from_le_bytes(buffer) == number => {
-                return Ok(fds.pop().map_or(Beside::Missing, Beside::Fd));
-            }
-            Received::Message(_) | Received::Empty => {}
-            Received::Closed => return Ok(Beside::ParentGone),
-        }
+/// Receives the arguments of the initializer, which are the first message on the control socket: their bytes, unless they
+/// are in a file, and their descriptors.
+///
+/// # Errors
+///
+/// The parent is gone, or the message is no such.
+pub(crate) fn receive_arguments(control: &Socket) -> io::Result<(Vec<u8>, Beside)> {
+    let (mut bytes, mut fds) = (vec![0; FRAME_MAX], Vec::new());
+    let Received::Message(len) = control.recv_or_drop_fds(&mut bytes, &mut fds)? else {
+        return Ok((Vec::new(), Beside::ParentGone));
+    };
+    bytes.truncate(len);
+    let place = BodyPlace::from_code(bytes.remove(0)).ok_or_else(|| broken("no place of the arguments"))?;
+    Ok((bytes, ReceivedFds::split(fds, place).map_or(Beside::Missing, Beside::Fds)))
+}
+
+/// Sends the arguments of the initializer to a worker that has been started.
+///
+/// # Errors
+///
+/// No file can be made for them, or too many descriptors are on their way.
+pub(crate) fn send_arguments(control: &Socket, args: &Parcel) -> io::Result<()> {
+    let fds = args.fds()?;
+    let place = [args.place().code()];
+    match control.offer(&[IoSlice::new(&place), IoSlice::new(args.frame_bytes())], &fds.borrowed()) {
+        Ok(Offered::Taken) => Ok(()),
+        Ok(Offered::Full) => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
+        Ok(Offered::TooManyInFlight) => Err(io::Error::from_raw_os_error(libc::ETOOMANYREFS)),
+        // It has ended, as its pidfd will tell.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+        Err(error) => Err(error),
     }
 }

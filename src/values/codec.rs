@@ -28,6 +28,7 @@ use serde::Serialize;
 
 use crate::sys::payload;
 use crate::sys::stack::StackBudget;
+use crate::values::attach;
 use crate::values::explain;
 use crate::values::number;
 use crate::values::number::WrongLen;
@@ -180,7 +181,8 @@ fn with_advice(message: &str) -> String {
     format!("{message}; {FORMAT_ADVICE}")
 }
 
-/// Appends the bytes of `value`. After an error, `output` is as it was. A panic passes through.
+/// Appends the bytes of `value`, and keeps the descriptors that it carries in `output`. After an error, `output` is as it
+/// was. A panic passes through.
 ///
 /// # Errors
 ///
@@ -195,14 +197,16 @@ pub(crate) fn append<T: Serialize + 'static>(value: &T, output: &mut Output) -> 
 }
 
 fn append_serialized<T: Serialize>(value: &T, output: &mut Output) -> Result<(), String> {
-    write(value, output).map_err(|stopped| {
+    let gathering = attach::gather();
+    let written = write(value, output).map_err(|stopped| {
         // Rolled back first, because the explanation runs the user's code again, which may panic.
         match (output.roll_back(), stopped) {
             (Some(error), _) => no_room(&error),
             (None, Stopped::TooDeep) => TOO_DEEP.to_owned(),
             (None, Stopped::ByPostcard(error)) => message_for(&error, || explain::why_not_encoded(value)),
         }
-    })
+    });
+    written.map(|()| output.carry(gathering.finish()))
 }
 
 /// The bytes of a message between parent and worker, of any length.
@@ -224,7 +228,8 @@ pub(crate) fn encode<T: Serialize + 'static>(value: &T, output: &mut Output) -> 
     })
 }
 
-/// The value that is encoded in exactly these bytes. A panic passes through.
+/// The value that is encoded in exactly these bytes, with the descriptors that were [delivered](attach::deliver) for it. A
+/// panic passes through.
 ///
 /// # Errors
 ///
@@ -234,7 +239,10 @@ pub(crate) fn parse<'de, T: Deserialize<'de> + 'static>(bytes: &'de [u8]) -> Res
     match number::from_bytes(bytes) {
         Some(Ok(number)) => Ok(number),
         Some(Err(WrongLen { wanted })) => Err(with_advice(&wrong_len(bytes.len(), wanted))),
-        None => parse_exactly(bytes).map_err(Undecoded::for_value),
+        None => {
+            let _arriving = attach::arrive();
+            parse_exactly(bytes).map_err(Undecoded::for_value)
+        }
     }
 }
 

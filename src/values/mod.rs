@@ -1,7 +1,11 @@
 //! Values as bytes: serialization, and the files that carry large values (out-of-band data).
 
+pub(crate) mod attach;
 pub(crate) mod blob;
 pub(crate) mod codec;
 pub(crate) mod explain;
+pub(crate) mod fd;
 pub(crate) mod number;
 pub(crate) mod output;
+pub(crate) mod parcel;
+pub(crate) mod shared;

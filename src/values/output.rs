@@ -9,10 +9,14 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::values::attach::AttachError;
+use crate::values::attach::Carried;
+use crate::values::attach::FDS_MAX;
 use crate::values::blob::Blob;
 use crate::values::blob::BlobCache;
 use crate::values::blob::INLINE_MAX;
 use crate::values::blob::Writer;
+use crate::values::parcel::Parcel;
 
 /// How many bytes of a value are gathered in the vector before they are written. More than a frame holds.
 const GATHER: usize = 64 * 1024;
@@ -30,6 +34,8 @@ pub(crate) struct Output {
     start: usize,
     /// The first part of the last value, if it is large.
     overflow: Option<Overflow>,
+    /// The descriptors that the last value carries.
+    carried: Carried,
     /// Files for reuse.
     cache: Option<Arc<BlobCache>>,
     /// Makes room for the descriptor of a value that is kept in memory, when it is sent.
@@ -60,13 +66,32 @@ impl Output {
         self.begin();
     }
 
-    /// Begins a value. An unfinished large one is dropped.
+    /// Begins a value. An unfinished large one is dropped, and so is what the last one carried.
     #[inline]
     pub(crate) fn begin(&mut self) {
         self.start = self.bytes.len();
-        if self.overflow.is_some() {
+        if self.overflow.is_some() || self.carries() {
             self.roll_back();
         }
+    }
+
+    /// The last value carries these descriptors.
+    #[inline]
+    pub(crate) fn carry(&mut self, carried: Carried) {
+        if !carried.is_empty() {
+            self.carried = carried;
+        }
+    }
+
+    /// Whether the last value carries descriptors.
+    #[inline]
+    pub(crate) fn carries(&self) -> bool {
+        !self.carried.is_empty()
+    }
+
+    /// How many descriptors the last value carries.
+    pub(crate) fn carried_len(&self) -> usize {
+        self.carried.len()
     }
 
     #[inline]
@@ -132,6 +157,7 @@ impl Output {
     /// Removes the last value. Returns why writing it to a file has failed, if it has.
     pub(crate) fn roll_back(&mut self) -> Option<io::Error> {
         self.bytes.truncate(self.start);
+        self.carried = Carried::default();
         self.overflow.take().and_then(|overflow| overflow.file.err())
     }
 
@@ -142,9 +168,9 @@ impl Output {
         overflowed + (self.bytes.len() - self.start) as u64
     }
 
-    /// Whether the last value fits a frame, so that it needs no file.
+    /// Whether the last value fits a frame among others: it is not large, and carries no descriptors.
     pub(crate) fn fits_a_frame(&self) -> bool {
-        self.len() <= INLINE_MAX as u64
+        self.len() <= INLINE_MAX as u64 && !self.carries()
     }
 
     /// The bytes of all values. None may be large.
@@ -157,6 +183,24 @@ impl Output {
     /// As [`bytes`](Self::bytes).
     pub(crate) fn into_bytes(mut self) -> Vec<u8> {
         std::mem::take(self.bytes())
+    }
+
+    /// Removes the last value and returns it as one that travels by itself. Other values stay.
+    ///
+    /// # Errors
+    ///
+    /// The message says why it cannot travel. The value is removed all the same.
+    pub(crate) fn take_parcel(&mut self) -> Result<Parcel, String> {
+        let carried = std::mem::take(&mut self.carried);
+        if self.len() <= INLINE_MAX as u64 {
+            return Ok(Parcel::inline(self.bytes.split_off(self.start), carried));
+        }
+        if carried.len() == FDS_MAX {
+            self.roll_back();
+            return Err(AttachError::TooMany.to_string());
+        }
+        let blob = self.take_blob().map_err(|error| no_room(&error))?;
+        Ok(Parcel::file(blob, carried))
     }
 
     /// Removes the last value and returns it as a file, whatever its length. Other values stay.

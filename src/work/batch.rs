@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::TaskError;
-use crate::values::blob::Blob;
+use crate::values::parcel::Parcel;
 use crate::work::function::FunctionId;
 
 /// One call on the pool: `map` over a million items is one job.
@@ -63,8 +63,8 @@ pub(crate) enum Items {
     Inline { bytes: Vec<u8>, ends: Vec<u32> },
     /// A single item, without memory for where it ends.
     One(Box<[u8]>),
-    /// One item that is too large for a frame.
-    Blob(Blob),
+    /// One item that is too large for a frame, or carries descriptors.
+    Parcel(Parcel),
 }
 
 impl Items {
@@ -81,7 +81,7 @@ impl Batch {
     pub(crate) fn len(&self) -> u32 {
         match &self.items {
             Items::Inline { ends, .. } => u32::try_from(ends.len()).expect("a batch is cut at 4096 items"),
-            Items::One(_) | Items::Blob(_) => 1,
+            Items::One(_) | Items::Parcel(_) => 1,
         }
     }
 }
@@ -128,28 +128,28 @@ impl Span {
         front
     }
 
-    /// The bytes of these items as they are in a frame; `None` for a blob.
+    /// The bytes of these items as they are in a frame; `None` for a parcel.
     pub(crate) fn bytes(&self) -> Option<&[u8]> {
         let bytes = match &self.batch.items {
             Items::Inline { bytes, .. } => bytes,
             Items::One(bytes) => &**bytes,
-            Items::Blob(_) => return None,
+            Items::Parcel(_) => return None,
         };
         Some(&bytes[self.place_of(self.start)..self.place_of(self.end)])
     }
 
-    /// The one item of this span, if it is a blob.
-    pub(crate) fn blob(&self) -> Option<&Blob> {
+    /// The one item of this span, if it is a parcel.
+    pub(crate) fn parcel(&self) -> Option<&Parcel> {
         match &self.batch.items {
-            Items::Blob(blob) => Some(blob),
+            Items::Parcel(parcel) => Some(parcel),
             Items::Inline { .. } | Items::One(_) => None,
         }
     }
 
-    /// Where an item begins in the bytes of the batch; 0 for a blob, which has none.
+    /// Where an item begins in the bytes of the batch; 0 for a parcel, which has none.
     fn place_of(&self, item: u32) -> usize {
         match (&self.batch.items, item) {
-            (Items::Blob(_), _) | (_, 0) => 0,
+            (Items::Parcel(_), _) | (_, 0) => 0,
             (Items::One(bytes), _) => bytes.len(),
             (Items::Inline { ends, .. }, item) => ends[item as usize - 1] as usize,
         }
@@ -161,7 +161,7 @@ impl Span {
         let ends = match &self.batch.items {
             Items::Inline { ends, .. } => &ends[self.start as usize..self.end as usize],
             Items::One(_) if self.place_of(self.end) <= limit => return self.clone(),
-            Items::One(_) | Items::Blob(_) => &[],
+            Items::One(_) | Items::Parcel(_) => &[],
         };
         let items = match ends.last() {
             Some(&last) if last as usize <= limit => ends.len(),

@@ -12,7 +12,7 @@ use std::task::Waker;
 
 use crate::error::TaskError;
 use crate::sys::waiters::Waiters;
-use crate::values::blob::Blob;
+use crate::values::parcel::Parcel;
 use crate::work::batch::JobId;
 use crate::work::batch::item_head;
 use crate::work::function::FunctionId;
@@ -22,8 +22,8 @@ use crate::work::group::Membership;
 /// The result of one item, if it is not a small value.
 #[derive(Debug)]
 pub(crate) enum Settled {
-    /// A value that is too large for a frame.
-    Blob(Blob),
+    /// A value that is too large for a frame, or carries descriptors.
+    Parcel(Box<Parcel>),
     Error(Box<TaskError>),
 }
 
@@ -35,7 +35,7 @@ pub(crate) enum SettledRef<'a> {
         items: u32,
         bytes: &'a [u8],
     },
-    Blob(&'a Blob),
+    Parcel(&'a Parcel),
     Error(&'a TaskError),
 }
 
@@ -97,7 +97,7 @@ impl Log {
             LogEntry::Values { first, items, start } => {
                 (*first, SettledRef::Values { items: *items, bytes: &self.bytes[*start..] })
             }
-            LogEntry::One { index, settled: Settled::Blob(blob) } => (*index, SettledRef::Blob(blob)),
+            LogEntry::One { index, settled: Settled::Parcel(parcel) } => (*index, SettledRef::Parcel(parcel)),
             LogEntry::One { index, settled: Settled::Error(error) } => (*index, SettledRef::Error(error)),
         })
     }
@@ -147,14 +147,7 @@ pub(crate) type Callback = Box<dyn FnOnce(&Log) + Send>;
 pub(crate) struct JobContext {
     pub(crate) id: u64,
     pub(crate) function: FunctionId,
-    pub(crate) body: ContextBody,
-}
-
-/// The bytes of a context.
-#[derive(Clone, Debug)]
-pub(crate) enum ContextBody {
-    Inline(Arc<[u8]>),
-    Blob(Blob),
+    pub(crate) value: Parcel,
 }
 
 /// Why no more items of a job are handed out.

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use start_methods::PrivateFd;
 
 use crate::error::Side;
 use crate::sys::clock;
@@ -23,12 +22,16 @@ use crate::transport::control;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Body;
 use crate::transport::record::broken;
-use crate::values::blob::Blob;
+use crate::values::attach;
+use crate::values::attach::Carried;
+use crate::values::attach::Sender;
 use crate::values::blob::BlobCache;
-use crate::values::blob::Bytes;
 use crate::values::codec;
 use crate::values::codec::Coding;
 use crate::values::output::Output;
+use crate::values::parcel::Arrived;
+use crate::values::parcel::ParcelBytes;
+use crate::values::parcel::ReceivedFds;
 use crate::work::batch::Target;
 use crate::work::function::Completion;
 use crate::work::function::Definition;
@@ -38,9 +41,9 @@ use crate::worker::deadline::Limit;
 use crate::worker::panics;
 use crate::worker::panics::Caught;
 
-/// The bytes of a large value did not come with it.
-const MISSING: &str = "its bytes did not arrive: a process had no descriptor or no memory for them; raise the limits of \
-                       open files and memory (ulimit -n, ulimit -v)";
+/// The file of a large value, or the descriptors that a value carries, did not come with it.
+const MISSING: &str = "its bytes or its descriptors did not arrive: a process had no descriptor or no memory for them; \
+                       raise the limits of open files and memory (ulimit -n, ulimit -v)";
 
 /// The context that the items of one call share.
 pub(super) enum Context {
@@ -105,11 +108,17 @@ impl Functions {
         Ok(())
     }
 
-    pub(super) fn open(&mut self, function: FunctionId, context: u64, body: Body<'_>, attached: Option<PrivateFd>) {
+    pub(super) fn open(&mut self, function: FunctionId, context: u64, body: Body<'_>, attached: Option<ReceivedFds>) {
+        let open_attached = |function: &ResolvedFunction, frame_bytes| {
+            let (bytes, carried) = read_attached(frame_bytes, attached, &self.cache)?;
+            let _delivery = attach::deliver(carried, Sender::Parent);
+            function.open(&bytes)
+        };
         let opened = match self.functions.get(&function) {
             Some(Ok(function)) => match body {
                 Body::Inline(bytes) => function.open(bytes),
-                Body::Attached => read_attached(attached, &self.cache).and_then(|bytes| function.open(&bytes)),
+                Body::Attached => open_attached(function, &[]),
+                Body::Carrying(bytes) => open_attached(function, bytes),
             },
             // Its items fail because the function is missing, which is the cause.
             _ => Err("its function was not found".to_owned()),
@@ -206,7 +215,12 @@ pub(super) fn write_panic(panic: &Caught, out: &mut Output) -> AnswerKind {
     }
 }
 
-pub(super) fn read_attached(attached: Option<PrivateFd>, cache: &Arc<BlobCache>) -> Result<Bytes, String> {
-    let fd = attached.ok_or(MISSING)?;
-    Blob::receive(fd, cache).and_then(|blob| blob.read()).map_err(|error| error.to_string())
+/// The bytes of a value that travelled by itself, which are in the frame or in a file, and what it carries.
+pub(super) fn read_attached(
+    frame_bytes: &[u8],
+    attached: Option<ReceivedFds>,
+    cache: &Arc<BlobCache>,
+) -> Result<(ParcelBytes, Carried), String> {
+    let arrived = Arrived::receive(attached.ok_or(MISSING)?, cache).map_err(|error| error.to_string())?;
+    arrived.into_parcel(frame_bytes)?.open().map_err(|error| error.to_string())
 }

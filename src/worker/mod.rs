@@ -17,7 +17,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use start_methods::Birth;
-use start_methods::PrivateFd;
 use start_methods::Socket;
 
 use self::functions::Callee;
@@ -39,12 +38,17 @@ use crate::transport::record::Next;
 use crate::transport::record::broken;
 use crate::transport::worker_link::Beside;
 use crate::transport::worker_link::WorkerLink;
+use crate::transport::worker_link::receive_arguments;
 use crate::transport::worker_link::report;
+use crate::values::attach;
+use crate::values::attach::Carried;
+use crate::values::attach::Sender;
 use crate::values::blob::BlobCache;
 use crate::values::blob::IDLE_TIME;
 use crate::values::codec;
 use crate::values::output::Output;
 use crate::values::output::no_room;
+use crate::values::parcel::ReceivedFds;
 use crate::work::function::Completion;
 use crate::work::function::ResolvedFunction;
 use crate::worker::panics::LastWords;
@@ -74,21 +78,21 @@ fn run(birth: Birth) -> io::Result<u8> {
     let mut link = match WorkerLink::connect(setup.link, &mut fds, Rc::clone(&control)) {
         Ok(link) => link,
         Err(error) => {
-            report(&control, &Report::LinkRefused { message: error.to_string() }, None)?;
+            report(&control, &Report::LinkRefused { message: error.to_string() }, &[])?;
             return Ok(EXIT_LINK_REFUSED);
         }
     };
     panics::install_hook();
     if let Some(initializer) = setup.initializer {
         link.forbid_migration();
-        if let Err(message) = initialize(initializer, fds.next()) {
+        if let Err(message) = initialize(initializer, &control) {
             let message = cut_text(message, REPORT_TEXT_MAX);
-            report(&control, &Report::InitializerFailed { message }, None)?;
+            report(&control, &Report::InitializerFailed { message }, &[])?;
             return Ok(EXIT_INITIALIZER_FAILED);
         }
     }
     failpoint!("before_ready");
-    report(&control, &Report::Ready, None)?;
+    report(&control, &Report::Ready, &[])?;
     failpoint!("after_ready");
     panics::set_last_words(last_words(control));
     Worker::new(link).serve()
@@ -98,17 +102,24 @@ fn run(birth: Birth) -> io::Result<u8> {
 fn last_words(control: Rc<Socket>) -> LastWords {
     Box::new(move |record| {
         // The process is about to abort: a report that cannot be sent is lost.
-        drop(report(&control, &Report::LastWords(record.clone()), None));
+        drop(report(&control, &Report::LastWords(record.clone()), &[]));
     })
 }
 
-fn initialize(initializer: Initializer, attached: Option<PrivateFd>) -> Result<(), String> {
+fn initialize(initializer: Initializer, control: &Socket) -> Result<(), String> {
     let function = ResolvedFunction::find(&initializer.definition)?;
-    let read;
+    let (read, _delivery);
     let args = match &initializer.args {
         Some(args) => args.as_slice(),
         None => {
-            read = read_attached(attached, &BlobCache::of_worker())?;
+            let (bytes, beside) = receive_arguments(control).map_err(|error| error.to_string())?;
+            let beside = match beside {
+                Beside::Fds(fds) => Some(fds),
+                Beside::Missing | Beside::ParentGone => None,
+            };
+            let (opened, carried) = read_attached(&bytes, beside, &BlobCache::of_worker())?;
+            read = opened;
+            _delivery = attach::deliver(carried, Sender::Parent);
             &read
         }
     };
@@ -205,7 +216,7 @@ impl Worker {
     fn step_single(&mut self) -> io::Result<Step> {
         let attached = match self.link.current().attachment {
             Some(number) => match self.link.attachment(number)? {
-                Beside::Fd(fd) => Some(fd),
+                Beside::Fds(fds) => Some(fds),
                 Beside::Missing => None,
                 Beside::ParentGone => return Ok(Step::Leave),
             },
@@ -234,7 +245,7 @@ impl Worker {
     }
 
     /// Executes an order; true if it is to leave.
-    fn execute(&mut self, attached: Option<PrivateFd>) -> io::Result<bool> {
+    fn execute(&mut self, attached: Option<ReceivedFds>) -> io::Result<bool> {
         match frame::parse_order(self.link.bytes()).map_err(|error| broken(error.0))? {
             Order::Define { function, definition } => self.functions.define(function, definition)?,
             Order::Context { function, context, body } => self.functions.open(function, context, body, attached),
@@ -245,13 +256,14 @@ impl Worker {
             Order::Select { target } => {
                 self.callee = Some((self.functions.select(target)?, target.context));
             }
+            Order::Discard { before } => self.link.discard(before),
             Order::Run { .. } => return Err(broken("a frame of items, where items come one by one")),
             Order::Stop => return Ok(true),
         }
         Ok(false)
     }
 
-    fn run(&mut self, attached: Option<PrivateFd>) -> io::Result<()> {
+    fn run(&mut self, attached: Option<ReceivedFds>) -> io::Result<()> {
         let Some((callee, _)) = &self.callee else { return Err(broken("an item without a function")) };
         if callee.is_timed() {
             self.link.show_start();
@@ -259,7 +271,13 @@ impl Worker {
         let ended = match self.link.current().attachment {
             None => callee.run(Ok(self.link.bytes()), &mut self.out),
             Some(_) => {
-                let bytes = read_attached(attached, &self.functions.cache);
+                let read = read_attached(self.link.bytes(), attached, &self.functions.cache);
+                let (bytes, carried) = match read {
+                    Ok((bytes, carried)) => (Ok(bytes), carried),
+                    Err(error) => (Err(error), Carried::default()),
+                };
+                // Dropped when the argument is decoded, so that the function has the only ones.
+                let _delivery = attach::deliver(carried, Sender::Parent);
                 callee.run(bytes.as_deref().map_err(String::as_str), &mut self.out)
             }
         };
@@ -279,13 +297,13 @@ impl Worker {
         if self.out.fits_a_frame() {
             return self.link.answer(kind, self.out.bytes());
         }
-        let blob = self.out.take_blob();
-        let file = match &blob {
-            Ok(blob) => blob.to_fd().map_err(|error| no_room(&error)),
-            Err(error) => Err(no_room(error)),
+        let parcel = self.out.take_parcel();
+        let fds = match &parcel {
+            Ok(parcel) => parcel.fds().map(|fds| (parcel, fds)).map_err(|error| no_room(&error)),
+            Err(text) => Err(text.clone()),
         };
-        match file {
-            Ok(file) => self.link.answer_attached(kind, &file),
+        match fds {
+            Ok((parcel, fds)) => self.link.answer_parcel(kind, parcel, &fds),
             Err(text) => self.link.answer(AnswerKind::Completion(Completion::NotEncoded), text.as_bytes()),
         }
     }

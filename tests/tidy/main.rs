@@ -56,6 +56,7 @@ const PROCPOOL: Crate = Crate {
         "src/sys/stack.rs",
         "src/transport/ring/memory.rs",
         "src/values/blob/buffer.rs",
+        "src/values/blob/constant.rs",
         "src/values/blob/mapping.rs",
         "src/values/blob/tests.rs",
         "src/work/function.rs",

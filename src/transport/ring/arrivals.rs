@@ -12,7 +12,7 @@ use crate::transport::frame::AnswerKind;
 pub(super) enum RunAt {
     Values { items: u32, range: Range<usize> },
     Answer { kind: AnswerKind, range: Range<usize> },
-    Attached { kind: AnswerKind, number: u32 },
+    Attached { kind: AnswerKind, number: u32, range: Range<usize> },
 }
 
 /// Answers that were copied out of the ring and not processed yet.
@@ -30,7 +30,7 @@ impl Arrivals {
         match run {
             RunAt::Values { items, range } => Arrival::Values { items, bytes: &self.bytes[range] },
             RunAt::Answer { kind, range } => Arrival::Answer { kind, bytes: &self.bytes[range] },
-            RunAt::Attached { kind, number } => Arrival::Attached { kind, number },
+            RunAt::Attached { kind, number, range } => Arrival::Attached { kind, number, bytes: &self.bytes[range] },
         }
     }
 
@@ -59,9 +59,10 @@ impl Arrivals {
                     if !head.is_attached {
                         return Ok((RunAt::Answer { kind, range: start..self.read }, 1));
                     }
-                    let number = <[u8; record::NUMBER]>::try_from(&self.bytes[start..self.read])
-                        .map_err(|_| Broken("an attached answer without the number of its attachment"))?;
-                    return Ok((RunAt::Attached { kind, number: u32::from_le_bytes(number) }, 1));
+                    let number = self.bytes[start..self.read].first_chunk().copied();
+                    let number = number.ok_or(Broken("an attached answer without the number of its attachment"))?;
+                    let (number, range) = (u32::from_le_bytes(number), start + record::NUMBER..self.read);
+                    return Ok((RunAt::Attached { kind, number, range }, 1));
                 }
                 (false, _) => break,
             }

@@ -34,6 +34,7 @@ use crate::sys::processor::Cpu;
 use crate::transport::arrival::Arrival;
 use crate::transport::frame::Head;
 use crate::transport::note::Note;
+use crate::values::parcel::Parcel;
 use crate::work::batch::Span;
 use crate::work::batch::Target;
 
@@ -230,20 +231,23 @@ impl ParentEnd {
         items
     }
 
-    /// Whether there is room for an item whose bytes are attached.
+    /// Whether there is room for an item that is attached.
     pub(crate) fn has_room_beside(&self, span: &Span) -> bool {
         let target = self.target(span).map_or(0, |frame| record::HEAD + frame.len());
-        self.room() >= target + record::HEAD + record::NUMBER
+        self.room() >= target + record::HEAD + record::NUMBER + frame_bytes(span).len()
     }
 
-    /// Puts one item into the ring whose bytes travel as this attachment. The caller has checked for room.
+    /// Puts one item into the ring that travels as this attachment, with its bytes if they are not in a file. The caller
+    /// has checked for room.
     pub(crate) fn send_attached_item(&mut self, span: &Span, number: u32) {
         self.show_place(self.in_flight.is_empty());
         let target = self.target(span);
         let records = self.select(span, target);
-        let head = DownHead { is_order: false, is_attached: true, len: record::NUMBER };
+        let bytes = frame_bytes(span);
+        let head = DownHead { is_order: false, is_attached: true, len: record::NUMBER + bytes.len() };
         self.put(&head.to_bytes());
         self.put(&number.to_le_bytes());
+        self.put(bytes);
         self.push(Contents::AttachedItem { context: span.batch.target.context });
         self.show(records + 1);
     }
@@ -427,6 +431,11 @@ impl ParentEnd {
     pub(crate) fn probe(&self) -> AnswerProbe {
         AnswerProbe { memory: Arc::clone(&self.memory), seen: self.seen }
     }
+}
+
+/// The bytes of an attached item that are not in its file.
+fn frame_bytes(span: &Span) -> &[u8] {
+    span.parcel().map_or(&[], Parcel::frame_bytes)
 }
 
 #[cfg(any(test, fuzzing))]

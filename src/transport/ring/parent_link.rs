@@ -4,18 +4,18 @@
 
 use std::io;
 use std::io::IoSlice;
-use std::os::fd::AsFd;
 
+use start_methods::Offered;
 use start_methods::Socket;
 
 use crate::sys::bell::Bell;
 use crate::transport::arrival::ServiceTime;
+use crate::transport::control;
 use crate::transport::note;
-use crate::transport::note::Attachment;
 use crate::transport::note::Note;
 use crate::transport::note::Sent;
 use crate::transport::ring::parent::ParentEnd;
-use crate::values::blob::Blob;
+use crate::values::parcel::Parcel;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
 use crate::work::batch::Span;
@@ -30,6 +30,12 @@ pub(crate) struct RingLink {
     attachments_sent: u32,
     /// The job of the last item that was answered, and how many items had been answered before its first one.
     measured: Option<(JobId, u64)>,
+}
+
+/// Whether an attachment was sent.
+enum Attached {
+    As(u32),
+    Not(Sent),
 }
 
 impl RingLink {
@@ -57,51 +63,59 @@ impl RingLink {
                 items if items == span.len() => Ok(Sent::Taken),
                 items => Ok(Sent::Part(items)),
             },
-            Items::Blob(blob) => self.send_attached_item(control, span, blob),
+            Items::Parcel(parcel) => self.send_attached_item(control, span, parcel),
         }
     }
 
-    fn send_attached_item(&mut self, control: &Socket, span: &Span, blob: &Blob) -> io::Result<Sent> {
+    fn send_attached_item(&mut self, control: &Socket, span: &Span, parcel: &Parcel) -> io::Result<Sent> {
         if !self.rings.has_room_beside(span) {
             return Ok(Sent::Full);
         }
-        // The descriptor goes first: a worker that reads the record finds it on the control socket.
-        let Some(number) = self.attach(control, blob)? else { return self.stuck_unless_busy() };
-        self.rings.send_attached_item(span, number);
+        // The descriptors go first: a worker that reads the record finds them on the control socket.
+        match self.attach(control, parcel)? {
+            Attached::As(number) => self.rings.send_attached_item(span, number),
+            Attached::Not(sent) => return Ok(sent),
+        }
         Ok(Sent::Taken)
     }
 
-    /// Sends an order; gives it back if there is no room.
+    /// Sends an order; gives it back if there is no room, and says for what.
     ///
     /// # Errors
     ///
     /// There will never be room, or the control socket is broken. The order is dropped, and the worker is to be ended.
-    pub(crate) fn send_note(&mut self, control: &Socket, note: Note) -> io::Result<Option<Note>> {
+    pub(crate) fn send_note(&mut self, control: &Socket, note: Note) -> io::Result<Option<(Note, Sent)>> {
         if !self.rings.has_room_for(&note) {
-            return Ok(Some(note));
+            return Ok(Some((note, Sent::Full)));
         }
         let number = match &note.attached {
             None => None,
-            Some(blob) => match self.attach(control, blob)? {
-                Some(number) => Some(number),
-                None => return self.stuck_unless_busy().map(|_full| Some(note)),
+            Some(parcel) => match self.attach(control, parcel)? {
+                Attached::As(number) => Some(number),
+                Attached::Not(sent) => return Ok(Some((note, sent))),
             },
         };
         self.rings.send_note(note, number);
         Ok(None)
     }
 
-    /// Sends the file of a blob on the control socket; its number, or `None` if there is no room.
-    fn attach(&mut self, control: &Socket, blob: &Blob) -> io::Result<Option<u32>> {
+    /// The number that the next attachment will have.
+    pub(crate) fn next_attachment(&self) -> u32 {
+        self.attachments_sent
+    }
+
+    /// Sends the descriptors of a parcel on the control socket.
+    fn attach(&mut self, control: &Socket, parcel: &Parcel) -> io::Result<Attached> {
         let number = self.attachments_sent;
-        let file = note::file_of(blob);
-        let attached: Attachment<'_> = file.as_ref().map(AsFd::as_fd);
-        match control.try_send(&[IoSlice::new(&number.to_le_bytes())], attached.as_slice())? {
-            true => {
+        let fds = note::fds_of(parcel);
+        let head = control::attachment_head(number, parcel.place());
+        match control.offer(&[IoSlice::new(&head)], &note::borrowed(&fds))? {
+            Offered::Taken => {
                 self.attachments_sent = number.wrapping_add(1);
-                Ok(Some(number))
+                Ok(Attached::As(number))
             }
-            false => Ok(None),
+            Offered::Full => Ok(Attached::Not(self.stuck_unless_busy()?)),
+            Offered::TooManyInFlight => Ok(Attached::Not(Sent::TooManyInFlight)),
         }
     }
 

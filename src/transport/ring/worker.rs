@@ -316,9 +316,11 @@ impl WorkerEnd {
         self.write_answer(UpHead { kind, is_attached: false, len: bytes.len() }, bytes)
     }
 
-    /// As [`answer`](Self::answer), with bytes that travel as the attachment with this number.
-    pub(crate) fn answer_attached(&mut self, kind: AnswerKind, number: u32) -> io::Result<()> {
-        self.write_answer(UpHead { kind, is_attached: true, len: record::NUMBER }, &number.to_le_bytes())
+    /// As [`answer`](Self::answer), with descriptors that travel as the attachment with this number. The bytes are none if
+    /// they are in a file.
+    pub(crate) fn answer_attached(&mut self, kind: AnswerKind, number: u32, bytes: &[u8]) -> io::Result<()> {
+        let head = UpHead { kind, is_attached: true, len: record::NUMBER + bytes.len() };
+        self.write_answer(head, &[&number.to_le_bytes(), bytes].concat())
     }
 
     #[inline]

@@ -43,6 +43,12 @@ impl Mapping {
         if is_whole(&file, constant(), len) { Self::new(file, len, MapFlags::MAP_PRIVATE) } else { None }
     }
 
+    /// The `len` bytes of such a file whose sender is trusted to have left no holes in it: to look for them takes the kernel
+    /// longer, the longer the file is. `None` as for [`of_constant`](Self::of_constant).
+    pub(super) fn of_trusted_constant(file: impl AsFd, len: u64) -> Option<Self> {
+        if is_sealed_memory(&file, constant()) { Self::new(file, len, MapFlags::MAP_PRIVATE) } else { None }
+    }
+
     /// The first `len` bytes of a buffer, whose owner is trusted to write only while no process reads. `None` if another
     /// process could write the file, and as for [`of_constant`](Self::of_constant).
     pub(super) fn of_buffer(file: impl AsFd, len: u64) -> Option<Self> {
@@ -67,7 +73,7 @@ impl Mapping {
     pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: mapped for reading as long as `self` lives, with this length (`new`); bytes need no alignment, and any
         // value is valid. No page is missing or will be: the file is that long, has no holes, and cannot be truncated
-        // (`is_whole`). The bytes do not change while they are borrowed: either no process can write the file, punch
+        // (`is_whole`, which the sender has checked for `of_trusted_constant`). The bytes do not change while they are borrowed: either no process can write the file, punch
         // holes into it or map it for writing; or only its owner can, which is the parent of this process, and which does
         // not before it has this process's answer (`Blob::mark_answered`), which is sent after the bytes have been read.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
@@ -76,9 +82,7 @@ impl Mapping {
 
 /// Whether a file has these seals, and each of its first `len` bytes exists and cannot vanish.
 fn is_whole(file: impl AsFd, wanted: SealFlag, len: u64) -> bool {
-    // Only files of tmpfs and hugetlbfs have seals. A page of hugetlbfs may be missing at any time.
-    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
-    if !seals.is_ok_and(|seals| seals.contains(wanted)) || !is_in_memory(&file) {
+    if !is_sealed_memory(&file, wanted) {
         return false;
     }
     // The order matters: from here on the file is sealed, with its length, which may have changed since it was received,
@@ -86,6 +90,13 @@ fn is_whole(file: impl AsFd, wanted: SealFlag, len: u64) -> bool {
     // (lseek moves the file's own offset, which no reader uses.)
     let first_hole: Result<_, Errno> = lseek(&file, 0, Whence::SeekHole);
     first_hole.is_ok_and(|offset| u64::try_from(offset).is_ok_and(|offset| offset >= len))
+}
+
+/// Whether a file is in memory and has these seals.
+fn is_sealed_memory(file: impl AsFd, wanted: SealFlag) -> bool {
+    // Only files of tmpfs and hugetlbfs have seals. A page of hugetlbfs may be missing at any time.
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
+    seals.is_ok_and(|seals| seals.contains(wanted)) && is_in_memory(&file)
 }
 
 /// Whether it is a file that can have seals: only files of tmpfs and hugetlbfs can.

@@ -33,7 +33,7 @@ impl Slot {
     /// A slot for a value of `len` bytes, if one is left. Very long values, which take long to copy, may use as many
     /// again.
     pub(super) fn take(len: u64) -> Option<Self> {
-        let share = share(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft));
+        let share = share_here();
         let max = if len > REUSE_MAX { 2 * share } else { share };
         let one_more = |held: usize| (held < max).then(|| held + 1);
         HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok().then(|| Self(()))
@@ -44,6 +44,15 @@ impl Drop for Slot {
     fn drop(&mut self) {
         HELD.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// How many descriptors values may hold in this process.
+pub(crate) fn descriptors_max() -> u64 {
+    share_here() as u64
+}
+
+fn share_here() -> usize {
+    share(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft))
 }
 
 /// How many descriptors values may hold where a process may open `limit`.

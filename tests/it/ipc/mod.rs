@@ -1,10 +1,39 @@
-//! Processes that talk: channels between processes, and what a death costs.
+//! Processes that talk and share: channels, descriptors inside values, memory that is only read, and what a death costs.
+
+use std::fs::File;
+use std::io::Read;
+
+use nix::fcntl::OFlag;
+use procpool::Fd;
 
 pub(crate) mod peers;
 
 crate::harness::modules![
+    carry,
     channels,
+    ends,
+    flood,
     #[cfg(debug_assertions)]
     last_words,
+    scarce,
+    shared,
     torture,
 ];
+
+/// A pipe: the end to read from, and the end to write to, as a value that travels.
+fn pipe() -> (File, Fd<File>) {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    (File::from(reader), Fd::new(File::from(writer)))
+}
+
+/// Copies of the end of a pipe.
+fn clones(writer: &Fd<File>, count: usize) -> Vec<Fd<File>> {
+    (0..count).map(|_| Fd::new(writer.try_clone().unwrap())).collect()
+}
+
+/// Everything that is written before all other ends are closed. The deadline of the case bounds the wait.
+fn read_to_end(mut reader: impl Read) -> String {
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    text
+}

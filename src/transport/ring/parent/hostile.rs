@@ -35,6 +35,7 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::frame::ItemReader;
 use crate::transport::frame::close_item;
 use crate::transport::ring::worker::WorkerEnd;
+use crate::values::attach::Carried;
 use crate::work::batch::Batch;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
@@ -45,7 +46,7 @@ use crate::work::function::FunctionId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Known {
     Item { function: u32, bytes: Vec<u8> },
-    AttachedItem { function: u32, number: u32 },
+    AttachedItem { function: u32, number: u32, bytes: Vec<u8> },
     Note { frame: Vec<u8>, number: Option<u32> },
 }
 
@@ -58,7 +59,7 @@ impl Known {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reply {
     Here { kind: AnswerKind, bytes: Vec<u8> },
-    Attached { kind: AnswerKind, number: u32 },
+    Attached { kind: AnswerKind, number: u32, bytes: Vec<u8> },
 }
 
 /// Both ends, and what is known of them.
@@ -224,12 +225,15 @@ impl Trial {
     }
 
     fn send_attached(&mut self, function: u32) {
-        let (span, _) = self.span(&[0], function);
+        let bytes = vec![7; self.serial() as usize % 50];
+        let items = Items::Parcel(Parcel::inline(&bytes[..], Carried::default()));
+        let target = Target { function: FunctionId(function), context: 0, timeout: None };
+        let span = Span::whole(Batch { job: JobId(1), target, first_index: 0, items });
         if self.end.has_room_beside(&span) {
             let number = self.serial();
             self.end.send_attached_item(&span, number);
             self.sent_items += 1;
-            self.waiting.push_back(Known::AttachedItem { function, number });
+            self.waiting.push_back(Known::AttachedItem { function, number, bytes });
         }
     }
 
@@ -399,7 +403,9 @@ fn replies(run: Arrival<'_>) -> Vec<Reply> {
             values
         }
         Arrival::Answer { kind, bytes } => vec![Reply::Here { kind, bytes: bytes.to_vec() }],
-        Arrival::Attached { kind, number } => vec![Reply::Attached { kind, number }],
+        Arrival::Attached { kind, number, bytes } => {
+            vec![Reply::Attached { kind, number, bytes: bytes.to_vec() }]
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Recalled {
     /// How many of the last items that were sent.
     pub(crate) items: u64,
     pub(crate) notes: Vec<Note>,
+    /// Whether descriptors travelled beside any of it.
+    pub(crate) has_attachments: bool,
 }
 
 impl ParentEnd {
@@ -65,9 +67,15 @@ impl ParentEnd {
                     }
                     continue;
                 }
-                Contents::AttachedItem { .. } => unbegun.items += 1,
+                Contents::AttachedItem { .. } => {
+                    unbegun.items += 1;
+                    unbegun.has_attachments = true;
+                }
                 Contents::Select => {}
-                Contents::Note(note) => unbegun.notes.push(note),
+                Contents::Note(note) => {
+                    unbegun.has_attachments |= note.attached.is_some();
+                    unbegun.notes.push(note);
+                }
             }
             left -= 1;
             self.down_write = start;

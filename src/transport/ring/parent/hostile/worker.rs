@@ -45,26 +45,26 @@ impl Trial {
         let known = match (record.is_order, record.attachment) {
             (true, number) => Known::Note { frame: bytes.to_vec(), number },
             (false, None) => Known::Item { function, bytes: bytes.to_vec() },
-            (false, Some(number)) => Known::AttachedItem { function, number },
+            (false, Some(number)) => Known::AttachedItem { function, number, bytes: bytes.to_vec() },
         };
         assert_eq!(begun, known);
         self.running = Some(begun).filter(Known::is_item);
     }
 
     pub(super) fn finish(&mut self, kind: u8, len: usize) {
-        if !self.is_begun || self.up + record::HEAD + len > RING_LEN {
+        if !self.is_begun || self.up + record::HEAD + record::NUMBER + len > RING_LEN {
             return;
         }
         if self.running.take().is_some() {
             let reply = self.reply(kind, len);
             match &reply {
                 Reply::Here { kind, bytes } => self.worker.answer(*kind, bytes).unwrap(),
-                Reply::Attached { kind, number } => self.worker.answer_attached(*kind, *number).unwrap(),
+                Reply::Attached { kind, number, bytes } => self.worker.answer_attached(*kind, *number, bytes).unwrap(),
             }
             self.up += record::HEAD
                 + match &reply {
                     Reply::Here { bytes, .. } => bytes.len(),
-                    Reply::Attached { .. } => record::NUMBER,
+                    Reply::Attached { bytes, .. } => record::NUMBER + bytes.len(),
                 };
             self.replies.push_back(reply);
         }
@@ -88,8 +88,8 @@ impl Trial {
         match kind {
             0 => Reply::Here { kind: AnswerKind::Panicked, bytes },
             1 => Reply::Here { kind: AnswerKind::Completion(Completion::Failed), bytes },
-            2 => Reply::Attached { kind: value, number: serial },
-            3 => Reply::Attached { kind: AnswerKind::Panicked, number: serial },
+            2 => Reply::Attached { kind: value, number: serial, bytes },
+            3 => Reply::Attached { kind: AnswerKind::Panicked, number: serial, bytes: Vec::new() },
             _ => Reply::Here { kind: value, bytes },
         }
     }
