@@ -4,8 +4,8 @@
 //!
 //! For work that threads cannot be trusted with: code that may crash, leak, hang, or hold a global lock; code that must
 //! be killed at a deadline; memory that must go back to the system. A worker that dies costs the one item it was
-//! running. If the work is safe in threads, and its items are tiny or only read large data, use rayon: here every
-//! argument and every result is encoded and copied.
+//! running. If the work is safe in threads, and its items are tiny, use rayon: here every argument and every result is
+//! encoded and copied, but for what is in a [`SharedSlice`].
 //!
 //! Linux only: kernel 5.4 or newer, 64 bits, `/proc` mounted.
 //!
@@ -45,6 +45,8 @@
 //! `skip_serializing_if`, `tag`, `untagged`, `flatten` or `deserialize_any` do not survive. A value that is nested too
 //! deeply for the stack of a thread that reads or writes it is an error of its item, never an overflow.
 //!
+//! Files and sockets travel as [`Fd`], large data that is only read as [`SharedSlice`], anywhere inside a value.
+//!
 //! # Errors
 //!
 //! Every item gets exactly one outcome: its value, or a [`TaskError`] that says which item it is, which process
@@ -81,8 +83,8 @@
 //!    another worker, and a replacement starts. [`Pool::timeout`], [`AsyncResult::cancel`] and [`Pool::terminate`] stop
 //!    whatever runs.
 //! 2. **It is as easy as a closure.** No macros on functions, no traits to derive beyond serde's.
-//! 3. **It isolates processes, and workers share nothing.** No lock is held across processes, so no crash can block the
-//!    pool.
+//! 3. **It isolates processes, and workers share nothing that can change**, unless a value brings it to them. No lock
+//!    is held across processes, so no crash can block the pool.
 //!
 //! # Start methods
 //!

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 mod protocol;
 mod thread;
 
-pub(super) use self::protocol::Previous;
 use self::protocol::HOLDER;
+pub(super) use self::protocol::Previous;
 use self::protocol::release;
 use self::protocol::take;
 use self::thread::ThisThread;

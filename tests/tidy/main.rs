@@ -90,6 +90,7 @@ const START_METHODS: Crate = Crate {
 const OTHER_UNSAFE_FILES: &[&str] = &[
     "benches/common/fork.rs",
     "benches/common/futex.rs",
+    "benches/common/mapped.rs",
     "benches/common/shared.rs",
     "examples/fork_deadlock.rs",
     "examples/soak/soak.rs",
