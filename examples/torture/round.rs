@@ -38,6 +38,9 @@ const LONG_LEN: usize = 20_000;
 /// Processes of each side.
 const PROCESSES: usize = 2;
 const ENTRY_LEN: usize = 16;
+/// After so many kills there is none until so many messages have been received.
+const KILLS_IN_A_ROW: u64 = 20;
+const MESSAGES_BETWEEN: u64 = 200;
 
 /// Which processes are killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,8 +250,10 @@ fn kill_at_random(crowd: &mut Crowd<'_>, tally: &mut Tally) -> anyhow::Result<()
     let round = crowd.round;
     let mut dice = round.seed | 1;
     let began = Instant::now();
-    let (mut seen, mut since) = (0, Instant::now());
-    while began.elapsed() < round.time {
+    for kill in 1u64.. {
+        if began.elapsed() >= round.time {
+            break;
+        }
         dice ^= dice << 13;
         dice ^= dice >> 7;
         dice ^= dice << 17;
@@ -265,15 +270,25 @@ fn kill_at_random(crowd: &mut Crowd<'_>, tally: &mut Tally) -> anyhow::Result<()
             Side::Senders => tally.killed_senders += 1,
             Side::Receivers => tally.killed_receivers += 1,
         }
-        let now = crowd.received.len()?;
-        if now != seen {
-            (seen, since) = (now, Instant::now());
-        } else if since.elapsed() > STALLED {
+        // A sleeper that is forgotten would be replaced by the next kill, or woken by what takes its victim's place.
+        if kill % KILLS_IN_A_ROW == 0 && !passes_messages(crowd)? {
             tally.stalls += 1;
-            since = Instant::now();
+            break;
         }
     }
     Ok(())
+}
+
+/// Whether the processes that are left go on by themselves.
+fn passes_messages(crowd: &Crowd<'_>) -> anyhow::Result<bool> {
+    let (began, before) = (Instant::now(), crowd.received.len()?);
+    while crowd.received.len()? < before + MESSAGES_BETWEEN * ENTRY_LEN as u64 {
+        if began.elapsed() > STALLED {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(true)
 }
 
 /// Lets the processes that are left see the end, and counts.

@@ -29,6 +29,9 @@ flag!(AtomicU32);
 /// More steps than any call here takes: a process that is to die at this one lives.
 const NEVER: usize = 99;
 
+/// The payload of the panic by which a process dies.
+struct Died;
+
 /// What the processes share.
 struct World {
     /// Whether the last holder of the latch has died.
@@ -61,7 +64,7 @@ impl Tokens for Process {
         let step = self.steps.get();
         self.steps.set(step + 1);
         if step == self.dies_at {
-            resume_unwind(Box::new("died"));
+            resume_unwind(Box::new(Died));
         }
     }
 }
@@ -77,9 +80,14 @@ impl Process {
         if std::mem::take(&mut *has_died) {
             repair(&self.world.flag);
         }
-        let result = catch_unwind(AssertUnwindSafe(f)).ok();
-        *has_died = result.is_none();
-        result
+        match catch_unwind(AssertUnwindSafe(f)) {
+            Ok(result) => Some(result),
+            Err(payload) if payload.is::<Died>() => {
+                *has_died = true;
+                None
+            }
+            Err(failed_assertion) => resume_unwind(failed_assertion),
+        }
     }
 
     /// Sends a message.
