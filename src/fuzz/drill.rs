@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::blobs;
+use super::channels;
 use super::heap;
 use super::messages;
 use super::steps;
@@ -25,6 +26,7 @@ const TARGETS: &[FuzzTarget] = &[
     FuzzTarget { name: "arrivals", run: messages::arrivals, changes_max: 10_000, noise: (20_000, 200) },
     FuzzTarget { name: "value", run: values::value, changes_max: 1000, noise: (10_000, 200) },
     FuzzTarget { name: "blob", run: blobs::blob, changes_max: 60, noise: (200, 64) },
+    FuzzTarget { name: "channel", run: channels::channel, changes_max: 300, noise: (500, 200) },
     FuzzTarget { name: "rings", run: steps::rings, changes_max: 100, noise: (500, 400) },
     FuzzTarget { name: "session", run: steps::session, changes_max: 500, noise: (2000, 400) },
 ];

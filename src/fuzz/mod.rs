@@ -7,6 +7,7 @@
 //! Also called: libFuzzer, property test, corpus replay.
 
 mod blobs;
+mod channels;
 #[cfg(test)]
 mod drill;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod steps;
 mod values;
 
 pub use self::blobs::blob;
+pub use self::channels::channel;
 pub use self::messages::arrivals;
 pub use self::messages::frame;
 pub use self::messages::report;
