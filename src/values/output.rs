@@ -60,6 +60,13 @@ impl Output {
         Self { room: Some(cache), ..Self::default() }
     }
 
+    /// From now on files come from `cache`, and return to it; or they are new, if there is none.
+    pub(crate) fn use_cache(&mut self, cache: Option<&Arc<BlobCache>>) {
+        if self.cache.as_ref().map(Arc::as_ptr) != cache.map(Arc::as_ptr) {
+            self.cache = cache.cloned();
+        }
+    }
+
     /// Drops all values and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();

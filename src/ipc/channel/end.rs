@@ -39,6 +39,7 @@ use crate::sys::processor;
 use crate::sys::spin::AdaptiveSpin;
 use crate::sys::spin::SharedSpin;
 use crate::sys::spin::spin_until;
+use crate::values::blob::BlobCache;
 
 /// How many descriptors an end holds.
 pub(super) const FDS: usize = 3;
@@ -51,6 +52,7 @@ pub(super) struct End {
     pub(super) tokens: Socket,
     pub(super) attachments: Socket,
     departure: Departure,
+    pub(super) files: Files,
     /// A process has written nonsense: it may do so again at any time.
     is_broken: AtomicBool,
     spin: SharedSpin,
@@ -88,6 +90,24 @@ impl Drop for Departure {
     }
 }
 
+/// The files of large messages that this end has lent to receivers, and the memory into which it reads those of others,
+/// kept for reuse: most of the cost of a large message is new pages.
+#[derive(Debug)]
+pub(super) struct Files(Arc<BlobCache>);
+
+impl Files {
+    pub(super) fn cache(&self) -> &Arc<BlobCache> {
+        &self.0
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // A thread may still refer to it for its next message.
+        self.0.close();
+    }
+}
+
 /// What ended a sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Woken {
@@ -104,6 +124,7 @@ impl End {
             tokens,
             attachments,
             departure: Departure { shared, side },
+            files: Files(BlobCache::of_worker()),
             is_broken: AtomicBool::new(false),
             spin: SharedSpin::long(),
             // No position has these bits: the first message asks the kernel.

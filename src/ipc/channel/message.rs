@@ -26,7 +26,7 @@ pub(super) enum Encoded<'a> {
     File(Blob),
 }
 
-/// Encodes `value` and passes it to `send`: in a file if it is longer than `inline_max`.
+/// Encodes `value` and passes it to `send`: in a file, of this cache if there is one, if it is longer than `inline_max`.
 ///
 /// # Errors
 ///
@@ -35,11 +35,13 @@ pub(super) enum Encoded<'a> {
 pub(super) fn encode<T: Data>(
     value: &T,
     inline_max: usize,
+    cache: Option<&Arc<BlobCache>>,
     send: impl FnOnce(&Encoded<'_>) -> Result<(), NotSent>,
 ) -> Result<(), NotSent> {
     // While the thread ends, its memory for messages may be gone.
     let mut output = OUTPUT.try_with(Cell::take).unwrap_or_default();
     output.clear();
+    output.use_cache(cache);
     let result = codec::encode(value, &mut output).map_err(NotSent::Encode).and_then(|()| {
         if output.len() <= inline_max as u64 {
             return send(&Encoded::Inline(output.bytes()));
@@ -71,13 +73,13 @@ pub(super) fn memory() -> Vec<u8> {
 }
 
 impl Arrived {
-    /// The value.
+    /// The value. The memory for reading a file comes from `cache`.
     ///
     /// # Errors
     ///
     /// [`RecvError::Decode`].
     #[inline]
-    pub(super) fn decode<T: Data>(self) -> Result<T, RecvError> {
+    pub(super) fn decode<T: Data>(self, cache: &Arc<BlobCache>) -> Result<T, RecvError> {
         match self {
             Arrived::Inline(bytes) => {
                 let value = codec::decode(&bytes);
@@ -85,7 +87,7 @@ impl Arrived {
                 let _: Result<(), _> = INPUT.try_with(|kept| kept.set(bytes));
                 value.map_err(|message| RecvError::Decode { message })
             }
-            Arrived::File(fd) => decode_file(fd),
+            Arrived::File(fd) => decode_file(fd, cache),
             Arrived::TableFull => {
                 let message = "the descriptor table of this process is full (EMFILE)".to_owned();
                 Err(RecvError::Decode { message })
@@ -94,9 +96,8 @@ impl Arrived {
     }
 }
 
-fn decode_file<T: Data>(fd: PrivateFd) -> Result<T, RecvError> {
-    let cache: Arc<BlobCache> = BlobCache::of_worker();
-    let bytes = Blob::receive(fd, &cache).and_then(|blob| blob.read());
+fn decode_file<T: Data>(fd: PrivateFd, cache: &Arc<BlobCache>) -> Result<T, RecvError> {
+    let bytes = Blob::receive(fd, cache).and_then(|blob| blob.read());
     let bytes = bytes.map_err(|error| RecvError::Decode { message: format!("its bytes cannot be read: {error}") })?;
     codec::decode(&bytes).map_err(|message| RecvError::Decode { message })
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   sender ──▶ encode ──▶ senders' latch: wake, write, publish ──▶ ring ──▶ receivers' latch: copy, wake, publish ──▶ decode ──▶ receiver
-//!                         large: a sealed file ───────────────▶ socket ──▶
+//!                         large: a file ──────────────────────▶ socket ──▶
 //! ```
 //!
 //! What always holds, whichever process dies at whichever instruction:

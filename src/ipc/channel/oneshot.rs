@@ -31,6 +31,7 @@ use super::record::INLINE_MAX;
 use super::wait::Wait;
 use crate::sys::poll::poll_until;
 use crate::sys::table_full::is_table_full;
+use crate::values::blob::BlobCache;
 use crate::work::function::signature_of;
 use crate::work::task::Data;
 
@@ -121,7 +122,7 @@ impl<T: Data> Reply<T> {
     /// ```
     pub fn send(self, value: T) -> Result<(), SendError<T>> {
         let signature = signature_of::<T>();
-        message::encode(&value, INLINE_MAX, |encoded| send(&self.socket, signature, encoded))
+        message::encode(&value, INLINE_MAX, None, |encoded| send(&self.socket, signature, encoded))
             .map_err(|error| error.with(value))
     }
 
@@ -180,7 +181,7 @@ impl<T: Data> Answer<T> {
         // A wait without an end does not time out.
         loop {
             if let Some(arrived) = recv(&self.socket, signature_of::<T>(), Wait::Forever)? {
-                return arrived.decode();
+                return decode(arrived);
             }
         }
     }
@@ -195,7 +196,7 @@ impl<T: Data> Answer<T> {
     ///
     /// See [`Answer`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<T>, RecvError> {
-        recv(&self.socket, signature_of::<T>(), Wait::at_most(timeout))?.map(Arrived::decode).transpose()
+        recv(&self.socket, signature_of::<T>(), Wait::at_most(timeout))?.map(decode).transpose()
     }
 
     /// The value, if it is there now.
@@ -214,7 +215,7 @@ impl<T: Data> Answer<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_recv(&self) -> Result<Option<T>, RecvError> {
-        recv(&self.socket, signature_of::<T>(), Wait::Not)?.map(Arrived::decode).transpose()
+        recv(&self.socket, signature_of::<T>(), Wait::Not)?.map(decode).transpose()
     }
 
     /// The descriptor, to hand over to another process of this program, for [`from_fd`](Self::from_fd).
@@ -249,6 +250,10 @@ fn recv(socket: &Socket, signature: u64, wait: Wait) -> Result<Option<Arrived>, 
             return Ok(None);
         }
     }
+}
+
+fn decode<T: Data>(arrived: Arrived) -> Result<T, RecvError> {
+    arrived.decode(&BlobCache::of_worker())
 }
 
 /// What a message brings, checked.

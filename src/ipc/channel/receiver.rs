@@ -130,7 +130,7 @@ impl<T: Data> Receiver<T> {
     }
 
     fn recv_within(&self, wait: Wait) -> Result<Option<T>, RecvError> {
-        recv(&self.end, wait)?.map(Arrived::decode).transpose()
+        recv(&self.end, wait)?.map(|arrived| arrived.decode(self.end.files.cache())).transpose()
     }
 
     /// An iterator over the messages, which waits for each. It ends when all senders are gone or the channel is closed, and

@@ -159,7 +159,8 @@ impl<T: Data> Sender<T> {
     }
 
     fn send_within(&self, value: &T, wait: Wait) -> Result<(), NotSent> {
-        message::encode(value, self.end.shared().inline_max(), |encoded| send(&self.end, encoded, wait))
+        let (end, inline_max) = (&*self.end, self.end.shared().inline_max());
+        message::encode(value, inline_max, Some(end.files.cache()), |encoded| send(end, encoded, wait))
     }
 
     /// The descriptors of this end, to hand over to another process of this program, for [`from_fds`](Self::from_fds).

@@ -16,6 +16,7 @@ use serde::Serialize;
 use start_methods::Birth;
 
 use crate::harness::cases;
+use crate::harness::processes;
 use crate::harness::stage;
 use crate::harness::stage::Gate;
 use crate::harness::sys;
@@ -29,6 +30,7 @@ cases![
     several_processes_send_and_receive,
     sender_that_exits_at_once_loses_nothing,
     channel_of_one_message_works,
+    large_messages_use_their_files_again,
     killed_sender_is_seen_at_once,
     killed_receiver_is_seen_at_once,
     killed_receiver_frees_a_sender_that_waits_for_room,
@@ -161,6 +163,20 @@ fn channel_of_one_message_works(method: StartMethod) {
     }
     assert_eq!(rx.recv(), Err(RecvError::Disconnected));
     sender.join();
+}
+
+fn large_messages_use_their_files_again(_: StartMethod) {
+    let (tx, rx) = channel::bounded::<Vec<u8>>(2).unwrap();
+    let before = processes::descriptors(std::process::id()).len();
+    for round in 0..50u8 {
+        let len = 100_000 + usize::from(round) * 10_000;
+        tx.send(vec![round; len]).unwrap();
+        tx.send(vec![round + 100; 20_000]).unwrap();
+        assert!(rx.recv().unwrap() == vec![round; len]);
+        assert!(rx.recv().unwrap() == vec![round + 100; 20_000]);
+    }
+    let after = processes::descriptors(std::process::id()).len();
+    assert!(after <= before + 3, "{after} descriptors, {before} before");
 }
 
 /// Says that it is there, and stays.

@@ -31,6 +31,7 @@ cases![
     receiver_may_die_at_any_step_of_a_latch,
     receiver_may_die_at_any_step_of_a_gate,
     receiver_may_die_at_any_step_of_a_message,
+    files_that_died_with_their_receivers_hold_up_nothing,
     sender_that_is_stopped_inside_holds_up_no_call_that_does_not_wait,
     receiver_that_is_stopped_inside_holds_up_no_call_that_does_not_wait,
 ];
@@ -159,6 +160,23 @@ fn receiver_may_die_at(method: StartMethod, points: &[&str]) {
             let counts = assert_once_and_in_order(&messages);
             assert!(counts[&HONEST] + 1 >= COUNT, "{point} {hit}: more than one is lost: {messages:?}");
         }
+    }
+}
+
+/// A file that a receiver has taken and not read is never given back to its sender.
+fn files_that_died_with_their_receivers_hold_up_nothing(method: StartMethod) {
+    arm("victim channel_taken 1 kill");
+    let (tx, rx) = channel::bounded::<Message>(8).unwrap();
+    for number in [0, 3, 6, 9] {
+        tx.send((HONEST, number, padding(number))).unwrap();
+        Peer::start(method, "victim", receive_alone, &rx.to_fds(), "").killed();
+        assert!(rx.is_empty());
+    }
+    for number in 0..8 {
+        tx.send((HONEST, 3 * number, padding(3 * number))).unwrap();
+    }
+    for number in 0..8 {
+        assert_eq!(rx.recv(), Ok((HONEST, 3 * number, padding(3 * number))));
     }
 }
 
