@@ -41,9 +41,10 @@
 //! names the variable. What a task needs besides its arguments comes from [`Pool::with`] (once per call), an
 //! [initializer](PoolBuilder::initializer) (once per worker) or [`forkserver::preload`] (once per fork server).
 //!
-//! Arguments and results travel through serde in a format that does not describe itself (postcard), so types that use
-//! `skip_serializing_if`, `tag`, `untagged`, `flatten` or `deserialize_any` do not survive. A value that is nested too
-//! deeply for the stack of a thread that reads or writes it is an error of its item, never an overflow.
+//! Arguments and results travel through serde in a format that describes itself, as JSON does, with numbers as they lie
+//! in memory: types with `untagged`, `flatten`, `tag` or `skip_serializing_if` travel, and a `Vec<f64>` anywhere inside a
+//! value is copied as a whole. A value that is nested too deeply for the stack of a thread that reads or writes it is an
+//! error of its item, never an overflow.
 //!
 //! Files and sockets travel as [`Fd`], large data that is only read as [`SharedSlice`], anywhere inside a value.
 //!

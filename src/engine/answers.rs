@@ -24,7 +24,7 @@ use crate::transport::link::Share;
 use crate::transport::note::Sent;
 use crate::transport::panic_record::PanicRecord;
 use crate::transport::panic_record::cut_start;
-use crate::values::codec;
+use crate::values::message;
 use crate::values::parcel::Parcel;
 use crate::work::batch::JobId;
 use crate::work::function::Completion;
@@ -291,7 +291,7 @@ fn error_of(kind: AnswerKind, bytes: &[u8], pid: u32) -> TaskError {
             TaskError::Encode { side: Side::Result, message: message(), origin }
         }
         AnswerKind::FunctionNotFound => TaskError::FunctionNotFound { message: message(), origin },
-        AnswerKind::Panicked => TaskError::Panicked(match codec::parse_serialized::<PanicRecord>(bytes) {
+        AnswerKind::Panicked => TaskError::Panicked(match message::parse::<PanicRecord>(bytes) {
             Ok(record) => panic_of(record, pid),
             Err(error) => {
                 let message = format!("the report of this panic is not readable: {error}");

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::blobs;
 use super::channels;
+use super::describing;
 use super::heap;
 use super::messages;
 use super::steps;
@@ -25,6 +26,7 @@ const TARGETS: &[FuzzTarget] = &[
     FuzzTarget { name: "report", run: messages::report, changes_max: 4000, noise: (20_000, 64) },
     FuzzTarget { name: "arrivals", run: messages::arrivals, changes_max: 10_000, noise: (20_000, 200) },
     FuzzTarget { name: "value", run: values::value, changes_max: 1000, noise: (10_000, 200) },
+    FuzzTarget { name: "describing", run: describing::describing, changes_max: 2000, noise: (20_000, 200) },
     FuzzTarget { name: "blob", run: blobs::blob, changes_max: 60, noise: (200, 64) },
     FuzzTarget { name: "channel", run: channels::channel, changes_max: 300, noise: (500, 200) },
     FuzzTarget { name: "rings", run: steps::rings, changes_max: 100, noise: (500, 400) },

@@ -15,7 +15,7 @@ use crate::transport::frame::Order;
 use crate::transport::frame::Placement;
 use crate::transport::panic_record::PanicRecord;
 use crate::transport::ring::parent::hostile;
-use crate::values::codec;
+use crate::values::message;
 use crate::work::batch::Batch;
 use crate::work::batch::ITEM_HEAD;
 use crate::work::batch::Items;
@@ -84,7 +84,7 @@ pub fn report(data: &[u8]) {
     if let Ok(report) = control::parse_report(data) {
         assert_round_trip(&report, data.len());
     }
-    if let Ok(record) = codec::parse_serialized::<PanicRecord>(data) {
+    if let Ok(record) = message::parse::<PanicRecord>(data) {
         assert_round_trip(&record, data.len());
     }
 }
@@ -93,7 +93,7 @@ pub fn report(data: &[u8]) {
 fn assert_round_trip<T: Serialize + for<'de> Deserialize<'de> + PartialEq + Debug + 'static>(decoded: &T, len: usize) {
     let encoded = control::encode(decoded);
     assert!(encoded.len() <= len);
-    assert_eq!(codec::parse_serialized::<T>(&encoded).as_ref(), Ok(decoded));
+    assert_eq!(message::parse::<T>(&encoded).as_ref(), Ok(decoded));
 }
 
 /// The answers that a worker has left in its ring. The first byte is the number of answers that it claims, the second the

@@ -8,6 +8,7 @@
 
 mod blobs;
 mod channels;
+mod describing;
 #[cfg(test)]
 mod drill;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod values;
 
 pub use self::blobs::blob;
 pub use self::channels::channel;
+pub use self::describing::describing;
 pub use self::messages::arrivals;
 pub use self::messages::frame;
 pub use self::messages::report;

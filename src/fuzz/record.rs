@@ -20,6 +20,7 @@ use start_methods::Child;
 use start_methods::Received;
 use start_methods::StartMethod;
 
+use super::values;
 use crate::schedule::walk;
 use crate::sys::bell::Bell;
 use crate::transport::control;
@@ -34,6 +35,8 @@ use crate::transport::ring;
 use crate::transport::ring::parent::hostile;
 use crate::transport::ring::parent::hostile::Step;
 use crate::transport::socket;
+use crate::values::codec;
+use crate::values::output::Output;
 use crate::work::batch::Batch;
 use crate::work::batch::Items;
 use crate::work::batch::JobId;
@@ -92,6 +95,18 @@ fn report_of(child: &Child) -> Vec<u8> {
 
 fn definition(function: LocalFunction) -> Vec<u8> {
     [Head::define(F).as_bytes(), &control::encode(&function.definition().unwrap())].concat()
+}
+
+/// These numbers as items, encoded as in a frame.
+fn numbers(numbers: &[u32]) -> Span {
+    let encoded: Vec<_> = numbers.iter().map(|number| number.to_le_bytes()).collect();
+    items(&encoded.iter().map(|bytes| &bytes[..]).collect::<Vec<_>>())
+}
+
+fn encoded<T: Serialize + 'static>(value: &T) -> Vec<u8> {
+    let mut output = Output::default();
+    codec::encode(value, &mut output).unwrap();
+    output.into_bytes()
 }
 
 /// These items, encoded as in a frame.
@@ -168,10 +183,10 @@ fn record_frames() {
             write("report", "panic", &buffer[5..len]);
         }
     };
-    let good = items(&[&[21], &[42]]);
+    let good = numbers(&[21, 42]);
     for (name, function) in tasks {
         send(&format!("define-{name}"), &definition(function), &[]);
-        send(&format!("context-{name}"), Head::context(F, 7, Placement::Inline).as_bytes(), b"\x03abc");
+        send(&format!("context-{name}"), Head::context(F, 7, Placement::Inline).as_bytes(), &encoded(&"abc"));
         let batch = Batch {
             job: JobId(1),
             target: target(if name == "context" { 7 } else { 0 }),
@@ -199,14 +214,14 @@ fn record_ends() {
     let end = socket::ParentEnd::new().unwrap();
     let child = start(&Setup { link: LinkKind::Socket, initializer: None }, &[end.worker_end()]);
     report_of(&child);
-    let span = items(&[&[1]]);
+    let span = numbers(&[1]);
     let _sent = end.send(&definition(LocalFunction::task::<Map<u32, u32>, Plain>(abort)), &[], &[]).unwrap();
     let _sent = end.send(Head::run(&span, 1).as_bytes(), span.bytes().unwrap(), &[]).unwrap();
     write("report", "last-words", &report_of(&child));
     child.wait().unwrap();
 
     let definition = LocalFunction::initializer::<(&'static str,), anyhow::Result<()>>(refuse).definition().unwrap();
-    let initializer = Some(Initializer { definition, args: Some(control::encode(&("no",))) });
+    let initializer = Some(Initializer { definition, args: Some(encoded(&("no",))) });
     let end = socket::ParentEnd::new().unwrap();
     let child = start(&Setup { link: LinkKind::Socket, initializer }, &[end.worker_end()]);
     write("report", "initializer-failed", &report_of(&child));
@@ -227,7 +242,7 @@ fn record_rings() {
         let child = start(&Setup { link: LinkKind::Ring, initializer: None }, &[memory.as_fd(), bell.as_fd()]);
         report_of(&child);
         end.send_note(Note { frame: definition(function), attached: None }, None);
-        let span = items(&[&[1], &[2], &[3]]);
+        let span = numbers(&[1, 2, 3]);
         assert_eq!(end.send_items(&span), span.len());
         let answers = wait_for(|| hostile::answers_in(&end, 3 + 2));
         write("arrivals", name, &[&[2, 2][..], &answers].concat());
@@ -258,20 +273,14 @@ fn steps<T: Serialize>(steps: &[T]) -> Vec<u8> {
 }
 
 fn record_values() {
-    let values: [(&str, u8, Vec<u8>); 7] = [
-        ("list", 0, vec![1, 1, 2, 1, 3, 0]),
-        ("tree", 1, vec![2, 1, 0, 0]),
-        ("sorted", 2, vec![2, 1, 0, 2, 1, 9, 0]),
-        ("term", 3, [&[3, 1, b'f', 2, 1, 0, 2, 7][..], &[0]].concat()),
-        ("flat", 4, control::encode(&(7u64, -7i32, Some(1.5f64), 'é', true, [1u8, 2, 3], 9u16))),
-        ("texts", 5, control::encode(&("one", vec!["two", "three"], vec![("four", 4u32)]))),
-        ("result", 6, control::encode(&Ok::<Vec<u64>, String>(vec![1, 1 << 40]))),
-    ];
-    for (name, which, bytes) in values {
+    for (name, which, bytes) in values::samples() {
         write("value", name, &[&[which][..], &bytes].concat());
+        write("describing", name, &bytes);
     }
-    // Every level claims that there is one more.
-    write("value", "deep", &[&[1u8][..], &[1; 5000]].concat());
+    // Every level claims that there are many more.
+    let deep = [10, 200, 0, 0, 0].repeat(3000);
+    write("value", "deep", &[&[1][..], &deep].concat());
+    write("describing", "deep", &deep);
 }
 
 /// Files as a worker of this crate sends them, and as it never does.
@@ -297,10 +306,10 @@ fn record_blobs() {
 #[test]
 #[ignore = "writes into fuzz/corpus"]
 fn record_the_corpus() {
+    record_values();
+    record_blobs();
+    record_walks();
     record_frames();
     record_ends();
     record_rings();
-    record_walks();
-    record_values();
-    record_blobs();
 }

@@ -11,7 +11,7 @@ use crate::schedule::walk::Event;
 use crate::transport::ring::parent::hostile;
 use crate::transport::ring::parent::hostile::Misdeed;
 use crate::transport::ring::parent::hostile::Step;
-use crate::values::codec;
+use crate::values::message;
 use crate::work::unbegun::Grain;
 
 /// Maximum steps of one run.
@@ -23,7 +23,7 @@ const LEN_MAX: usize = 60_000;
 fn decoded<T: for<'de> Deserialize<'de>>(mut data: &[u8]) -> Vec<T> {
     let mut steps = Vec::new();
     while !data.is_empty() && steps.len() < STEPS_MAX {
-        match codec::parse_front(data) {
+        match message::parse_front(data) {
             Some((step, rest)) => {
                 steps.push(step);
                 data = rest;

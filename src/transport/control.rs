@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::transport::panic_record::PanicRecord;
-use crate::values::codec;
+use crate::values::message;
 use crate::values::parcel::BodyPlace;
 use crate::work::function::Definition;
 
@@ -70,12 +70,12 @@ pub(crate) fn parse_attachment_head(head: [u8; ATTACHMENT_HEAD]) -> Option<(u32,
 }
 
 pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    codec::to_vec(message).expect("our own messages serialize")
+    message::to_vec(message)
 }
 
 /// Parses a report.
 pub(crate) fn parse_report(bytes: &[u8]) -> Result<Report, String> {
-    codec::parse_serialized(bytes)
+    message::parse(bytes)
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 pub(crate) mod attach;
 pub(crate) mod blob;
 pub(crate) mod codec;
-pub(crate) mod explain;
 pub(crate) mod fd;
+mod format;
+pub(crate) mod message;
 pub(crate) mod number;
 pub(crate) mod output;
 pub(crate) mod parcel;

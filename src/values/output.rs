@@ -128,6 +128,66 @@ impl Output {
         Ok(())
     }
 
+    /// As [`extend`](Self::extend), for a length that is known at compile time.
+    #[inline]
+    pub(crate) fn extend_array<const N: usize>(&mut self, bytes: [u8; N]) -> Result<(), Full> {
+        if self.bytes.capacity() - self.bytes.len() < N {
+            return self.make_room_for(&bytes);
+        }
+        self.bytes.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// Appends a tag, and behind it bytes of a length that is known at compile time.
+    ///
+    /// Two stores: in one array of both, the load that copies it would wait for both to leave the store buffer.
+    #[inline]
+    pub(crate) fn extend_tagged<const N: usize>(&mut self, tag: u8, bytes: [u8; N]) -> Result<(), Full> {
+        if self.bytes.capacity() - self.bytes.len() < 1 + N {
+            self.make_room_for(&[tag])?;
+            return self.make_room_for(&bytes);
+        }
+        self.bytes.push(tag);
+        self.bytes.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// Appends a head, which can be [patched](Self::patch) until something else than [`extend_run`](Self::extend_run) is
+    /// called. There is room for `room` bytes behind it. Returns where it begins.
+    #[inline]
+    pub(crate) fn begin_run<const N: usize>(&mut self, head: [u8; N], room: usize) -> Result<usize, Full> {
+        if self.bytes.capacity() - self.bytes.len() < N + room {
+            self.make_room_for_run(N + room)?;
+        }
+        self.bytes.extend_from_slice(&head);
+        Ok(self.bytes.len() - N)
+    }
+
+    #[cold]
+    fn make_room_for_run(&mut self, len: usize) -> Result<(), Full> {
+        if self.bytes.len() - self.start + len > GATHER {
+            self.overflow_with(&[])?;
+        }
+        self.bytes.reserve(len);
+        Ok(())
+    }
+
+    /// Appends to a run that has begun; returns false if there is no room, so that it must end first.
+    #[inline]
+    pub(crate) fn extend_run(&mut self, bytes: &[u8]) -> bool {
+        let fits = self.bytes.capacity() - self.bytes.len() >= bytes.len();
+        if fits {
+            self.bytes.extend_from_slice(bytes);
+        }
+        fits
+    }
+
+    /// Overwrites bytes of the head of a run.
+    #[inline]
+    pub(crate) fn patch<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        self.bytes[at..at + N].copy_from_slice(&bytes);
+    }
+
     /// Appends bytes for which the vector has no capacity: grows it, or empties it into the file.
     #[cold]
     fn make_room_for(&mut self, bytes: &[u8]) -> Result<(), Full> {

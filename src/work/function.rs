@@ -507,8 +507,10 @@ mod tests {
         let mut encoded = Output::default();
         codec::encode(&"x", &mut encoded).unwrap();
         let context = function.open(encoded.bytes()).unwrap();
+        let mut input = Output::default();
+        codec::encode(&(1u8, 2u8), &mut input).unwrap();
         let mut out = Output::default();
-        assert_eq!(function.call(context.as_ref(), &[1, 2], &mut out), Completion::Value);
+        assert_eq!(function.call(context.as_ref(), input.bytes(), &mut out), Completion::Value);
         assert_eq!(codec::decode::<String>(out.bytes()), Ok("x12".to_owned()));
     }
 

@@ -25,7 +25,7 @@ const MACHINERY: [&str; 9] = [
     "core::slice::index::",
 ];
 /// The code of this crate that calls tasks, and that decodes and encodes values.
-const ENTRIES: [&str; 2] = ["procpool::work::", "procpool::values::codec::"];
+const ENTRIES: [&str; 2] = ["procpool::work::", "procpool::values::"];
 /// What calls a closure through its function pointer.
 const ADAPTER: &str = "core::ops::function::Fn";
 

@@ -28,6 +28,7 @@ use crate::values::attach::Sender;
 use crate::values::blob::BlobCache;
 use crate::values::codec;
 use crate::values::codec::Coding;
+use crate::values::message;
 use crate::values::output::Output;
 use crate::values::parcel::Arrived;
 use crate::values::parcel::ParcelBytes;
@@ -103,7 +104,7 @@ impl Functions {
     }
 
     pub(super) fn define(&mut self, function: FunctionId, definition: &[u8]) -> io::Result<()> {
-        let definition: Definition = codec::parse_serialized(definition).map_err(broken)?;
+        let definition: Definition = message::parse(definition).map_err(broken)?;
         self.functions.insert(function, ResolvedFunction::find(&definition));
         Ok(())
     }

@@ -45,7 +45,7 @@ use crate::values::attach::Carried;
 use crate::values::attach::Sender;
 use crate::values::blob::BlobCache;
 use crate::values::blob::IDLE_TIME;
-use crate::values::codec;
+use crate::values::message;
 use crate::values::output::Output;
 use crate::values::output::no_room;
 use crate::values::parcel::ReceivedFds;
@@ -72,7 +72,7 @@ pub(crate) fn main(birth: Birth) -> u8 {
 }
 
 fn run(birth: Birth) -> io::Result<u8> {
-    let setup: Setup = codec::parse_serialized(&birth.payload).map_err(broken)?;
+    let setup: Setup = message::parse(&birth.payload).map_err(broken)?;
     let control = Rc::new(birth.control);
     let mut fds = birth.fds.into_iter();
     let mut link = match WorkerLink::connect(setup.link, &mut fds, Rc::clone(&control)) {

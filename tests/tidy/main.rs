@@ -59,6 +59,7 @@ const PROCPOOL: Crate = Crate {
         "src/values/blob/constant.rs",
         "src/values/blob/mapping.rs",
         "src/values/blob/tests.rs",
+        "src/values/format/numbers.rs",
         "src/work/function.rs",
     ],
 };
