@@ -312,7 +312,8 @@ impl Link {
     }
 
     /// Takes back what the worker has not begun. Orders that are not work are kept, to be sent again behind what waits;
-    /// contexts that carry descriptors are sent again when work needs them.
+    /// contexts are sent again when work needs them. Without work, their decoding would belong to no item that could be
+    /// stopped, and what they carry would stay open.
     ///
     /// Descriptors that travel beside the rings stay in the socket of the worker, and open, until it reads them. So a worker
     /// from which any were taken back is told to discard them.
@@ -335,8 +336,8 @@ impl Link {
                 // In front: these were sent before the orders that still wait.
                 for note in recalled.notes.into_iter().rev() {
                     match frame::context_in(&note.frame) {
-                        Some(context) if note.carries() => drop(self.contexts.remove(&context)),
-                        _ => self.notes.push_front(note),
+                        Some(context) => drop(self.contexts.remove(&context)),
+                        None => self.notes.push_front(note),
                     }
                 }
                 if recalled.has_attachments && peer == Peer::Alive {

@@ -29,13 +29,6 @@ pub(crate) struct Note {
     pub(crate) attached: Option<Parcel>,
 }
 
-impl Note {
-    /// Whether descriptors travel with it that a value carries.
-    pub(crate) fn carries(&self) -> bool {
-        self.attached.as_ref().is_some_and(|parcel| !parcel.carried().is_empty())
-    }
-}
-
 /// The descriptors of a parcel that is about to be sent. `None` if its file cannot be made: then the worker is sent no
 /// descriptor, and answers that they did not arrive.
 pub(super) fn fds_of(parcel: &Parcel) -> Option<ParcelFds<'_>> {

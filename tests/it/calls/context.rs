@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use nix::sys::signal::Signal;
 use procpool::Pool;
 use procpool::Side;
 use procpool::StartMethod;
@@ -33,6 +34,7 @@ cases![
     failing_to_deserialize_is_an_error_of_each_item,
     decoding_that_kills_the_worker_costs_its_items,
     decoding_that_never_ends_is_stopped_by_the_call,
+    what_was_cancelled_before_it_began_is_not_decoded,
 ];
 
 fn reaches_every_kind_of_call(method: StartMethod) {
@@ -272,6 +274,22 @@ fn decoding_that_never_ends_is_stopped_by_the_call(method: StartMethod) {
     assert!(!call.wait_timeout(std::time::Duration::from_millis(100)));
     assert!(call.cancel());
     assert!(matches!(call.get().unwrap_err(), TaskError::Cancelled));
+    stage::assert_works(&pool);
+    pool.close();
+    pool.join().unwrap();
+}
+
+/// The worker is stopped when it is given the item, so both the context and the item are taken back. A context that is sent
+/// again without an item would be decoded for ever, and no call would be to blame.
+fn what_was_cancelled_before_it_began_is_not_decoded(method: StartMethod) {
+    let pool = stage::pool(method, 1);
+    let pid = pool.apply((), std::process::id).unwrap();
+    stage::signal(pid, Signal::SIGSTOP);
+    let call = pool.with(&Endless).apply_async((1u8,), |_, x| x);
+    assert!(!call.wait_timeout(std::time::Duration::from_millis(30)));
+    assert!(call.cancel());
+    assert!(matches!(call.get().unwrap_err(), TaskError::Cancelled));
+    stage::signal_if_there(pid, Signal::SIGCONT);
     stage::assert_works(&pool);
     pool.close();
     pool.join().unwrap();
