@@ -228,6 +228,7 @@ mod tests {
     use std::panic::catch_unwind;
 
     use super::*;
+    use crate::sys::table_full::tests::want_descriptors;
 
     fn some_fd() -> SharedFd {
         Arc::new(File::open("/dev/null").unwrap())
@@ -245,6 +246,7 @@ mod tests {
 
     #[test]
     fn one_descriptor_has_one_place_and_the_table_has_an_end() {
+        want_descriptors();
         let gathering = gather();
         let (first, second) = (some_fd(), some_fd());
         assert_eq!([attach(&first), attach(&second), attach(&first)], [Ok(0), Ok(1), Ok(0)]);

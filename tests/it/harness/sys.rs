@@ -17,6 +17,9 @@ use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
 use nix::sys::signal::SaFlags;
 use nix::sys::signal::SigAction;
 use nix::sys::signal::SigHandler;
@@ -288,4 +291,10 @@ fn install(program: &mut [libc::sock_filter]) {
 /// One instruction of a filter.
 fn step(code: u32, if_true: u8, if_false: u8, operand: u32) -> libc::sock_filter {
     libc::sock_filter { code: u16::try_from(code).expect("codes are short"), jt: if_true, jf: if_false, k: operand }
+}
+
+/// Raises the soft limit of open files, for a case that needs so many. The suite also runs with a low one.
+pub(crate) fn want_descriptors(wanted: u64) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted.min(hard)), hard).unwrap();
 }

@@ -17,6 +17,7 @@ use start_methods::Birth;
 
 use crate::harness::cases;
 use crate::harness::processes;
+use crate::harness::processes::Process;
 use crate::harness::stage;
 use crate::harness::stage::Gate;
 use crate::harness::sys;
@@ -305,6 +306,8 @@ fn stopped_receiver_holds_up_no_one_else(method: StartMethod) {
     let receiver = Peer::start(method, "receiver", receive_for_ever, &fds, "");
     tx.send(1).unwrap();
     assert_eq!(seen_rx.recv_timeout(LONG), Ok(Some(1)));
+    // Stopped inside a latch it would hold up all others, as documented. While it holds one it does not sleep.
+    stage::until("a receiver that waits", || Process::find(receiver.pid()).unwrap().state == 'S');
     stage::signal(receiver.pid(), Signal::SIGSTOP);
     tx.send(2).unwrap();
     let taken = rx.recv_timeout(LONG);

@@ -10,9 +10,6 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::resource::Resource;
-use nix::sys::resource::getrlimit;
-use nix::sys::resource::setrlimit;
 use procpool::Pool;
 use procpool::PoolError;
 use procpool::Side;
@@ -204,13 +201,9 @@ fn forked_copy_harms_nothing(method: StartMethod) {
     assert_eq!(pool.pids(), before);
 }
 
-/// Ten for each of 64 workers, which is more than they need.
-const DESCRIPTORS_WANTED: u64 = 640;
-
-/// All workers at once: each item waits for all the others.
+/// All workers at once: each item waits for all the others. Ten descriptors for each are more than they need.
 fn more_workers_than_processors(method: StartMethod) {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(DESCRIPTORS_WANTED.min(hard)), hard).unwrap();
+    sys::want_descriptors(10 * 64);
     let pool = stage::pool(method, 64);
     let book = Notebook::new();
     let mut pids = pool

@@ -1,11 +1,9 @@
 //! What is reused, and when: never while a reader may still need its content.
 
-use nix::sys::resource::Resource;
-use nix::sys::resource::getrlimit;
-use nix::sys::resource::setrlimit;
 use proptest::prelude::*;
 
 use super::*;
+use crate::sys::table_full::tests::want_descriptors;
 
 #[test]
 fn a_buffer_is_reused_when_its_last_clone_is_dropped() {
@@ -135,12 +133,6 @@ enum CacheStep {
 fn steps() -> impl Strategy<Value = Vec<CacheStep>> {
     let write = prop_oneof![0..300usize, 60_000..70_000usize, 0..400_000usize].prop_map(CacheStep::Write);
     prop::collection::vec(prop_oneof![3 => write, 2 => any::<prop::sample::Index>().prop_map(CacheStep::Drop)], 0..40)
-}
-
-/// For a file for each value. The soft limit of the process that runs the tests may be lower.
-fn want_descriptors() {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(1024)), hard).unwrap();
 }
 
 proptest! {
