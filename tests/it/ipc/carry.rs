@@ -28,6 +28,7 @@ use crate::harness::stage::Notebook;
 use crate::harness::sys;
 use crate::ipc::clones;
 use crate::ipc::pipe;
+use crate::ipc::pool_with_descriptors;
 use crate::ipc::read_to_end;
 
 cases![
@@ -197,8 +198,7 @@ fn initializer_in_replacements_too(method: StartMethod) {
 }
 
 fn hundreds_in_a_map(method: StartMethod) {
-    sys::want_descriptors(1000);
-    let pool = stage::pool(method, 2);
+    let pool = pool_with_descriptors(method, 2);
     let (reader, writer) = pipe();
     let items = (0..400u32).map(|x| (x, Fd::new(writer.try_clone().unwrap())));
     let back = pool
@@ -254,8 +254,7 @@ fn large_value_that_carries(method: StartMethod) {
 }
 
 fn as_many_as_the_kernel_takes(method: StartMethod) {
-    sys::want_descriptors(1000);
-    let pool = stage::pool(method, 1);
+    let pool = pool_with_descriptors(method, 1);
     let (reader, writer) = pipe();
     let back = pool.apply((clones(&writer, 253),), |writers: Vec<Writer>| {
         writers.iter().for_each(|writer| say(writer, "."));

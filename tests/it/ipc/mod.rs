@@ -5,6 +5,11 @@ use std::io::Read;
 
 use nix::fcntl::OFlag;
 use procpool::Fd;
+use procpool::Pool;
+use procpool::StartMethod;
+
+use crate::harness::stage;
+use crate::harness::sys;
 
 pub(crate) mod peers;
 
@@ -19,6 +24,12 @@ crate::harness::modules![
     shared,
     torture,
 ];
+
+/// A pool that may hold hundreds of descriptors, as its workers may. The suite also runs with a low limit.
+fn pool_with_descriptors(method: StartMethod, processes: usize) -> Pool {
+    sys::want_descriptors(1000);
+    stage::pool(method, processes)
+}
 
 /// A pipe: the end to read from, and the end to write to, as a value that travels.
 fn pipe() -> (File, Fd<File>) {
