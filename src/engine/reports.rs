@@ -183,8 +183,14 @@ impl Engine {
         if self.workers.is_ignored(worker) {
             return;
         }
+        let held = self.schedule.items_held(worker);
         let Some(handle) = self.workers.get_mut(worker) else { return };
-        handle.link.attachments.add(number, arrived(beside, place, &self.cache));
+        let attachments = &mut handle.link.attachments;
+        if handle.trust.killed_for().is_some() && (attachments.carry() || attachments.len() as u64 > held) {
+            // It is being killed for what it has sent already.
+            return;
+        }
+        attachments.add(number, arrived(beside, place, &self.cache));
         self.cache.restore_room();
         if purpose == Purpose::Events && handle.link.attachments.len() > 1 && handle.link.attachments.carry() {
             self.receive_all(worker);
@@ -193,7 +199,9 @@ impl Engine {
         let carries_more = handle.link.attachments.len() > 1 && handle.link.attachments.carry();
         // Each belongs to an answer, and each answer to an item that the worker holds.
         if carries_more || handle.link.attachments.len() as u64 > self.schedule.items_held(worker) {
-            self.distrust(worker, "it sends what it was not asked for");
+            // What it has answered counts: the items behind the flood are not to blame.
+            let error = PoolError::Protocol { message: "it sends what it was not asked for".to_owned() };
+            self.workers.kill_for(worker, error, &mut self.effects);
         }
     }
 

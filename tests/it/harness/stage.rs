@@ -239,15 +239,15 @@ pub(crate) fn assert_one_lost_at_most(results: Vec<Result<u32, TaskError>>, coun
 
 /// As [`assert_one_lost_at_most`], but `allowed` errors may occur too.
 pub(crate) fn assert_one_lost_at_most_or(results: Vec<Result<u32, TaskError>>, allowed: impl Fn(&TaskError) -> bool) {
-    let mut lost = 0;
+    let mut lost = Vec::new();
     for (x, result) in (0u32..).zip(results) {
         match result {
             Ok(value) => assert_eq!(value, x),
-            Err(TaskError::WorkerDied { .. }) => lost += 1,
+            Err(error @ TaskError::WorkerDied { .. }) => lost.push((x, error)),
             Err(other) => assert!(allowed(&other), "item {x}: {other:?}"),
         }
     }
-    assert!(lost <= 1, "{lost} items lost by one death");
+    assert!(lost.len() <= 1, "lost by one death: {lost:?}");
 }
 
 /// Waits until every worker of the pool works, by running one item on each at the same time.
