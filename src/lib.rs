@@ -138,6 +138,9 @@ pub mod channel {
     //! # Ok::<(), Box<dyn std::error::Error>>(())
     //! ```
     //!
+    //! An end does not travel inside a value of the pool yet, and no public call hands it to another process: so far, a
+    //! program can use a channel between its threads only.
+    //!
     //! | Python | here |
     //! |---|---|
     //! | `Queue(n)`, `SimpleQueue()` | [`bounded`] |

@@ -14,7 +14,6 @@ use start_methods::Starts;
 use crate::error::PoolError;
 use crate::schedule::PoolPolicy;
 use crate::schedule::size::Size;
-use crate::sys::processor;
 use crate::transport::control;
 use crate::transport::control::Initializer;
 use crate::transport::control::Setup;
@@ -54,8 +53,7 @@ impl InitializerArgs {
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Inline(ours), Self::Inline(theirs)) => ours == theirs,
-            // What cannot be read is like nothing.
-            // Nor is what carries descriptors.
+            // Arguments that carry descriptors, or cannot be read, are like no others.
             (Self::Attached(ours), Self::Attached(theirs))
                 if ours.carried().is_empty() && theirs.carried().is_empty() =>
             {
@@ -119,13 +117,13 @@ impl Config {
     }
 
     /// How the pool keeps its workers.
-    pub(crate) fn policy(&self) -> PoolPolicy {
+    pub(crate) fn policy(&self, processors: usize) -> PoolPolicy {
         PoolPolicy {
             size: self.size,
             tasks_max: self.max_tasks_per_child,
             age_max: self.max_age_per_child,
             grain: self.links.grain(),
-            processors: processor::available_at_first(),
+            processors,
         }
     }
 

@@ -31,12 +31,9 @@ impl Engine {
     /// The caller wants no more of the job: what waits is not run, and what runs is stopped. Whether anything of it was
     /// left.
     pub(crate) fn revoke(&mut self, id: JobId) -> bool {
-        let Some(job) = self.jobs.get_mut(id) else { return false };
-        if job.is_finished() {
+        if !self.cancel_queued(id) {
             return false;
         }
-        job.cancelled = Some(Cancelled::ByCaller);
-        self.schedule.cancel(id, Instant::now());
         self.carry_out();
         if self.jobs.get(id).is_none_or(Job::is_settled) {
             // It was all queued: there is no need to look for it among the workers.
@@ -58,12 +55,9 @@ impl Engine {
     /// Exact, because a worker and the parent agree in one step on what has begun: what is recalled here was not begun
     /// and will not be, and what is not recalled counts as begun.
     pub(crate) fn cancel_pending(&mut self, id: JobId) -> bool {
-        let Some(job) = self.jobs.get_mut(id) else { return false };
-        if job.is_finished() {
+        if !self.cancel_queued(id) {
             return false;
         }
-        job.cancelled = Some(Cancelled::ByCaller);
-        self.schedule.cancel(id, Instant::now());
         self.carry_out();
         for worker in self.schedule.holders(id) {
             self.recall(worker);
@@ -72,14 +66,18 @@ impl Engine {
         self.jobs.get(id).is_some_and(Job::is_cancelled_whole)
     }
 
+    /// The caller cancels the job, so nothing of it that is queued runs. Returns whether the job was unfinished.
+    fn cancel_queued(&mut self, id: JobId) -> bool {
+        let Some(job) = self.jobs.get_mut(id).filter(|job| !job.is_finished()) else { return false };
+        job.cancelled = Some(Cancelled::ByCaller);
+        self.schedule.cancel(id, Instant::now());
+        true
+    }
+
     /// As [`cancel_pending`](Self::cancel_pending), for all jobs.
     pub(crate) fn cancel_all_pending(&mut self) {
-        let now = Instant::now();
         for id in self.jobs.unfinished_ids() {
-            if let Some(job) = self.jobs.get_mut(id) {
-                job.cancelled = Some(Cancelled::ByCaller);
-                self.schedule.cancel(id, now);
-            }
+            self.cancel_queued(id);
         }
         self.carry_out();
         for worker in self.schedule.loaded() {

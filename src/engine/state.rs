@@ -109,7 +109,7 @@ impl Engine {
         Self {
             phase: Phase::Running,
             effects: Effects::default(),
-            schedule: Schedule::new(config.policy()),
+            schedule: Schedule::new(config.policy(processors)),
             jobs: JobTable::default(),
             workers: Workers::new(watch, processors),
             next_id: 1,

@@ -116,6 +116,7 @@ impl Segment {
     pub(super) fn create(head: Head, bytes: usize) -> io::Result<(Self, PrivateFd)> {
         let len = BYTES + bytes;
         let numbers = head.numbers(len)?;
+        fault!("memfd");
         let fd = memfd::new(NAME)?;
         file_size::check(len as u64)?;
         let length = libc::off_t::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;

@@ -7,15 +7,12 @@ use nix::errno::Errno;
 use nix::sys::memfd::MFdFlags;
 use nix::sys::memfd::memfd_create;
 
-use crate::sys::failpoint::fault;
-
 /// An empty memfd that can be sealed and is closed on exec. The name is what /proc/PID/maps shows.
 ///
 /// # Errors
 ///
 /// The error of memfd_create(2): no descriptor is left, for instance.
 pub(crate) fn new(name: &str) -> io::Result<OwnedFd> {
-    fault!("memfd");
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Never executable, where the kernel knows that flag (6.3).
     match memfd_create(name, flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {

@@ -14,6 +14,7 @@
 //!   [`gate`](crate::ipc::gate) are woken by the next change, and the end of a side is told by the kernel.
 
 mod attachments;
+mod counts;
 mod duplex;
 mod end;
 mod error;

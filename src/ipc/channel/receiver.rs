@@ -13,6 +13,7 @@ use start_methods::PrivateFd;
 
 use super::attachments;
 use super::attachments::Taken;
+use super::counts::counts;
 use super::end::End;
 use super::end::Side;
 use super::end::Woken;
@@ -201,51 +202,6 @@ impl<T> Receiver<T> {
         self.end.close();
     }
 
-    /// How many messages the channel holds. Other processes may change that at any time.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (tx, rx) = procpool::channel::bounded(4)?;
-    /// tx.send(1u8)?;
-    /// assert_eq!((rx.len(), rx.capacity(), rx.is_empty(), rx.is_full()), (1, 4, false, false));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.end.len()
-    }
-
-    /// Whether the channel holds no message.
-    ///
-    /// # Examples
-    ///
-    /// See [`len`](Self::len).
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether the channel holds as many messages as it may. (A channel with fewer may be full as well, of bytes.)
-    ///
-    /// # Examples
-    ///
-    /// See [`len`](Self::len).
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.len() >= self.capacity()
-    }
-
-    /// How many messages the channel may hold.
-    ///
-    /// # Examples
-    ///
-    /// See [`len`](Self::len).
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.end.shared().messages
-    }
-
     /// Prepares to wait for a message by a reactor (epoll, tokio's `AsyncFd`): if it returns true, there is no message, and
     /// the descriptor of [`AsFd`] becomes readable when there may be one, or when all senders are gone. If it returns
     /// false, try to receive now.
@@ -280,6 +236,8 @@ impl<T> Receiver<T> {
         arm(&self.end, words, Wait::Not) == Ok(Some(true))
     }
 }
+
+counts!(Receiver);
 
 /// The next message; `None` if the wait is over first.
 fn recv(end: &End, wait: Wait) -> Result<Option<Arrived>, RecvError> {

@@ -14,6 +14,7 @@ use start_methods::PrivateFd;
 
 use super::attachments;
 use super::attachments::Sent;
+use super::counts::counts;
 use super::end::End;
 use super::end::Side;
 use super::end::Woken;
@@ -206,51 +207,6 @@ impl<T> Sender<T> {
         self.end.close();
     }
 
-    /// How many messages the channel holds. Other processes may change that at any time.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (tx, _rx) = procpool::channel::bounded(4)?;
-    /// tx.send(1u8)?;
-    /// assert_eq!((tx.len(), tx.capacity(), tx.is_empty(), tx.is_full()), (1, 4, false, false));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.end.len()
-    }
-
-    /// Whether the channel holds no message.
-    ///
-    /// # Examples
-    ///
-    /// See [`len`](Self::len).
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether the channel holds as many messages as it may. (A channel with fewer may be full as well, of bytes.)
-    ///
-    /// # Examples
-    ///
-    /// See [`len`](Self::len).
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.len() >= self.capacity()
-    }
-
-    /// How many messages the channel may hold.
-    ///
-    /// # Examples
-    ///
-    /// See [`len`](Self::len).
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.end.shared().messages
-    }
-
     /// Prepares to wait by a reactor (epoll, tokio's `AsyncFd`), after [`try_send`](Self::try_send) has found no room: if it
     /// returns true, there is none still for that message, and the descriptor of [`AsFd`] becomes readable when there may be,
     /// or when all receivers are gone. If it returns false, try to send now.
@@ -274,6 +230,8 @@ impl<T> Sender<T> {
         arm(&self.end, words, self.end.wanted(), Wait::Not) == Ok(true)
     }
 }
+
+counts!(Sender);
 
 /// Sends an encoded message.
 fn send(end: &End, message: &Encoded<'_>, wait: Wait) -> Result<(), NotSent> {

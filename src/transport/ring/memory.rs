@@ -121,6 +121,7 @@ impl Memory {
     ///
     /// The kernel refuses memfds, seals, or the memory.
     pub(super) fn new() -> io::Result<(Self, PrivateFd)> {
+        fault!("memfd");
         let fd = memfd::new(NAME)?;
         file_size::check(LEN as u64)?;
         // The pages are allocated now: a failure at the first write would be SIGBUS.

@@ -9,8 +9,6 @@ use nix::fcntl::OFlag;
 use nix::fcntl::SealFlag;
 use nix::fcntl::fcntl;
 use nix::fcntl::open;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use nix::sys::stat::Mode;
 use start_methods::PrivateFd;
 
@@ -18,6 +16,7 @@ use super::footer::Footer;
 use super::footer::LoanState;
 use super::positioned::write_at;
 use super::seals::constant;
+use crate::sys::memfd;
 
 /// A file with these bytes and a footer, that can never change.
 ///
@@ -45,13 +44,7 @@ pub(super) fn seal(fd: &PrivateFd) {
 ///
 /// EMFILE: no descriptor is left; otherwise the error of memfd_create(2) or open(2).
 pub(super) fn anonymous_file() -> io::Result<OwnedFd> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Never executable, where the kernel supports that flag (6.3).
-    let memfd = match memfd_create("procpool", flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
-        Err(Errno::EINVAL) => memfd_create("procpool", flags),
-        made => made,
-    };
-    memfd.or_else(|_| {
+    memfd::new("procpool").or_else(|_| {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         Ok(open("/dev/shm", flags, Mode::S_IRUSR | Mode::S_IWUSR)?)
     })

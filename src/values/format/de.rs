@@ -15,8 +15,8 @@ use super::access::Positions;
 use super::access::Variant;
 use super::access::VariantEntry;
 use super::error::Error;
-use super::number::visit_i128;
-use super::number::visit_u128;
+use super::number::Numbers;
+use super::number::each_number;
 use super::numbers;
 use super::numbers::Number;
 use super::reader::Naming;
@@ -57,19 +57,9 @@ impl<'de> Reader<'de> {
 
     fn visit_number<V: Visitor<'de>>(&mut self, tag: u8, visitor: V) -> Result<V::Value, Error> {
         match Kind::of_code(tag - tag::NUMBER) {
-            Some(Kind::U8) => visitor.visit_u8(u8::from_ne_bytes(self.array()?)),
-            Some(Kind::U16) => visitor.visit_u16(u16::from_ne_bytes(self.array()?)),
-            Some(Kind::U32) => visitor.visit_u32(u32::from_ne_bytes(self.array()?)),
-            Some(Kind::U64) => visitor.visit_u64(u64::from_ne_bytes(self.array()?)),
-            Some(Kind::U128) => visit_u128(visitor, u128::from_ne_bytes(self.array()?)),
-            Some(Kind::I8) => visitor.visit_i8(i8::from_ne_bytes(self.array()?)),
-            Some(Kind::I16) => visitor.visit_i16(i16::from_ne_bytes(self.array()?)),
-            Some(Kind::I32) => visitor.visit_i32(i32::from_ne_bytes(self.array()?)),
-            Some(Kind::I64) => visitor.visit_i64(i64::from_ne_bytes(self.array()?)),
-            Some(Kind::I128) => visit_i128(visitor, i128::from_ne_bytes(self.array()?)),
-            Some(Kind::F32) => visitor.visit_f32(f32::from_ne_bytes(self.array()?)),
-            Some(Kind::F64) => visitor.visit_f64(f64::from_ne_bytes(self.array()?)),
+            // A `bool` by itself has tags of its own.
             Some(Kind::Bool) | None => Err(self.abandon(Error::malformed())),
+            Some(kind) => Numbers { kind, bytes: self.take(kind.size())? }.take_first().visit(visitor),
         }
     }
 
@@ -236,20 +226,7 @@ macro_rules! any {
 impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
     type Error = Error;
 
-    numbers! {
-        deserialize_u8(u8, Kind::U8, visit_u8)
-        deserialize_u16(u16, Kind::U16, visit_u16)
-        deserialize_u32(u32, Kind::U32, visit_u32)
-        deserialize_u64(u64, Kind::U64, visit_u64)
-        deserialize_u128(u128, Kind::U128, visit_u128)
-        deserialize_i8(i8, Kind::I8, visit_i8)
-        deserialize_i16(i16, Kind::I16, visit_i16)
-        deserialize_i32(i32, Kind::I32, visit_i32)
-        deserialize_i64(i64, Kind::I64, visit_i64)
-        deserialize_i128(i128, Kind::I128, visit_i128)
-        deserialize_f32(f32, Kind::F32, visit_f32)
-        deserialize_f64(f64, Kind::F64, visit_f64)
-    }
+    each_number!(numbers);
 
     #[inline]
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -41,8 +41,9 @@ impl OneNumber<'_> {
 }
 
 impl<'de> OneNumber<'de> {
+    /// Passes the number to a visitor that has not asked for its kind.
     #[inline(never)]
-    fn visit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+    pub(super) fn visit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.0.kind {
             Kind::Bool => match self.array()? {
                 [0] => visitor.visit_bool(false),
@@ -65,6 +66,27 @@ impl<'de> OneNumber<'de> {
     }
 }
 
+/// Calls a macro with the methods by which a type asks for a number, the number, its kind, and what its visitor is given.
+macro_rules! each_number {
+    ($callback:ident) => {
+        $callback! {
+            deserialize_u8(u8, Kind::U8, visit_u8)
+            deserialize_u16(u16, Kind::U16, visit_u16)
+            deserialize_u32(u32, Kind::U32, visit_u32)
+            deserialize_u64(u64, Kind::U64, visit_u64)
+            deserialize_u128(u128, Kind::U128, visit_u128)
+            deserialize_i8(i8, Kind::I8, visit_i8)
+            deserialize_i16(i16, Kind::I16, visit_i16)
+            deserialize_i32(i32, Kind::I32, visit_i32)
+            deserialize_i64(i64, Kind::I64, visit_i64)
+            deserialize_i128(i128, Kind::I128, visit_i128)
+            deserialize_f32(f32, Kind::F32, visit_f32)
+            deserialize_f64(f64, Kind::F64, visit_f64)
+        }
+    };
+}
+pub(super) use each_number;
+
 macro_rules! as_asked {
     ($($method:ident($number:ty, $kind:expr, $visit:ident))*) => {$(
         #[inline]
@@ -80,20 +102,7 @@ macro_rules! as_asked {
 impl<'de> de::Deserializer<'de> for OneNumber<'de> {
     type Error = Error;
 
-    as_asked! {
-        deserialize_u8(u8, Kind::U8, visit_u8)
-        deserialize_u16(u16, Kind::U16, visit_u16)
-        deserialize_u32(u32, Kind::U32, visit_u32)
-        deserialize_u64(u64, Kind::U64, visit_u64)
-        deserialize_u128(u128, Kind::U128, visit_u128)
-        deserialize_i8(i8, Kind::I8, visit_i8)
-        deserialize_i16(i16, Kind::I16, visit_i16)
-        deserialize_i32(i32, Kind::I32, visit_i32)
-        deserialize_i64(i64, Kind::I64, visit_i64)
-        deserialize_i128(i128, Kind::I128, visit_i128)
-        deserialize_f32(f32, Kind::F32, visit_f32)
-        deserialize_f64(f64, Kind::F64, visit_f64)
-    }
+    each_number!(as_asked);
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.visit(visitor)
@@ -120,7 +129,7 @@ impl<'de> de::Deserializer<'de> for OneNumber<'de> {
 
 /// A 128-bit number for a type that has not asked for one: serde's buffers take no such numbers.
 #[inline]
-pub(super) fn visit_u128<'de, V: Visitor<'de>>(visitor: V, number: u128) -> Result<V::Value, Error> {
+fn visit_u128<'de, V: Visitor<'de>>(visitor: V, number: u128) -> Result<V::Value, Error> {
     match u64::try_from(number) {
         Ok(short) => visitor.visit_u64(short),
         Err(_) => visitor.visit_u128(number),
@@ -128,7 +137,7 @@ pub(super) fn visit_u128<'de, V: Visitor<'de>>(visitor: V, number: u128) -> Resu
 }
 
 #[inline]
-pub(super) fn visit_i128<'de, V: Visitor<'de>>(visitor: V, number: i128) -> Result<V::Value, Error> {
+fn visit_i128<'de, V: Visitor<'de>>(visitor: V, number: i128) -> Result<V::Value, Error> {
     match (u64::try_from(number), i64::try_from(number)) {
         (Ok(short), _) => visitor.visit_u64(short),
         (_, Ok(short)) => visitor.visit_i64(short),

@@ -26,10 +26,13 @@ use crate::harness::processes;
 use crate::harness::stage;
 use crate::harness::stage::Notebook;
 use crate::harness::sys;
+use crate::ipc::Reader;
+use crate::ipc::Writer;
 use crate::ipc::clones;
 use crate::ipc::pipe;
 use crate::ipc::pool_with_descriptors;
 use crate::ipc::read_to_end;
+use crate::ipc::say;
 
 cases![
     argument_anywhere_inside_a_value,
@@ -49,13 +52,6 @@ cases![
     panic_half_way_keeps_nothing,
     forked_copy_of_a_result_harms_nothing,
 ];
-
-type Reader = Fd<File>;
-type Writer = Fd<File>;
-
-fn say(writer: &Writer, text: &str) {
-    (&**writer).write_all(text.as_bytes()).unwrap();
-}
 
 #[derive(Serialize, Deserialize)]
 enum Sink {

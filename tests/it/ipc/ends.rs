@@ -1,7 +1,5 @@
 //! The end of a pipe whose other end travelled is seen as soon as the task that had it is done, however that came about.
 
-use std::fs::File;
-use std::io::Write;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -14,9 +12,12 @@ use serde::Serialize;
 use crate::harness::cases;
 use crate::harness::stage;
 use crate::harness::stage::Notebook;
+use crate::ipc::Reader;
+use crate::ipc::Writer;
 use crate::ipc::clones;
 use crate::ipc::pipe;
 use crate::ipc::read_to_end;
+use crate::ipc::say;
 
 cases![
     seen_after_the_answer,
@@ -28,13 +29,6 @@ cases![
     reader_is_not_held_up_by_what_waits_behind_it,
     others_do_not_overtake_it_for_ever,
 ];
-
-type Reader = Fd<File>;
-type Writer = Fd<File>;
-
-fn say(writer: &Writer, text: &str) {
-    (&**writer).write_all(text.as_bytes()).unwrap();
-}
 
 fn seen_after_the_answer(method: StartMethod) {
     let pool = stage::pool(method, 2);

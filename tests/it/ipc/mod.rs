@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::io::Write;
 
 use nix::fcntl::OFlag;
 use procpool::Fd;
@@ -29,6 +30,15 @@ crate::harness::modules![
 fn pool_with_descriptors(method: StartMethod, processes: usize) -> Pool {
     sys::want_descriptors(1000);
     stage::pool(method, processes)
+}
+
+/// The end of a pipe that is read, as a value that travels.
+type Reader = Fd<File>;
+/// The end that is written.
+type Writer = Fd<File>;
+
+fn say(writer: &Writer, text: &str) {
+    (&**writer).write_all(text.as_bytes()).unwrap();
 }
 
 /// A pipe: the end to read from, and the end to write to, as a value that travels.
