@@ -91,6 +91,12 @@ pub(crate) fn status_line(pid: u32, key: &str) -> String {
     line.unwrap().trim().to_owned()
 }
 
+/// Raises the soft limit of open files, for a case that needs so many. The suite also runs with a low one.
+pub(crate) fn want_descriptors(wanted: u64) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted.min(hard)), hard).unwrap();
+}
+
 /// Limits this process to `spare` more descriptors than it has, while `f` runs.
 pub(crate) fn with_spare_descriptors<R>(spare: usize, f: impl FnOnce() -> R) -> R {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

@@ -36,6 +36,7 @@ use crate::helper::exit_with;
 use crate::helper::receive_text;
 use crate::helper::send_text;
 use crate::helper::start_ready;
+use crate::helper::want_descriptors;
 use crate::once;
 
 pub(crate) const CASES: &[Case] = &[
@@ -321,8 +322,7 @@ fn no_open_files_leave_what_is_open(method: StartMethod) {
         // The end of the connection is detected too.
         u8::from(birth.control.recv(&mut [0; 8], &mut Vec::new()).unwrap() != start_methods::Received::Closed)
     }
-    let (soft, hard) = getrlimit(resource::Resource::RLIMIT_NOFILE).unwrap();
-    resource::setrlimit(resource::Resource::RLIMIT_NOFILE, soft.max(hard.min(1024)), hard).unwrap();
+    want_descriptors(1024);
     let crowd: Vec<PrivateFd> = (0..100).map(|_| PrivateFd::adopt(pipe().unwrap().0).unwrap()).collect();
     let high = fcntl(std::io::stderr(), FcntlArg::F_DUPFD(300)).unwrap();
     for limit in [0, 1, 3] {

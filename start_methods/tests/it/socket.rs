@@ -16,6 +16,7 @@ use start_methods::Socket;
 
 use crate::Case;
 use crate::audit::fds;
+use crate::helper::want_descriptors;
 use crate::helper::with_spare_descriptors;
 use crate::once;
 
@@ -142,6 +143,7 @@ fn a_long_message_is_an_error() {
 }
 
 fn as_many_descriptors_as_the_kernel_takes() {
+    want_descriptors(1024);
     let (here, there) = Socket::pair().unwrap();
     let stderr = io::stderr();
     let many: Vec<BorrowedFd<'_>> = vec![stderr.as_fd(); 253];
