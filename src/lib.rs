@@ -138,8 +138,44 @@ pub mod channel {
     //! # Ok::<(), Box<dyn std::error::Error>>(())
     //! ```
     //!
-    //! An end does not travel inside a value of the pool yet, and no public call hands it to another process: so far, a
-    //! program can use a channel between its threads only.
+    //! # Ends travel
+    //!
+    //! An end may stand anywhere inside any value that this crate sends: an argument, a result, a
+    //! [context](crate::Pool::with), an argument of an [initializer](crate::PoolBuilder::initializer), or a message of a
+    //! channel, be it the same one. What arrives is another end on the same side of the same channel; the one that was sent
+    //! stays as it is. `Sender<T>` and `Receiver<T>` travel whatever `T` is.
+    //!
+    //! ```
+    //! use procpool::{Pool, channel};
+    //!
+    //! fn main() -> anyhow::Result<()> {
+    //!     procpool::init();
+    //!     let pool = Pool::new(2)?;
+    //!     // Progress from all workers, while the results come.
+    //!     let (tx, rx) = channel::bounded::<(u32, f32)>(1024)?;
+    //!     let squares = pool.with(&tx).map_async(0..10u32, |tx, i| {
+    //!         tx.send((i, 0.5)).ok();
+    //!         i * i
+    //!     });
+    //!     drop(tx); // Then the loop ends when the last task has.
+    //!     let mut reports = 0;
+    //!     for message in &rx {
+    //!         let (_, _share) = message?;
+    //!         reports += 1;
+    //!     }
+    //!     assert_eq!((reports, squares.get()?[9]), (10, 81));
+    //!     Ok(())
+    //! }
+    //! ```
+    //!
+    //! As long as the pool needs an end, it keeps it open; [`Fd`](crate::Fd#lifetimes) says how long that is. So drop your own
+    //! end before you wait for the other side to see the end.
+    //!
+    //! Two tasks that wait for each other need two workers: in a pool of one, or with one queued behind the other, both wait
+    //! for ever.
+    //!
+    //! In a generic struct of your own, the derives of serde ask that `T` is serializable where `Sender<T>` needs no such
+    //! thing: `#[serde(bound = "")]`.
     //!
     //! | Python | here |
     //! |---|---|

@@ -16,7 +16,7 @@ use crate::error::Side;
 use crate::error::TaskError;
 use crate::transport::frame::ItemReader;
 use crate::values::attach;
-use crate::values::attach::Sender;
+use crate::values::attach::Source;
 use crate::values::codec;
 use crate::work::batch::JobId;
 use crate::work::jobs::Callback;
@@ -45,7 +45,7 @@ pub(super) fn read_outcomes<T: Data, E>(
         }
         SettledRef::Parcel(parcel) => f(match parcel.read() {
             Ok(bytes) => {
-                let _delivery = attach::deliver(parcel.carried().clone(), Sender::Worker);
+                let _delivery = attach::deliver(parcel.carried().clone(), Source::Other);
                 codec::decode(&bytes).map_err(|message| undecoded(message, origin(0)))
             }
             Err(error) => Err(undecoded(error.to_string(), origin(0))),

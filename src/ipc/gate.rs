@@ -48,9 +48,9 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use start_methods::Received;
-use start_methods::Socket;
 
 use crate::sys::failpoint;
+use crate::values::handle::SharedSocket;
 
 /// There is a token: no sleeper needs another.
 const QUIET: u32 = 0;
@@ -147,7 +147,7 @@ fn repair<F: Flag>(flag: &F) {
 pub(super) struct Gate<'a> {
     pub(super) flag: &'a AtomicU32,
     /// This side's end of the pair.
-    pub(super) tokens: &'a Socket,
+    pub(super) tokens: &'a SharedSocket,
 }
 
 impl Gate<'_> {
@@ -168,7 +168,7 @@ pub(super) fn reset(flag: &AtomicU32) {
     repair(flag);
 }
 
-impl Tokens for Socket {
+impl Tokens for SharedSocket {
     fn put(&self) -> Put {
         match self.try_send(&[IoSlice::new(b"t")], &[]) {
             // Full: there are tokens.
@@ -209,15 +209,16 @@ mod tests {
     use nix::poll::poll;
 
     use super::*;
+    use crate::values::handle::socket_pair;
 
-    fn is_readable(socket: &Socket) -> bool {
+    fn is_readable(socket: &SharedSocket) -> bool {
         let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO).unwrap() == 1
     }
 
     #[test]
     fn a_change_wakes_all_once() {
-        let (here, there) = Socket::pair().unwrap();
+        let (here, there) = socket_pair().unwrap();
         let flag = AtomicU32::new(ARMED);
         let (changes, waits) = (Gate { flag: &flag, tokens: &here }, Gate { flag: &flag, tokens: &there });
         waits.arm();
@@ -233,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_token_that_the_dead_have_left_is_taken_out() {
-        let (here, there) = Socket::pair().unwrap();
+        let (here, there) = socket_pair().unwrap();
         let flag = AtomicU32::new(ARMED);
         let waits = Gate { flag: &flag, tokens: &there };
         // A death between the token and the flag.
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_full_socket_and_a_side_that_is_gone_count_as_woken() {
-        let (here, there) = Socket::pair().unwrap();
+        let (here, there) = socket_pair().unwrap();
         while here.try_send(&[IoSlice::new(b"t")], &[]).unwrap() {}
         let flag = AtomicU32::new(ARMED);
         let changes = Gate { flag: &flag, tokens: &here };

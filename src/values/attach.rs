@@ -14,12 +14,16 @@
 //!
 //! Also called: SCM_RIGHTS, handle passing, out-of-band data.
 
+use std::any::Any;
+use std::any::TypeId;
 use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 /// Maximum descriptors of one value: the kernel's limit for one message (SCM_MAX_FD).
 pub(crate) const FDS_MAX: usize = 253;
@@ -34,15 +38,31 @@ pub(crate) type SharedFd = Arc<dyn Descriptor>;
 
 /// The descriptors of one value, by their places. Clones share them. Most values have none.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Carried(Option<Arc<[SharedFd]>>);
+pub(crate) struct Carried(Option<Arc<Table>>);
 
-/// How far the process that sent a value is trusted.
+/// The fields are dropped in this order: what was made of descriptors is the last to have them.
+#[derive(Debug)]
+struct Table {
+    fds: Vec<SharedFd>,
+    made: Mutex<Vec<Made>>,
+}
+
+/// What was made of descriptors when the value was decoded, for when it is decoded again.
+#[derive(Debug)]
+struct Made {
+    /// Of the type for which it was made.
+    key: TypeId,
+    places: Vec<u32>,
+    object: Arc<dyn Any + Send + Sync>,
+}
+
+/// The process that sent a value, by how far it is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sender {
+pub(crate) enum Source {
     /// The parent, which has checked what it passes on.
     Parent,
-    /// A worker, which may send anything.
-    Worker,
+    /// Any other process, which may send anything.
+    Other,
 }
 
 /// Why a handle cannot be encoded or decoded.
@@ -58,7 +78,7 @@ pub(crate) enum AttachError {
 
 impl Carried {
     pub(crate) fn new(fds: Vec<SharedFd>) -> Self {
-        Self(if fds.is_empty() { None } else { Some(fds.into()) })
+        Self(if fds.is_empty() { None } else { Some(Arc::new(Table { fds, made: Mutex::default() })) })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -71,7 +91,7 @@ impl Carried {
     }
 
     fn fds(&self) -> &[SharedFd] {
-        self.0.as_deref().unwrap_or_default()
+        self.0.as_ref().map(|table| table.fds.as_slice()).unwrap_or_default()
     }
 
     /// The descriptors, in order of their places.
@@ -84,8 +104,9 @@ impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AttachError::NotSending => f.write_str(
-                "a descriptor travels only inside a value that procpool sends: an argument, a result, a context, or an \
-                 argument of an initializer; pass the handle itself instead of bytes that were made of it",
+                "a descriptor travels only inside a value that procpool sends: an argument, a result, a context, an \
+                 argument of an initializer, or a message of a channel; pass the handle itself instead of bytes that \
+                 were made of it",
             ),
             AttachError::TooMany => write!(
                 f,
@@ -101,7 +122,7 @@ impl fmt::Display for AttachError {
 }
 
 /// What has been received with the next value.
-type Delivered = (Carried, Sender);
+type Delivered = (Carried, Source);
 
 thread_local! {
     /// The table of the value that is being encoded.
@@ -171,9 +192,9 @@ pub(crate) fn attach(fd: &SharedFd) -> Result<u32, AttachError> {
 pub(crate) struct Delivery;
 
 /// The next value that this thread decodes has these descriptors. They are dropped when it is decoded.
-pub(crate) fn deliver(carried: Carried, sender: Sender) -> Delivery {
+pub(crate) fn deliver(carried: Carried, source: Source) -> Delivery {
     if !carried.is_empty() {
-        DELIVERED.set(Some((carried, sender)));
+        DELIVERED.set(Some((carried, source)));
     }
     Delivery
 }
@@ -211,14 +232,40 @@ impl Drop for Arriving {
 /// # Errors
 ///
 /// [`AttachError::NotReceived`].
-pub(crate) fn arrived(place: u32) -> Result<(SharedFd, Sender), AttachError> {
+pub(crate) fn arrived(place: u32) -> Result<(SharedFd, Source), AttachError> {
     let found = ARRIVED.try_with(|arrived| {
         let arrived = arrived.borrow();
-        let (carried, sender) = arrived.as_ref()?;
+        let (carried, source) = arrived.as_ref()?;
         let fd = carried.fds().get(usize::try_from(place).ok()?)?;
-        Some((Arc::clone(fd), *sender))
+        Some((Arc::clone(fd), *source))
     });
     found.ok().flatten().ok_or(AttachError::NotReceived)
+}
+
+/// What is made for a `T` of the descriptors at these places of the value that is being decoded: what was made before, or what
+/// `make` makes.
+///
+/// # Errors
+///
+/// [`AttachError::NotReceived`], or the error of `make`, after which the descriptors are there still.
+pub(crate) fn arrived_as<T: 'static, O: Any + Send + Sync, E: From<AttachError>>(
+    places: Vec<u32>,
+    make: impl FnOnce(Vec<SharedFd>) -> Result<O, E>,
+) -> Result<Arc<O>, E> {
+    let carried = ARRIVED.try_with(|arrived| arrived.borrow().as_ref().map(|(carried, _)| carried.clone()));
+    let table = carried.ok().flatten().and_then(|carried| carried.0).ok_or(AttachError::NotReceived)?;
+    let key = TypeId::of::<T>();
+    // Locked while the object is made: of two threads that decode the same value, one makes it.
+    let mut made = table.made.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = made.iter().find(|known| known.key == key && known.places == places);
+    if let Some(object) = known.and_then(|known| Arc::clone(&known.object).downcast().ok()) {
+        return Ok(object);
+    }
+    let fd_at = |place: &u32| table.fds.get(usize::try_from(*place).ok()?).map(Arc::clone);
+    let fds = places.iter().map(fd_at).collect::<Option<_>>().ok_or(AttachError::NotReceived)?;
+    let object = Arc::new(make(fds)?);
+    made.push(Made { key, places, object: Arc::clone(&object) as Arc<dyn Any + Send + Sync> });
+    Ok(object)
 }
 
 #[cfg(test)]
@@ -272,7 +319,7 @@ mod tests {
         assert_eq!(attach(&some_fd()), Ok(1));
         assert_eq!(outer.finish().len(), 2);
 
-        let _delivered = deliver(Carried::new(vec![some_fd()]), Sender::Worker);
+        let _delivered = deliver(Carried::new(vec![some_fd()]), Source::Other);
         let outer = arrive();
         assert!(arrived(0).is_ok() && arrived(1).is_err());
         let inner = arrive();
@@ -284,9 +331,36 @@ mod tests {
     }
 
     #[test]
+    fn what_was_made_once_is_found_again() {
+        let carried = Carried::new(vec![some_fd(), some_fd()]);
+        let decode = |places: &[u32], made: &mut usize| {
+            let _delivery = deliver(carried.clone(), Source::Other);
+            let _arriving = arrive();
+            arrived_as::<u8, Vec<SharedFd>, AttachError>(places.to_vec(), |fds| {
+                *made += 1;
+                Ok(fds)
+            })
+        };
+        let mut made = 0;
+        let first = decode(&[1, 0], &mut made).unwrap();
+        assert!(Arc::ptr_eq(&first, &decode(&[1, 0], &mut made).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &decode(&[0, 1], &mut made).unwrap()));
+        assert_eq!(made, 2);
+        assert_eq!(decode(&[2], &mut made).unwrap_err(), AttachError::NotReceived);
+        let _delivery = deliver(carried.clone(), Source::Other);
+        let _arriving = arrive();
+        let failed = arrived_as::<u16, (), _>(vec![1, 0], |_| Err(AttachError::TooMany));
+        assert_eq!(failed.unwrap_err(), AttachError::TooMany);
+        // It is another type, and so another object.
+        let made = arrived_as::<u16, usize, AttachError>(vec![1, 0], |fds| Ok(fds.len()));
+        assert_eq!(*made.unwrap(), 2);
+        drop((first, carried));
+    }
+
+    #[test]
     fn what_is_not_decoded_is_dropped_all_the_same() {
         let fd = some_fd();
-        let delivered = deliver(Carried::new(vec![Arc::clone(&fd)]), Sender::Parent);
+        let delivered = deliver(Carried::new(vec![Arc::clone(&fd)]), Source::Parent);
         assert_eq!(Arc::strong_count(&fd), 2);
         drop(delivered);
         assert_eq!(Arc::strong_count(&fd), 1);
@@ -298,7 +372,7 @@ mod tests {
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let _gathering = gather();
             attach(&fd).unwrap();
-            let _delivered = deliver(Carried::new(vec![Arc::clone(&fd)]), Sender::Parent);
+            let _delivered = deliver(Carried::new(vec![Arc::clone(&fd)]), Source::Parent);
             let _arriving = arrive();
             panic!("half way");
         }));

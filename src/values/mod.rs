@@ -5,6 +5,7 @@ pub(crate) mod blob;
 pub(crate) mod codec;
 pub(crate) mod fd;
 mod format;
+pub(crate) mod handle;
 pub(crate) mod message;
 pub(crate) mod number;
 pub(crate) mod output;

@@ -96,6 +96,12 @@ impl Output {
         !self.carried.is_empty()
     }
 
+    /// Removes the descriptors that the last value carries.
+    #[inline]
+    pub(crate) fn take_carried(&mut self) -> Carried {
+        std::mem::take(&mut self.carried)
+    }
+
     /// How many descriptors the last value carries.
     pub(crate) fn carried_len(&self) -> usize {
         self.carried.len()
@@ -258,7 +264,7 @@ impl Output {
     ///
     /// The message says why it cannot travel. The value is removed all the same.
     pub(crate) fn take_parcel(&mut self) -> Result<Parcel, String> {
-        let carried = std::mem::take(&mut self.carried);
+        let carried = self.take_carried();
         if self.len() <= INLINE_MAX as u64 {
             return Ok(Parcel::inline(self.bytes.split_off(self.start), carried));
         }

@@ -29,8 +29,8 @@ use serde::de::Error as _;
 use serde::ser::Error as _;
 
 use crate::values::attach;
-use crate::values::attach::Sender;
 use crate::values::attach::SharedFd;
+use crate::values::attach::Source;
 use crate::values::blob::ConstantFile;
 use crate::values::blob::FileId;
 
@@ -224,13 +224,13 @@ impl<T: AnyBitPattern> SharedSlice<T> {
     }
 
     /// The slice whose memory another process has sent.
-    fn receive(fd: BorrowedFd<'_>, sender: Sender) -> io::Result<Self> {
+    fn receive(fd: BorrowedFd<'_>, source: Source) -> io::Result<Self> {
         const { Self::IS_PLAIN };
         let (id, len) = ConstantFile::identify(fd)?;
         check_len::<T>(len)?;
         let memory = match listed(id) {
             Some(memory) => memory,
-            None => list(id, ConstantFile::receive(fd, len, sender)?),
+            None => list(id, ConstantFile::receive(fd, len, source)?),
         };
         Ok(Self { memory: Some(memory), items: PhantomData })
     }
@@ -323,8 +323,8 @@ impl<'de, T: AnyBitPattern> Deserialize<'de> for SharedSlice<T> {
         if place == EMPTY {
             return Ok(Self::default());
         }
-        let (fd, sender) = attach::arrived(place).map_err(D::Error::custom)?;
-        Self::receive(fd.as_fd(), sender).map_err(D::Error::custom)
+        let (fd, source) = attach::arrived(place).map_err(D::Error::custom)?;
+        Self::receive(fd.as_fd(), source).map_err(D::Error::custom)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::transport::frame::Body;
 use crate::transport::record::broken;
 use crate::values::attach;
 use crate::values::attach::Carried;
-use crate::values::attach::Sender;
+use crate::values::attach::Source;
 use crate::values::blob::BlobCache;
 use crate::values::codec;
 use crate::values::codec::Coding;
@@ -112,7 +112,7 @@ impl Functions {
     pub(super) fn open(&mut self, function: FunctionId, context: u64, body: Body<'_>, attached: Option<ReceivedFds>) {
         let open_attached = |function: &ResolvedFunction, frame_bytes| {
             let (bytes, carried) = read_attached(frame_bytes, attached, &self.cache)?;
-            let _delivery = attach::deliver(carried, Sender::Parent);
+            let _delivery = attach::deliver(carried, Source::Parent);
             function.open(&bytes)
         };
         let opened = match self.functions.get(&function) {

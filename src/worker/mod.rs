@@ -42,7 +42,7 @@ use crate::transport::worker_link::receive_arguments;
 use crate::transport::worker_link::report;
 use crate::values::attach;
 use crate::values::attach::Carried;
-use crate::values::attach::Sender;
+use crate::values::attach::Source;
 use crate::values::blob::BlobCache;
 use crate::values::blob::IDLE_TIME;
 use crate::values::message;
@@ -119,7 +119,7 @@ fn initialize(initializer: Initializer, control: &Socket) -> Result<(), String> 
             };
             let (opened, carried) = read_attached(&bytes, beside, &BlobCache::of_worker())?;
             read = opened;
-            _delivery = attach::deliver(carried, Sender::Parent);
+            _delivery = attach::deliver(carried, Source::Parent);
             &read
         }
     };
@@ -277,7 +277,7 @@ impl Worker {
                     Err(error) => (Err(error), Carried::default()),
                 };
                 // Dropped when the argument is decoded, so that the function has the only ones.
-                let _delivery = attach::deliver(carried, Sender::Parent);
+                let _delivery = attach::deliver(carried, Source::Parent);
                 callee.run(bytes.as_deref().map_err(String::as_str), &mut self.out)
             }
         };

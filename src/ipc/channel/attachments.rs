@@ -22,10 +22,10 @@ use nix::sys::socket::MsgFlags;
 use nix::sys::socket::recv;
 use start_methods::PrivateFd;
 use start_methods::Received;
-use start_methods::Socket;
 
 use super::record::NUMBER_LEN;
 use crate::sys::table_full::is_table_full;
+use crate::values::handle::SharedSocket;
 
 /// More attachments than this are not passed over at once. A socket holds fewer, unless a process goes on filling it.
 const PASSED_MAX: usize = 1000;
@@ -44,7 +44,7 @@ pub(super) enum Sent {
 /// # Errors
 ///
 /// The error of sendmsg(2), for any other reason than those of [`Sent`].
-pub(super) fn send(socket: &Socket, number: u64, fds: &[BorrowedFd<'_>]) -> io::Result<Sent> {
+pub(super) fn send(socket: &SharedSocket, number: u64, fds: &[BorrowedFd<'_>]) -> io::Result<Sent> {
     match socket.try_send(&[IoSlice::new(&number.to_le_bytes())], fds) {
         Ok(true) => Ok(Sent::Done),
         Ok(false) => Ok(Sent::NoRoom),
@@ -66,7 +66,7 @@ pub(super) enum Taken {
 }
 
 /// Takes the attachment with this number, and closes those before it.
-pub(super) fn take(socket: &Socket, number: u64) -> Taken {
+pub(super) fn take(socket: &SharedSocket, number: u64) -> Taken {
     for _ in 0..PASSED_MAX {
         match next_number(socket) {
             Some(next) if next < number => pass_over(socket),
@@ -77,7 +77,7 @@ pub(super) fn take(socket: &Socket, number: u64) -> Taken {
     Taken::Gone
 }
 
-fn take_next(socket: &Socket) -> Taken {
+fn take_next(socket: &SharedSocket) -> Taken {
     let mut fds = Vec::new();
     match socket.try_recv(&mut [0; NUMBER_LEN], &mut fds) {
         Ok(Received::Message(_)) => Taken::Here(fds),
@@ -88,7 +88,7 @@ fn take_next(socket: &Socket) -> Taken {
 }
 
 /// The number of the next attachment, which stays where it is.
-fn next_number(socket: &Socket) -> Option<u64> {
+fn next_number(socket: &SharedSocket) -> Option<u64> {
     let mut bytes = [0; NUMBER_LEN];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     for _ in 0..PASSED_MAX {
@@ -103,13 +103,13 @@ fn next_number(socket: &Socket) -> Option<u64> {
     None
 }
 
-fn pass_over(socket: &Socket) {
+fn pass_over(socket: &SharedSocket) {
     // It was there a moment ago; if another process has taken it, so much the better.
     let _: io::Result<Received> = socket.try_recv_bytes(&mut Vec::new(), 1);
 }
 
 /// Closes all attachments: no record is left that could name one.
-pub(super) fn discard(socket: &Socket) {
+pub(super) fn discard(socket: &SharedSocket) {
     let mut bytes = Vec::new();
     for _ in 0..PASSED_MAX {
         if !matches!(socket.try_recv_bytes(&mut bytes, 1), Ok(Received::Message(_))) {
@@ -121,9 +121,10 @@ pub(super) fn discard(socket: &Socket) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::handle::socket_pair;
 
-    fn pair_with(numbers: &[u64]) -> (Socket, Socket) {
-        let (here, there) = Socket::pair().unwrap();
+    fn pair_with(numbers: &[u64]) -> (SharedSocket, SharedSocket) {
+        let (here, there) = socket_pair().unwrap();
         for &number in numbers {
             assert_eq!(send(&here, number, &[here.as_fd()]).unwrap(), Sent::Done);
         }

@@ -3,6 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use super::error::RecvError;
 use super::error::SendError;
 use super::open::Options;
@@ -10,7 +13,8 @@ use super::receiver::Receiver;
 use super::sender::Sender;
 use crate::work::task::Data;
 
-/// One end of a [`duplex`] channel: sends `S`, receives `R`. It is no more than its two parts.
+/// One end of a [`duplex`] channel: sends `S`, receives `R`. It is no more than its two parts, and travels
+/// as they do.
 ///
 /// Also called: a connection (`multiprocessing.Pipe`).
 ///
@@ -29,7 +33,8 @@ use crate::work::task::Data;
 /// # counter.join().unwrap();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
 pub struct Duplex<S: 'static, R: 'static> {
     /// Sends to the other end.
     pub tx: Sender<S>,

@@ -11,7 +11,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
@@ -22,13 +22,13 @@ use std::time::Instant;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::sys::socket::Shutdown;
-use nix::sys::socket::SockType;
-use nix::sys::socket::getsockopt;
 use nix::sys::socket::shutdown;
-use nix::sys::socket::sockopt::SockType as SockTypeOption;
+use serde::Deserializer;
+use serde::Serializer;
+use serde::ser::Error as _;
 use start_methods::PrivateFd;
-use start_methods::Socket;
 
+use super::error::FORKED;
 use super::record::record_len;
 use super::shared::Shared;
 use super::shared::Words;
@@ -39,7 +39,12 @@ use crate::sys::processor;
 use crate::sys::spin::AdaptiveSpin;
 use crate::sys::spin::SharedSpin;
 use crate::sys::spin::spin_until;
+use crate::values::attach::SharedFd;
 use crate::values::blob::BlobCache;
+use crate::values::handle;
+use crate::values::handle::SharedSocket;
+use crate::values::handle::socket_of;
+use crate::values::handle::socket_pair;
 
 /// How many descriptors an end holds.
 pub(super) const FDS: usize = 3;
@@ -49,8 +54,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// The fields are dropped in this order: a departure is told when the descriptors are closed.
 #[derive(Debug)]
 pub(super) struct End {
-    pub(super) tokens: Socket,
-    pub(super) attachments: Socket,
+    pub(super) tokens: SharedSocket,
+    pub(super) attachments: SharedSocket,
     departure: Departure,
     pub(super) files: Files,
     /// A process has written nonsense: it may do so again at any time.
@@ -119,7 +124,7 @@ pub(super) enum Woken {
 }
 
 impl End {
-    fn new(shared: Arc<Shared>, side: Side, tokens: Socket, attachments: Socket) -> Self {
+    fn new(shared: Arc<Shared>, side: Side, tokens: SharedSocket, attachments: SharedSocket) -> Self {
         Self {
             tokens,
             attachments,
@@ -143,15 +148,15 @@ impl End {
     /// No descriptor is left; otherwise as for [`Shared::create`].
     pub(super) fn pair(signature: u64, messages: usize, ring_len: usize) -> io::Result<(Self, Self)> {
         let shared = Arc::new(Shared::create(signature, messages, ring_len)?);
-        let (send_tokens, receive_tokens) = Socket::pair()?;
-        let (send_attachments, receive_attachments) = Socket::pair()?;
+        let (send_tokens, receive_tokens) = socket_pair()?;
+        let (send_attachments, receive_attachments) = socket_pair()?;
         let sender = Self::new(Arc::clone(&shared), Side::Senders, send_tokens, send_attachments);
         Ok((sender, Self::new(shared, Side::Receivers, receive_tokens, receive_attachments)))
     }
 
     /// The descriptors, in the order that [`from_fds`](Self::from_fds) takes them.
-    pub(super) fn fds(&self) -> [BorrowedFd<'_>; FDS] {
-        [self.shared().file.as_fd(), self.tokens.as_fd(), self.attachments.as_fd()]
+    pub(super) fn fds(&self) -> [&SharedFd; FDS] {
+        [&self.shared().file, self.tokens.get_ref(), self.attachments.get_ref()]
     }
 
     /// An end that another process has sent.
@@ -160,20 +165,37 @@ impl End {
     ///
     /// `InvalidData`: these are not the descriptors of an end, or of a channel of other values. Otherwise the error of a
     /// system call.
-    pub(super) fn from_fds(signature: u64, side: Side, fds: Vec<PrivateFd>) -> io::Result<Self> {
-        let fds: [PrivateFd; FDS] = fds.try_into().map_err(|fds: Vec<PrivateFd>| {
-            let text = format!("an end of a channel has {FDS} descriptors, not {}", fds.len());
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        })?;
+    pub(super) fn from_fds(signature: u64, side: Side, fds: [SharedFd; FDS]) -> io::Result<Self> {
         let [file, tokens, attachments] = fds;
-        for socket in [&tokens, &attachments] {
-            if getsockopt(socket, SockTypeOption) != Ok(SockType::SeqPacket) {
-                let text = "a descriptor of the channel is not a socket for messages";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            }
-        }
+        // First: the sockets are not asked before it is known that the file, which comes with them, is a channel's.
         let shared = Arc::new(Shared::open(signature, file)?);
-        Ok(Self::new(shared, side, Socket::from_fd(tokens), Socket::from_fd(attachments)))
+        let [tokens, attachments] = [socket_of(tokens)?, socket_of(attachments)?];
+        Ok(Self::new(shared, side, tokens, attachments))
+    }
+
+    /// Serializes an end, which travels as its descriptors.
+    ///
+    /// # Errors
+    ///
+    /// See [`handle::serialize`].
+    pub(super) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.shared().words().is_none() {
+            return Err(S::Error::custom(FORKED));
+        }
+        handle::serialize(&self.fds(), serializer)
+    }
+
+    /// Deserializes an end that has travelled, for a handle of type `T`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`from_fds`](Self::from_fds); see [`handle::deserialize`].
+    pub(super) fn deserialize<'de, T: 'static, D: Deserializer<'de>>(
+        signature: u64,
+        side: Side,
+        deserializer: D,
+    ) -> Result<Arc<Self>, D::Error> {
+        handle::deserialize::<T, Self, D, FDS>(deserializer, |fds| Self::from_fds(signature, side, fds))
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -307,6 +329,20 @@ impl End {
             words.tail().since(head).messages.min(self.shared().messages)
         })
     }
+}
+
+/// The descriptors of an end, from elsewhere.
+///
+/// # Errors
+///
+/// `InvalidData`: there are more or fewer.
+pub(super) fn shared_fds(fds: Vec<OwnedFd>) -> io::Result<[SharedFd; FDS]> {
+    let private = |fd| PrivateFd::adopt(fd).map(|fd| Arc::new(fd) as SharedFd);
+    let fds: Vec<SharedFd> = fds.into_iter().map(private).collect::<io::Result<_>>()?;
+    fds.try_into().map_err(|fds: Vec<SharedFd>| {
+        let text = format!("an end of a channel has {FDS} descriptors, not {}", fds.len());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
 }
 
 fn is_hung_up(polled: &PollFd<'_>) -> bool {

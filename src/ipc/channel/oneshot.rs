@@ -1,8 +1,8 @@
 //! A channel for one value: a reply to one request.
 //!
 //! A bare SOCK_SEQPACKET pair, with one message in it at most, and no shared memory: an end holds one descriptor, so that a
-//! request can carry its reply's end. The first byte of the message says what follows: the encoded value, or nothing, and
-//! then a file with the value is attached. The signature of the value's type comes next.
+//! request can carry its reply's end. The first byte of the message says what follows behind the signature of the value's type:
+//! the encoded value, or nothing, and then the first descriptor is a file with the value. The value carries the others.
 
 use std::fmt;
 use std::io;
@@ -11,14 +11,19 @@ use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+use serde::Serializer;
+use serde::de::Error as _;
 use start_methods::PrivateFd;
 use start_methods::Received;
-use start_methods::Socket;
 
 use super::error::NONSENSE;
 use super::error::NotSent;
@@ -27,11 +32,17 @@ use super::error::SendError;
 use super::message;
 use super::message::Arrived;
 use super::message::Encoded;
+use super::message::EncodedBytes;
 use super::record::INLINE_MAX;
 use super::wait::Wait;
 use crate::sys::poll::poll_until;
 use crate::sys::table_full::is_table_full;
+use crate::values::attach::SharedFd;
 use crate::values::blob::BlobCache;
+use crate::values::handle;
+use crate::values::handle::SharedSocket;
+use crate::values::handle::socket_of;
+use crate::values::handle::socket_pair;
 use crate::work::function::signature_of;
 use crate::work::task::Data;
 
@@ -54,7 +65,7 @@ const FILE: u8 = 1;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Reply<T> {
-    socket: Socket,
+    socket: SharedSocket,
     values: PhantomData<fn(T) -> T>,
 }
 
@@ -74,7 +85,7 @@ pub struct Reply<T> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Answer<T> {
-    socket: Socket,
+    socket: SharedSocket,
     values: PhantomData<fn(T) -> T>,
 }
 
@@ -89,18 +100,36 @@ pub struct Answer<T> {
 /// A request that carries its reply:
 ///
 /// ```
-/// use procpool::channel::{self, Reply};
+/// use procpool::Pool;
+/// use procpool::channel::{self, Receiver, Reply};
+/// use serde::{Deserialize, Serialize};
 ///
+/// #[derive(Serialize, Deserialize)]
 /// struct Add(u64, u64, Reply<u64>);
 ///
-/// let (reply, answer) = channel::oneshot()?;
-/// let request = Add(2, 3, reply);
-/// std::thread::spawn(move || request.2.send(request.0 + request.1));
-/// assert_eq!(answer.recv()?, 5);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// fn serve(requests: Receiver<Add>) -> anyhow::Result<()> {
+///     for request in requests {
+///         let Add(a, b, reply) = request?;
+///         reply.send(a + b).ok(); // Whoever asked may be gone.
+///     }
+///     Ok(())
+/// }
+///
+/// fn main() -> anyhow::Result<()> {
+///     procpool::init();
+///     let pool = Pool::new(1)?;
+///     let (requests, server) = channel::bounded(16)?;
+///     let server = pool.apply_async((server,), serve);
+///     let (reply, answer) = channel::oneshot()?;
+///     requests.send(Add(2, 3, reply))?;
+///     assert_eq!(answer.recv()?, 5);
+///     drop(requests);
+///     server.get()?;
+///     Ok(())
+/// }
 /// ```
 pub fn oneshot<T: Data>() -> io::Result<(Reply<T>, Answer<T>)> {
-    let (here, there) = Socket::pair()?;
+    let (here, there) = socket_pair()?;
     Ok((Reply { socket: here, values: PhantomData }, Answer { socket: there, values: PhantomData }))
 }
 
@@ -139,20 +168,24 @@ impl<T: Data> Reply<T> {
     /// EMFILE.
     #[doc(hidden)]
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: Socket::from_fd(PrivateFd::adopt(fd)?), values: PhantomData })
+        let fd: SharedFd = Arc::new(PrivateFd::adopt(fd)?);
+        Ok(Self { socket: socket_of(fd)?, values: PhantomData })
     }
 }
 
-fn send(socket: &Socket, signature: u64, message: &Encoded<'_>) -> Result<(), NotSent> {
+fn send(socket: &SharedSocket, signature: u64, message: &Encoded<'_>) -> Result<(), NotSent> {
     let no_file = |error: io::Error| NotSent::Encode(format!("no file takes its bytes: {error}"));
     let signature = signature.to_le_bytes();
-    let sent = match message {
-        Encoded::Inline(bytes) => {
-            socket.try_send(&[IoSlice::new(&[INLINE]), IoSlice::new(&signature), IoSlice::new(bytes)], &[])
+    let carried: Vec<_> = message.carried.borrowed().collect();
+    let sent = match &message.bytes {
+        EncodedBytes::Inline(bytes) => {
+            let parts = [IoSlice::new(&[INLINE]), IoSlice::new(&signature), IoSlice::new(bytes)];
+            socket.try_send(&parts, &carried)
         }
-        Encoded::File(blob) => {
+        EncodedBytes::File(blob) => {
             let file = blob.to_fd().map_err(no_file)?;
-            socket.try_send(&[IoSlice::new(&[FILE]), IoSlice::new(&signature)], &[file.as_fd()])
+            let fds = [&[file.as_fd()], carried.as_slice()].concat();
+            socket.try_send(&[IoSlice::new(&[FILE]), IoSlice::new(&signature)], &fds)
         }
     };
     match sent {
@@ -231,11 +264,12 @@ impl<T: Data> Answer<T> {
     /// EMFILE.
     #[doc(hidden)]
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: Socket::from_fd(PrivateFd::adopt(fd)?), values: PhantomData })
+        let fd: SharedFd = Arc::new(PrivateFd::adopt(fd)?);
+        Ok(Self { socket: socket_of(fd)?, values: PhantomData })
     }
 }
 
-fn recv(socket: &Socket, signature: u64, wait: Wait) -> Result<Option<Arrived>, RecvError> {
+fn recv(socket: &SharedSocket, signature: u64, wait: Wait) -> Result<Option<Arrived>, RecvError> {
     loop {
         let (mut bytes, mut fds) = (message::memory(), Vec::new());
         match socket.try_recv_into(&mut bytes, HEAD_LEN + INLINE_MAX, &mut fds) {
@@ -257,7 +291,7 @@ fn decode<T: Data>(arrived: Arrived) -> Result<T, RecvError> {
 }
 
 /// What a message brings, checked.
-fn arrived(mut bytes: Vec<u8>, mut fds: Vec<PrivateFd>, signature: u64) -> Result<Arrived, RecvError> {
+fn arrived(bytes: Vec<u8>, mut fds: Vec<PrivateFd>, signature: u64) -> Result<Arrived, RecvError> {
     let expected = signature.to_le_bytes();
     let Some((&[kind, ref found @ ..], _)) = bytes.split_first_chunk::<HEAD_LEN>() else {
         return Err(RecvError::Broken { message: NONSENSE.to_owned() });
@@ -266,12 +300,9 @@ fn arrived(mut bytes: Vec<u8>, mut fds: Vec<PrivateFd>, signature: u64) -> Resul
         let message = "the answer is of another type, or from another program".to_owned();
         return Err(RecvError::Broken { message });
     }
-    match (kind, fds.pop()) {
-        (INLINE, None) => {
-            bytes.drain(..HEAD_LEN);
-            Ok(Arrived::Inline(bytes))
-        }
-        (FILE, Some(file)) if bytes.len() == HEAD_LEN => Ok(Arrived::File(file)),
+    match kind {
+        INLINE => Ok(Arrived::Carrying(bytes, HEAD_LEN, fds)),
+        FILE if bytes.len() == HEAD_LEN && !fds.is_empty() => Ok(Arrived::File(fds.remove(0), fds)),
         _ => Err(RecvError::Broken { message: NONSENSE.to_owned() }),
     }
 }
@@ -283,9 +314,37 @@ impl<T> AsFd for Answer<T> {
     }
 }
 
+/// Anywhere inside a value that procpool sends; see [channels](crate::channel#ends-travel).
+impl<T> Serialize for Reply<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(&[self.socket.get_ref()], serializer)
+    }
+}
+
+impl<'de, T: 'static> Deserialize<'de> for Reply<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fd = handle::deserialize_fd(deserializer)?;
+        Ok(Self { socket: socket_of(fd).map_err(D::Error::custom)?, values: PhantomData })
+    }
+}
+
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply").finish_non_exhaustive()
+    }
+}
+
+/// Anywhere inside a value that procpool sends; see [channels](crate::channel#ends-travel).
+impl<T> Serialize for Answer<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(&[self.socket.get_ref()], serializer)
+    }
+}
+
+impl<'de, T: 'static> Deserialize<'de> for Answer<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fd = handle::deserialize_fd(deserializer)?;
+        Ok(Self { socket: socket_of(fd).map_err(D::Error::custom)?, values: PhantomData })
     }
 }
 

@@ -9,7 +9,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use start_methods::PrivateFd;
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+use serde::Serializer;
 
 use super::attachments;
 use super::attachments::Taken;
@@ -17,6 +20,7 @@ use super::counts::counts;
 use super::end::End;
 use super::end::Side;
 use super::end::Woken;
+use super::end::shared_fds;
 use super::error::FORKED;
 use super::error::NONSENSE;
 use super::error::RecvError;
@@ -25,6 +29,7 @@ use super::message::Arrived;
 use super::record::HEAD_LEN;
 use super::record::Head;
 use super::record::Kind;
+use super::record::NUMBER_LEN;
 use super::record::record_len;
 use super::shared::Words;
 use super::wait::Wait;
@@ -170,7 +175,7 @@ impl<T: Data> Receiver<T> {
     #[doc(hidden)]
     #[must_use]
     pub fn to_fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.end.fds().into()
+        self.end.fds().map(AsFd::as_fd).into()
     }
 
     /// The end that has these descriptors.
@@ -180,8 +185,8 @@ impl<T: Data> Receiver<T> {
     /// `InvalidData` if they are not those of a receiver of `T`; otherwise the error of a system call.
     #[doc(hidden)]
     pub fn from_fds(fds: Vec<OwnedFd>) -> io::Result<Self> {
-        let fds = fds.into_iter().map(PrivateFd::adopt).collect::<io::Result<_>>()?;
-        Ok(Self::new(End::from_fds(signature_of::<T>(), Side::Receivers, fds)?))
+        let end = End::from_fds(signature_of::<T>(), Side::Receivers, shared_fds(fds)?)?;
+        Ok(Self { end: Arc::new(end), values: PhantomData })
     }
 }
 
@@ -325,7 +330,7 @@ fn take_record(end: &End, words: Words<'_>) -> Result<Option<Option<Arrived>>, R
     failpoint::pass("channel_copied");
     let arrived = match record.kind {
         Kind::Inline => Some(Arrived::Inline(bytes)),
-        Kind::File => take_file(end, &bytes),
+        Kind::File | Kind::Carrying => take_attached(end, record.kind, bytes),
     };
     failpoint::pass("channel_detached");
     // Wake first, publish last: see `gate`.
@@ -335,12 +340,16 @@ fn take_record(end: &End, words: Words<'_>) -> Result<Option<Option<Arrived>>, R
     Ok(Some(arrived))
 }
 
-/// Takes the file whose number is in `bytes`. `None`: a receiver has died with it.
-fn take_file(end: &End, bytes: &[u8]) -> Option<Arrived> {
-    let number = u64::from_le_bytes(bytes.try_into().expect("the head was checked"));
+/// Takes the descriptors whose number `bytes` begin with. `None`: a receiver has died with them.
+fn take_attached(end: &End, kind: Kind, bytes: Vec<u8>) -> Option<Arrived> {
+    let number = bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).expect("the head was checked");
     match attachments::take(&end.attachments, number) {
-        // Whether it is one file is for `decode`.
-        Taken::Here(mut fds) => fds.pop().map(Arrived::File),
+        Taken::Here(fds) if kind == Kind::Carrying => Some(Arrived::Carrying(bytes, NUMBER_LEN, fds)),
+        Taken::Here(mut fds) => {
+            // One without descriptors is of a process that does not keep to the protocol.
+            let carried = fds.split_off(fds.len().min(1));
+            fds.pop().map(|file| Arrived::File(file, carried))
+        }
         Taken::Gone => None,
         Taken::TableFull => Some(Arrived::TableFull),
     }
@@ -466,6 +475,20 @@ impl<T> Clone for Receiver<T> {
 impl<T> AsFd for Receiver<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.tokens.as_fd()
+    }
+}
+
+/// Anywhere inside a value that procpool sends; see [channels](crate::channel#ends-travel).
+impl<T> Serialize for Receiver<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.end.serialize(serializer)
+    }
+}
+
+impl<'de, T: 'static> Deserialize<'de> for Receiver<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let end = End::deserialize::<Self, D>(signature_of::<T>(), Side::Receivers, deserializer)?;
+        Ok(Self { end, values: PhantomData })
     }
 }
 

@@ -5,8 +5,8 @@
 //!   8  the bytes, padded to a multiple of eight
 //! ```
 //!
-//! So a head never wraps around the end of the ring. The bytes of a message that is *attached* are the number of the
-//! attachment, which travels beside the ring; see [`attachments`](super::attachments).
+//! So a head never wraps around the end of the ring. Where descriptors belong to the message, the bytes begin with the number
+//! of the attachment, which has them and travels beside the ring; see [`attachments`](super::attachments).
 
 use super::position::Distance;
 
@@ -19,8 +19,10 @@ pub(super) const INLINE_MAX: usize = 16 * 1024;
 pub(super) enum Kind {
     /// The encoded value.
     Inline = 0,
-    /// The number of the attachment, whose descriptor is a file with the encoded value.
+    /// The number of the attachment, whose first descriptor is a file with the encoded value; the value carries the others.
     File = 1,
+    /// The number of the attachment, and the encoded value, which carries its descriptors.
+    Carrying = 2,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub(super) struct Head {
 
 /// The length of the number of an attachment.
 pub(super) const NUMBER_LEN: usize = 8;
+/// The most bytes of a record.
+const RECORD_MAX: usize = NUMBER_LEN + INLINE_MAX;
 
 impl Head {
     pub(super) fn to_bytes(self) -> [u8; HEAD_LEN] {
@@ -45,11 +49,17 @@ impl Head {
         let kind = match number >> 32 {
             0 => Kind::Inline,
             1 => Kind::File,
+            2 => Kind::Carrying,
             _ => return None,
         };
         let len = usize::try_from(number & u64::from(u32::MAX)).ok()?;
-        let is_possible =
-            len <= INLINE_MAX && record_len(len) <= used.bytes && (kind == Kind::Inline || len == NUMBER_LEN);
+        let is_possible = len <= RECORD_MAX
+            && record_len(len) <= used.bytes
+            && match kind {
+                Kind::Inline => true,
+                Kind::File => len == NUMBER_LEN,
+                Kind::Carrying => len >= NUMBER_LEN,
+            };
         is_possible.then_some(Self { len, kind })
     }
 }
@@ -78,7 +88,7 @@ mod tests {
         #[test]
         fn nothing_longer_than_what_the_ring_holds_is_accepted(bytes in any::<[u8; HEAD_LEN]>(), used in 0u64..1 << 20) {
             if let Some(head) = Head::parse(bytes, Distance { messages: 1, bytes: used }) {
-                prop_assert!(record_len(head.len) <= used && head.len <= INLINE_MAX);
+                prop_assert!(record_len(head.len) <= used && head.len <= RECORD_MAX);
                 prop_assert_eq!(head.to_bytes(), bytes);
             }
         }

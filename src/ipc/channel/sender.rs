@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use start_methods::PrivateFd;
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+use serde::Serializer;
 
 use super::attachments;
 use super::attachments::Sent;
@@ -18,12 +21,15 @@ use super::counts::counts;
 use super::end::End;
 use super::end::Side;
 use super::end::Woken;
+use super::end::shared_fds;
 use super::error::FORKED;
 use super::error::NONSENSE;
 use super::error::NotSent;
 use super::error::SendError;
 use super::message;
 use super::message::Encoded;
+use super::message::EncodedBytes;
+use super::record::HEAD_LEN;
 use super::record::Head;
 use super::record::Kind;
 use super::record::NUMBER_LEN;
@@ -31,7 +37,6 @@ use super::record::record_len;
 use super::shared::Words;
 use super::wait::Wait;
 use crate::sys::failpoint;
-use crate::values::blob::BlobFd;
 use crate::work::function::signature_of;
 use crate::work::task::Data;
 
@@ -168,7 +173,7 @@ impl<T: Data> Sender<T> {
     #[doc(hidden)]
     #[must_use]
     pub fn to_fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.end.fds().into()
+        self.end.fds().map(AsFd::as_fd).into()
     }
 
     /// The end that has these descriptors.
@@ -178,8 +183,8 @@ impl<T: Data> Sender<T> {
     /// `InvalidData` if they are not those of a sender of `T`; otherwise the error of a system call.
     #[doc(hidden)]
     pub fn from_fds(fds: Vec<OwnedFd>) -> io::Result<Self> {
-        let fds = fds.into_iter().map(PrivateFd::adopt).collect::<io::Result<_>>()?;
-        Ok(Self::new(End::from_fds(signature_of::<T>(), Side::Senders, fds)?))
+        let end = End::from_fds(signature_of::<T>(), Side::Senders, shared_fds(fds)?)?;
+        Ok(Self { end: Arc::new(end), values: PhantomData })
     }
 }
 
@@ -233,6 +238,28 @@ impl<T> Sender<T> {
 
 counts!(Sender);
 
+/// A message for the ring.
+struct Parts<'a> {
+    kind: Kind,
+    bytes: &'a [u8],
+    fds: Vec<BorrowedFd<'a>>,
+}
+
+impl Parts<'_> {
+    /// How much of the ring it takes.
+    #[inline]
+    fn record_len(&self) -> u64 {
+        record_len(self.head_and_number().0.len)
+    }
+
+    /// The head of its record, and how many bytes of that are the number of the attachment.
+    #[inline]
+    fn head_and_number(&self) -> (Head, usize) {
+        let number_len = if self.kind == Kind::Inline { 0 } else { NUMBER_LEN };
+        (Head { len: number_len + self.bytes.len(), kind: self.kind }, number_len)
+    }
+}
+
 /// Sends an encoded message.
 fn send(end: &End, message: &Encoded<'_>, wait: Wait) -> Result<(), NotSent> {
     let words = end.shared().words().ok_or_else(|| NotSent::Broken(FORKED.to_owned()))?;
@@ -242,28 +269,29 @@ fn send(end: &End, message: &Encoded<'_>, wait: Wait) -> Result<(), NotSent> {
     if end.has_reason_to_ask(words) && end.is_hung_up() {
         return Err(gone(words));
     }
-    match message {
-        Encoded::Inline(bytes) => send_record(end, words, bytes, None, wait),
-        Encoded::File(blob) => {
+    let carried = &message.carried;
+    match &message.bytes {
+        EncodedBytes::Inline(bytes) if carried.is_empty() => {
+            send_parts(end, words, &Parts { kind: Kind::Inline, bytes, fds: Vec::new() }, wait)
+        }
+        EncodedBytes::Inline(bytes) => {
+            let fds = carried.borrowed().collect();
+            send_parts(end, words, &Parts { kind: Kind::Carrying, bytes, fds }, wait)
+        }
+        EncodedBytes::File(blob) => {
             let file = blob.to_fd().map_err(|error| NotSent::Encode(format!("no file takes its bytes: {error}")))?;
-            send_record(end, words, &[], Some(&file), wait)
+            let fds = [file.as_fd()].into_iter().chain(carried.borrowed()).collect();
+            send_parts(end, words, &Parts { kind: Kind::File, bytes: &[], fds }, wait)
         }
     }
 }
 
-fn send_record(
-    end: &End,
-    words: Words<'_>,
-    bytes: &[u8],
-    file: Option<&BlobFd<'_>>,
-    wait: Wait,
-) -> Result<(), NotSent> {
-    let len = record_len(if file.is_some() { NUMBER_LEN } else { bytes.len() });
+fn send_parts(end: &End, words: Words<'_>, parts: &Parts<'_>, wait: Wait) -> Result<(), NotSent> {
     loop {
-        let woken = match try_put(end, words, bytes, file, wait)? {
+        let woken = match try_put(end, words, parts, wait)? {
             Attempt::Sent => return Ok(()),
             Attempt::NoRoom | Attempt::NoRoomForAttachment if wait.is_over() => Woken::TimedOut,
-            Attempt::NoRoom => wait_for_room(end, words, len, wait)?,
+            Attempt::NoRoom => wait_for_room(end, words, parts.record_len(), wait)?,
             Attempt::NoRoomForAttachment => end.sleep_for_attachments(wait),
         };
         match woken {
@@ -271,7 +299,7 @@ fn send_record(
             Woken::HungUp => return Err(gone(words)),
             Woken::TimedOut if end.is_hung_up() => return Err(gone(words)),
             Woken::TimedOut => {
-                end.want(len);
+                end.want(parts.record_len());
                 return Err(NotSent::Full);
             }
         }
@@ -279,14 +307,10 @@ fn send_record(
 }
 
 /// One attempt, under the senders' latch.
-fn try_put(
-    end: &End,
-    words: Words<'_>,
-    bytes: &[u8],
-    file: Option<&BlobFd<'_>>,
-    wait: Wait,
-) -> Result<Attempt, NotSent> {
+fn try_put(end: &End, words: Words<'_>, parts: &Parts<'_>, wait: Wait) -> Result<Attempt, NotSent> {
     let shared = end.shared();
+    let (head, number_len) = parts.head_and_number();
+    let len = record_len(head.len);
     let _held = words.hold_senders(wait).ok_or(NotSent::Full)?;
     if words.is_closed() {
         end.wake_all();
@@ -295,38 +319,39 @@ fn try_put(
     // The tail is this side's own: the latch has ordered its stores before this.
     let tail = words.tail();
     let used = shared.used(tail, words.head()).ok_or_else(|| nonsense(end))?;
-    let number_len = if file.is_some() { NUMBER_LEN } else { bytes.len() };
-    let len = record_len(number_len);
     if !shared.has_room(used, len) {
         return Ok(Attempt::NoRoom);
     }
-    let number = match file {
-        None => None,
-        Some(file) => match attach(end, words, file)? {
-            Some(number) => Some(number.to_le_bytes()),
+    let number = match parts.kind {
+        Kind::Inline => 0,
+        Kind::File | Kind::Carrying => match attach(end, words, &parts.fds)? {
+            Some(number) => number,
             None => return Ok(Attempt::NoRoomForAttachment),
         },
     };
     // Wake first, publish last: see `gate`.
     end.item_gate(words).wake();
-    let (kind, bytes) = number.as_ref().map_or((Kind::Inline, bytes), |number| (Kind::File, number.as_slice()));
-    words.put(shared.ring_len, tail, 0, &Head { len: bytes.len(), kind }.to_bytes());
-    words.put(shared.ring_len, tail, super::record::HEAD_LEN as u64, bytes);
+    let ring_len = shared.ring_len;
+    words.put(ring_len, tail, 0, &head.to_bytes());
+    if number_len > 0 {
+        words.put(ring_len, tail, HEAD_LEN as u64, &number.to_le_bytes());
+    }
+    words.put(ring_len, tail, (HEAD_LEN + number_len) as u64, parts.bytes);
     failpoint::pass("channel_written");
     words.publish_tail(tail.behind_message(len));
     failpoint::pass("channel_sent");
     Ok(Attempt::Sent)
 }
 
-/// Sends the file of a message, before its record. Returns its number; `None` if there is no room.
-fn attach(end: &End, words: Words<'_>, file: &BlobFd<'_>) -> Result<Option<u64>, NotSent> {
+/// Sends the descriptors of a message, before its record. Returns their number; `None` if there is no room.
+fn attach(end: &End, words: Words<'_>, fds: &[BorrowedFd<'_>]) -> Result<Option<u64>, NotSent> {
     let number = words.attachments().load(Ordering::Relaxed).wrapping_add(1);
     // Before it is sent: the number of a sender that dies is not used again.
     words.attachments().store(number, Ordering::Relaxed);
     failpoint::pass("channel_numbered");
-    let sent = attachments::send(&end.attachments, number, &[file.as_fd()]);
+    let sent = attachments::send(&end.attachments, number, fds);
     failpoint::pass("channel_attached");
-    match sent.map_err(|error| NotSent::Encode(format!("its file cannot be sent: {error}")))? {
+    match sent.map_err(|error| NotSent::Encode(format!("its descriptors cannot be sent: {error}")))? {
         Sent::Done => Ok(Some(number)),
         Sent::NoRoom => Ok(None),
         Sent::Gone => Err(NotSent::Disconnected),
@@ -378,6 +403,20 @@ impl<T> Clone for Sender<T> {
 impl<T> AsFd for Sender<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.tokens.as_fd()
+    }
+}
+
+/// Anywhere inside a value that procpool sends; see [channels](crate::channel#ends-travel).
+impl<T> Serialize for Sender<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.end.serialize(serializer)
+    }
+}
+
+impl<'de, T: 'static> Deserialize<'de> for Sender<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let end = End::deserialize::<Self, D>(signature_of::<T>(), Side::Senders, deserializer)?;
+        Ok(Self { end, values: PhantomData })
     }
 }
 

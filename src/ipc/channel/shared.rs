@@ -17,12 +17,10 @@
 //! has written, and breaks the channel for the process that sees it.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-
-use start_methods::PrivateFd;
 
 use super::position::Distance;
 use super::position::MESSAGES_MAX;
@@ -39,6 +37,7 @@ use crate::ipc::segment::Head;
 use crate::ipc::segment::Kind;
 use crate::ipc::segment::Segment;
 use crate::ipc::segment::View;
+use crate::values::attach::SharedFd;
 
 /// The shortest ring.
 pub(super) const RING_MIN: usize = 4096;
@@ -52,7 +51,7 @@ const DEPARTED: usize = 320;
 #[derive(Debug)]
 pub(super) struct Shared {
     segment: Segment,
-    pub(super) file: PrivateFd,
+    pub(super) file: SharedFd,
     /// The channel holds at most so many.
     pub(super) messages: usize,
     pub(super) ring_len: usize,
@@ -66,7 +65,7 @@ impl Shared {
     /// As for [`Segment::create`].
     pub(super) fn create(signature: u64, messages: usize, ring_len: usize) -> io::Result<Self> {
         let (segment, file) = Segment::create(Head { kind: Kind::Channel, signature }, ring_len)?;
-        let shared = Self { segment, file, messages, ring_len };
+        let shared = Self { segment, file: Arc::new(file), messages, ring_len };
         let words = shared.words().expect("it was mapped a line ago");
         // Relaxed: the memory is sent by a system call later.
         words.0.word(MESSAGES).store(messages as u64, Ordering::Relaxed);
@@ -80,8 +79,8 @@ impl Shared {
     /// # Errors
     ///
     /// As for [`Segment::open`]; also `InvalidData` if it is not a channel's memory.
-    pub(super) fn open(signature: u64, file: PrivateFd) -> io::Result<Self> {
-        let segment = Segment::open(file.as_fd(), Head { kind: Kind::Channel, signature })?;
+    pub(super) fn open(signature: u64, file: SharedFd) -> io::Result<Self> {
+        let segment = Segment::open(&file, Head { kind: Kind::Channel, signature })?;
         let ring_len = segment.bytes_len();
         let view = segment.view().expect("it was mapped a line ago");
         // Loaded once: any process that has the channel may change it.
@@ -104,7 +103,7 @@ impl Shared {
 
     /// The longest message that lies in the ring, which holds four of them at least.
     pub(super) fn inline_max(&self) -> usize {
-        INLINE_MAX.min(self.ring_len / 4 - record::HEAD_LEN)
+        INLINE_MAX.min(self.ring_len / 4 - record::HEAD_LEN - record::NUMBER_LEN)
     }
 
     /// Whether a record of so many bytes fits behind what is used.

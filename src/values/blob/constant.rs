@@ -41,7 +41,7 @@ use super::positioned::write_at;
 use super::sealed::anonymous_file;
 use super::seals::constant;
 use crate::sys::file_size;
-use crate::values::attach::Sender;
+use crate::values::attach::Source;
 
 /// A file, at least one byte long, and its mapping.
 #[derive(Debug)]
@@ -131,10 +131,10 @@ impl ConstantFile {
     /// # Errors
     ///
     /// `InvalidData`: it can change or vanish; otherwise the error of dup(2) or mmap(2).
-    pub(crate) fn receive(fd: BorrowedFd<'_>, len: u64, sender: Sender) -> io::Result<Self> {
-        let mapping = match sender {
-            Sender::Parent => Mapping::of_trusted_constant(fd, len),
-            Sender::Worker => Mapping::of_constant(fd, len),
+    pub(crate) fn receive(fd: BorrowedFd<'_>, len: u64, source: Source) -> io::Result<Self> {
+        let mapping = match source {
+            Source::Parent => Mapping::of_trusted_constant(fd, len),
+            Source::Other => Mapping::of_constant(fd, len),
         };
         Ok(Self { mapping: mapping.ok_or_else(not_sealed)?, fd: fd.try_clone_to_owned()? })
     }

@@ -66,8 +66,8 @@ pub(crate) const MAKING: &str = "making a control socket";
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Socket {
-    fd: PrivateFd,
+pub struct Socket<F = PrivateFd> {
+    fd: F,
     is_distrusted: bool,
 }
 
@@ -203,6 +203,46 @@ impl Socket {
     #[must_use]
     pub fn into_fd(self) -> PrivateFd {
         self.fd
+    }
+}
+
+impl<F: AsFd> Socket<F> {
+    /// A socket that shares its descriptor with other values, an `Arc` of a [`PrivateFd`] for instance.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    /// use std::sync::Arc;
+    ///
+    /// use start_methods::{Received, Socket};
+    ///
+    /// let (here, there) = Socket::pair()?;
+    /// let fd = Arc::new(here.into_fd());
+    /// let here = Socket::sharing(Arc::clone(&fd));
+    /// here.send(&[IoSlice::new(b"hello")], &[])?;
+    /// assert_eq!(there.recv(&mut [0; 16], &mut Vec::new())?, Received::Message(5));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn sharing(fd: F) -> Self {
+        Self { fd, is_distrusted: false }
+    }
+
+    /// What holds the descriptor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::fd::AsFd;
+    ///
+    /// let (here, _there) = start_methods::Socket::pair()?;
+    /// let fd = here.get_ref().as_fd();
+    /// # let _ = fd;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn get_ref(&self) -> &F {
+        &self.fd
     }
 
     /// Sends one message, the concatenation of `parts`. Blocks while the socket is full.
@@ -499,7 +539,7 @@ impl Socket {
         bytes.clear();
         bytes.resize(room, 0);
         loop {
-            match recv(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
+            match recv(self.fd.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return Ok(Received::Closed),
                 Ok(len) => {
                     bytes.truncate(len);
@@ -594,7 +634,7 @@ impl Socket {
     /// nor its descriptors are taken.
     fn next_len(&self) -> io::Result<usize> {
         loop {
-            match recv(self.fd.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            match recv(self.fd.as_fd().as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
                 Ok(len) => return Ok(len),
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(errno) => return Err(errno.into()),
@@ -625,7 +665,7 @@ impl Socket {
     }
 }
 
-impl AsFd for Socket {
+impl<F: AsFd> AsFd for Socket<F> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -17,6 +17,7 @@ pub(crate) mod peers;
 crate::harness::modules![
     carry,
     channels,
+    departures,
     ends,
     flood,
     #[cfg(debug_assertions)]
@@ -24,6 +25,7 @@ crate::harness::modules![
     scarce,
     shared,
     torture,
+    travel,
 ];
 
 /// A pool that may hold hundreds of descriptors, as its workers may. The suite also runs with a low limit.
