@@ -79,6 +79,10 @@ impl Label {
         Self(label.map(|label| Arc::new(label.to_owned())))
     }
 
+    pub(crate) fn text(&self) -> Option<&str> {
+        self.0.as_ref().map(|label| label.as_str())
+    }
+
     /// The item with this index of the call.
     pub(crate) fn item(&self, index: u64) -> Origin {
         Origin { number: NonZero::new(index.wrapping_add(1)), label: self.clone() }

@@ -102,8 +102,8 @@ impl Prepared {
     ///
     /// [`TaskError::Refused`]: the pool takes no more jobs.
     pub(super) fn open(self, if_closed: IfClosed) -> Result<(JobId, Encoder), TaskError> {
-        let Self { backend, label: _, window: _, policy, fail_fast, target, context } = self;
-        let job = backend.open(Opening { policy, fail_fast, context, if_closed })?;
+        let Self { backend, label, window: _, policy, fail_fast, target, context } = self;
+        let job = backend.open(Opening { policy, fail_fast, context, if_closed, label })?;
         Ok((job, Encoder::new(job, target, backend.output())))
     }
 }

@@ -17,7 +17,9 @@ use std::time::Instant;
 
 use start_methods::StartMethod;
 
+use crate::error::Label;
 use crate::error::PoolError;
+use crate::observe::stats::Stats;
 use crate::values::output::Output;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
@@ -36,6 +38,7 @@ pub(crate) struct Opening {
     pub(crate) fail_fast: bool,
     pub(crate) context: Option<JobContext>,
     pub(crate) if_closed: IfClosed,
+    pub(crate) label: Label,
 }
 
 /// What happens to the items of an open job that are submitted after the pool was closed.
@@ -195,6 +198,12 @@ pub(crate) trait Backend: Send + Sync {
     ///
     /// The pool takes no more jobs.
     fn resize(&self, processes: usize) -> Result<(), PoolError>;
+
+    /// A snapshot of workers, queue and totals. Of a forked copy, nothing.
+    fn stats(&self) -> Stats;
+
+    /// How many items of a job have an outcome, and how many were submitted.
+    fn counts(&self, job: JobId) -> (u64, u64);
 
     /// How workers are started.
     fn start_method(&self) -> StartMethod;

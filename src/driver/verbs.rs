@@ -18,6 +18,7 @@ use crate::driver::shared::Shared;
 use crate::engine::Engine;
 use crate::engine::effects::Due;
 use crate::error::PoolError;
+use crate::observe::stats::Stats;
 use crate::sys::failpoint::fault;
 use crate::values::output::Output;
 use crate::work::batch::JobId;
@@ -69,7 +70,7 @@ impl Backend for Shared {
             context: opening.context.map(Box::new),
             ..Job::default()
         };
-        self.with(|engine| engine.open(opening.policy, job))?
+        self.with(|engine| engine.open(opening.policy, job, opening.label.text()))?
     }
 
     fn submit(&self, job: JobId, work: Vec<Work>, more: More) -> Result<(), PoolError> {
@@ -212,6 +213,14 @@ impl Backend for Shared {
 
     fn resize(&self, processes: usize) -> Result<(), PoolError> {
         self.with(|engine| engine.resize(processes))?
+    }
+
+    fn stats(&self) -> Stats {
+        self.with(|engine| engine.stats()).unwrap_or_else(|_| Stats::nothing())
+    }
+
+    fn counts(&self, job: JobId) -> (u64, u64) {
+        self.with(|engine| engine.counts(job)).unwrap_or_default()
     }
 
     fn start_method(&self) -> StartMethod {

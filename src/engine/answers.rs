@@ -135,6 +135,7 @@ impl Engine {
             answered = Some(item.job);
             let items = arrival.items();
             handle.link.answered(item.job, items);
+            handle.items_done += u64::from(items);
             self.settle_arrival(worker, item, arrival);
             let Some(finished) = self.schedule.settled(worker, items, now) else { continue };
             if let Some(parcel) = finished.parcel {
@@ -142,6 +143,9 @@ impl Engine {
                 self.effects.release(parcel);
             }
             if !measures_itself {
+                if let Some(handle) = self.workers.get_mut(worker) {
+                    handle.busy_ns = handle.busy_ns.saturating_add(finished.elapsed_ns);
+                }
                 self.schedule.measure(finished.job, finished.elapsed_ns, finished.items);
             }
         }
@@ -190,10 +194,12 @@ impl Engine {
     fn settle_arrival(&mut self, worker: WorkerId, item: ItemId, arrival: Arrival<'_>) {
         match arrival {
             Arrival::Values { items, bytes } => {
+                self.observer.values(items);
                 self.job(item.job).settle_values(item.index, items, bytes);
                 self.progress(item.job);
             }
             Arrival::Answer { kind: AnswerKind::Completion(Completion::Value), bytes } => {
+                self.observer.values(1);
                 self.job(item.job).settle_value(item.index, bytes);
                 self.progress(item.job);
             }
@@ -204,6 +210,7 @@ impl Engine {
             Arrival::Attached { kind, number, bytes } => match self.attached_answer(worker, kind, number, bytes) {
                 Ok(parcel) => {
                     self.keep_memory(Instant::now());
+                    self.observer.values(1);
                     self.job(item.job).settle(item.index, Settled::Parcel(Box::new(parcel)));
                     self.progress(item.job);
                 }
@@ -268,7 +275,7 @@ impl Engine {
         };
         let Some(handle) = self.workers.get_mut(worker) else { return };
         if handle.rss(leisure, now).is_some_and(|rss| rss > rss_max) {
-            self.schedule.dismiss(worker, now);
+            self.schedule.replace(worker, now);
         }
     }
 }

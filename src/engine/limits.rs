@@ -171,7 +171,7 @@ impl Engine {
     fn stop_item(&mut self, worker: WorkerId, item: ItemId, error: TaskError) {
         // In this order: after the recall the worker can begin nothing more, so what it runs after its answers were taken
         // in is this item, or nothing.
-        self.schedule.dismiss(worker, Instant::now());
+        self.schedule.replace(worker, Instant::now());
         self.carry_out();
         self.receive_all(worker);
         if self.schedule.running(worker) == Some(item) {

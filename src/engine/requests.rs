@@ -40,7 +40,7 @@ impl Engine {
     /// # Errors
     ///
     /// The pool takes no more.
-    pub(crate) fn open(&mut self, policy: JobPolicy, job: Job) -> Result<JobId, PoolError> {
+    pub(crate) fn open(&mut self, policy: JobPolicy, job: Job, label: Option<&str>) -> Result<JobId, PoolError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
@@ -50,6 +50,7 @@ impl Engine {
             false => self.schedule.open(id, policy),
         }
         self.jobs.insert(id, job);
+        self.observer.call_began(id, label);
         Ok(id)
     }
 
@@ -70,10 +71,12 @@ impl Engine {
         match work {
             Ok(span) if job.cancelled.is_some() => {
                 job.submitted += u64::from(span.len());
+                self.observer.totals.items_submitted += u64::from(span.len());
                 self.skip(&span);
             }
             Ok(span) => {
                 job.submitted += u64::from(span.len());
+                self.observer.totals.items_submitted += u64::from(span.len());
                 let now = Instant::now();
                 if span.parcel().is_some() {
                     self.keep_memory(now);
@@ -82,6 +85,7 @@ impl Engine {
             }
             Err((index, error)) => {
                 job.submitted += 1;
+                self.observer.totals.items_submitted += 1;
                 self.settle_error(id, index, error);
             }
         }

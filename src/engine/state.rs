@@ -26,6 +26,7 @@ use crate::engine::config;
 use crate::engine::config::Config;
 use crate::engine::effects::Effects;
 use crate::engine::job_table::JobTable;
+use crate::engine::observer::Observer;
 use crate::engine::watch::Watch;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::WorkerHandle;
@@ -79,6 +80,7 @@ pub(crate) struct Engine {
     pub(super) schedule: Schedule,
     pub(super) jobs: JobTable,
     pub(super) workers: Workers,
+    pub(super) observer: Observer,
     next_id: u64,
     pub(super) last_start_error: Option<PoolError>,
     /// The template of a fork pool has died, and a thread has tried in vain to replace it.
@@ -112,6 +114,7 @@ impl Engine {
             schedule: Schedule::new(config.policy(processors)),
             jobs: JobTable::default(),
             workers: Workers::new(watch, processors),
+            observer: Observer::default(),
             next_id: 1,
             last_start_error: None,
             is_template_refused: false,
@@ -153,7 +156,7 @@ impl Engine {
 
     /// The process ids of all live workers.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        self.workers.pids()
+        self.workers.iter().map(|(_, handle)| handle.pid()).collect()
     }
 
     /// Whether nothing is left to do: no worker, but for those that were given up, and no work for one.
@@ -244,12 +247,14 @@ impl Engine {
             self.start_failed(PoolError::system("watching a new worker")(error));
             return;
         }
+        self.on_entered(worker);
         self.schedule.started(worker, Instant::now());
         self.carry_out();
     }
 
     /// A worker process could not be started.
     pub(crate) fn start_failed(&mut self, error: PoolError) {
+        self.observer.totals.starts_failed += 1;
         self.effects.log(Level::Warn, error.to_string());
         let template_died = matches!(error, PoolError::Start(StartError::TemplateDied));
         // A lost template waits for a thread that may replace it, unless one has tried in vain.
@@ -377,7 +382,9 @@ impl Engine {
         if unbegun.is_empty() {
             return;
         }
-        for Lost { item, workers } in self.schedule.recalled(worker, &unbegun, Instant::now()) {
+        let lost = self.schedule.recalled(worker, &unbegun, Instant::now());
+        self.note_retries();
+        for Lost { item, workers } in lost {
             let pid = self.workers.get(worker).map_or(0, WorkerHandle::pid);
             let (status, panic, origin) = (None, None, Origin::default());
             let error = TaskError::WorkerDied { pid, status, attempts: workers, panic, origin };
@@ -434,6 +441,7 @@ impl Engine {
 
     /// Settles one item with an error.
     pub(super) fn settle_error(&mut self, id: JobId, index: u64, error: TaskError) {
+        self.observer.error(&error);
         let stops = self.jobs.settle_error(id, index, error);
         self.progress(id);
         if stops {
@@ -451,6 +459,7 @@ impl Engine {
 
     /// Settles items that no worker will run, because their job was cancelled.
     pub(super) fn skip(&mut self, span: &Span) {
+        self.observer.errors(u64::from(span.len()), &TaskError::Skipped);
         self.jobs.skip(span);
         self.progress(span.batch.job);
     }
@@ -458,6 +467,7 @@ impl Engine {
     /// Something of the job was settled, or it was sealed.
     pub(super) fn progress(&mut self, id: JobId) {
         let Some(finished) = self.jobs.progress(id, &mut self.effects) else { return };
+        self.observer.call_ended(id);
         if finished.was_feeding {
             self.schedule.fed(Instant::now());
         }
@@ -490,6 +500,9 @@ impl Engine {
         let starts = std::mem::take(&mut self.effects.starts);
         self.drop_starts(starts);
         for id in self.jobs.end(&outcome) {
+            let job = self.jobs.held(id);
+            let unsettled = job.submitted - job.settled;
+            self.observer.errors(unsettled, &outcome);
             self.progress(id);
         }
         self.notify_watchers();

@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 use std::time::Instant;
 
-use nix::unistd::SysconfVar;
 use start_methods::Child;
 
 use crate::engine::rounds::Place;
@@ -12,7 +11,9 @@ use crate::engine::trust::Trust;
 use crate::error::Panic;
 use crate::error::TaskError;
 use crate::schedule::load::ItemId;
+use crate::sys::failpoint::fault;
 use crate::sys::failpoint::shortened;
+use crate::sys::resident::resident_bytes;
 use crate::transport::link::Holds;
 use crate::transport::link::Link;
 use crate::transport::link::Wakeup;
@@ -90,6 +91,12 @@ pub(crate) struct WorkerHandle {
     /// Its place in the rounds in which workers are looked at and asked to ring.
     pub(crate) place: Place,
     rss_read_at: Option<Instant>,
+    /// For those who watch: its lane, when it was started, how many items it has answered, and for how long it was busy,
+    /// by the times of its answers.
+    pub(crate) lane: u32,
+    pub(crate) started_at: Instant,
+    pub(crate) items_done: u64,
+    pub(crate) busy_ns: u64,
 }
 
 /// Whether the parent has time to read how much memory a worker has.
@@ -117,11 +124,25 @@ impl WorkerHandle {
             retry_at: None,
             place: Place::default(),
             rss_read_at: None,
+            lane: 0,
+            started_at: Instant::now(),
+            items_done: 0,
+            busy_ns: 0,
         }
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.pid()
+    }
+
+    /// Kills the worker and every process that descends from it.
+    ///
+    /// # Errors
+    ///
+    /// The system refused it.
+    pub(crate) fn kill_tree(&self) -> io::Result<()> {
+        fault!("kill_worker");
+        self.child.kill_tree()
     }
 
     /// Sends work; see [`Link::send`].
@@ -200,12 +221,4 @@ impl WorkerHandle {
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         [self.start_due(), self.status_due, self.kill_at, self.retry_at, self.give_up_at()].into_iter().flatten().min()
     }
-}
-
-/// The memory of a process that lies in RAM, shared pages included; proc_pid_statm(5).
-fn resident_bytes(pid: u32) -> Option<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    let page = nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??;
-    pages.checked_mul(u64::try_from(page).ok()?)
 }

@@ -28,7 +28,6 @@ use crate::engine::watch::Watch;
 use crate::engine::worker_handle::WorkerHandle;
 use crate::error::PoolError;
 use crate::schedule::WorkerId;
-use crate::sys::failpoint::fault;
 use crate::sys::processor::Cpu;
 use crate::transport::arrival::LinkError;
 use crate::transport::link::AnswerProbe;
@@ -86,11 +85,6 @@ pub(crate) struct Refused {
     pub(crate) error: io::Error,
 }
 
-fn kill_tree(handle: &WorkerHandle) -> io::Result<()> {
-    fault!("kill_worker");
-    handle.child.kill_tree()
-}
-
 /// The live workers of a pool.
 pub(crate) struct Workers {
     handles: BTreeMap<WorkerId, WorkerHandle>,
@@ -128,8 +122,13 @@ impl Workers {
         self.handles.get_mut(&worker)
     }
 
-    pub(crate) fn pids(&self) -> Vec<u32> {
-        self.handles.values().map(WorkerHandle::pid).collect()
+    /// All of them, in the order in which they were started.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &WorkerHandle)> {
+        self.handles.iter().map(|(&worker, handle)| (worker, handle))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.handles.len()
     }
 
     /// The epoll set in which drivers sleep.
@@ -374,7 +373,7 @@ impl Workers {
     /// Kills the worker and every process that descends from it.
     pub(crate) fn kill(&mut self, worker: WorkerId, effects: &mut Effects) {
         let Some(handle) = self.handles.get_mut(&worker) else { return };
-        if let Err(error) = kill_tree(handle) {
+        if let Err(error) = handle.kill_tree() {
             effects.log(Level::Error, format!("worker {} cannot be killed: {error}", handle.pid()));
         }
         handle.death.fall_due(Instant::now());

@@ -34,6 +34,8 @@ pub(super) struct Backlog {
     queued_items: u64,
     /// Work of cancelled jobs, until the engine takes it.
     dropped: Vec<Span>,
+    /// Items that are run again, until the engine takes them.
+    retried: Vec<ItemId>,
 }
 
 impl Backlog {
@@ -74,6 +76,10 @@ impl Backlog {
 
     pub(super) fn take_dropped(&mut self) -> Vec<Span> {
         std::mem::take(&mut self.dropped)
+    }
+
+    pub(super) fn take_retried(&mut self) -> Vec<ItemId> {
+        std::mem::take(&mut self.retried)
     }
 
     pub(super) fn clear(&mut self) {
@@ -172,7 +178,10 @@ impl Backlog {
                 let queue = self.jobs.get_mut(&item.job).expect("work belongs to an open job");
                 let workers = queue.lose(item.index);
                 match may_retry && queue.tries_again(item.index, workers) {
-                    true => again.push(one),
+                    true => {
+                        self.retried.push(item);
+                        again.push(one);
+                    }
                     false => gone.push(Lost { item, workers }),
                 }
             }

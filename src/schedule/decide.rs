@@ -73,6 +73,12 @@ impl Schedule {
         true
     }
 
+    /// Makes the worker leave for good, so that another takes its place.
+    pub(super) fn recycle(&mut self, worker: WorkerId) {
+        self.roster.change(worker, |entry| entry.is_recycled = true);
+        self.make_leave(worker);
+    }
+
     /// Makes the worker leave for good. What it has not begun is recalled.
     pub(super) fn make_leave(&mut self, worker: WorkerId) {
         let before = self.roster.change(worker, |entry| std::mem::replace(&mut entry.stage, Stage::Leaving));

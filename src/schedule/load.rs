@@ -119,6 +119,13 @@ impl Load {
         Some(ItemId { job: span.batch.job, index: span.index_of_first() })
     }
 
+    /// The item that must be answered next cannot have begun before its frame was sent and the frame before that was
+    /// finished.
+    pub(crate) fn running_since(&self) -> Option<Instant> {
+        let sent_at = self.frames.front()?.sent_at;
+        Some(self.settled_at.map_or(sent_at, |settled_at| settled_at.max(sent_at)))
+    }
+
     /// Whether anything of the job is in flight.
     pub(crate) fn holds(&self, job: JobId) -> bool {
         self.frames.iter().any(|frame| frame.span.batch.job == job)

@@ -39,6 +39,7 @@ mod steps;
 mod stop_number;
 pub(crate) mod time_limit;
 mod timers;
+mod view;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod walk;
 mod worker_id;
@@ -50,4 +51,5 @@ pub(crate) use self::departure::FirstItem;
 pub(crate) use self::departure::Lost;
 pub(crate) use self::policy::PoolPolicy;
 pub(crate) use self::state::Schedule;
+pub(crate) use self::view::WorkerView;
 pub(crate) use self::worker_id::WorkerId;

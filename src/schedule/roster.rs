@@ -56,6 +56,11 @@ impl Roster {
         self.entries.get(&id)
     }
 
+    /// All workers, in the order in which they were started.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &RosterEntry)> {
+        self.entries.iter().map(|(&id, entry)| (id, entry))
+    }
+
     /// Changes a worker; `None` if there is no such worker.
     #[inline]
     pub(super) fn change<R>(&mut self, id: WorkerId, change: impl FnOnce(&mut RosterEntry) -> R) -> Option<R> {

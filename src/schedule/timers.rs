@@ -53,7 +53,7 @@ impl Schedule {
             self.make_leave(worker);
         }
         while let Some((worker, _)) = self.too_old().filter(|&(_, due)| due <= now) {
-            self.make_leave(worker);
+            self.recycle(worker);
         }
         if self.shortage_at().is_some_and(|due| due <= now) {
             self.size.grow_to(self.size.wanted() + 1);

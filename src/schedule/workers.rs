@@ -198,6 +198,14 @@ impl Schedule {
         }
     }
 
+    /// As [`dismiss`](Self::dismiss), for a worker that is sound and is to be replaced.
+    pub(crate) fn replace(&mut self, worker: WorkerId, now: Instant) {
+        if self.lifecycle != Lifecycle::Ended {
+            self.recycle(worker);
+            self.dispatch(now);
+        }
+    }
+
     /// The worker has ended, and all its answers have been settled. Returns the items that are lost with it and are not
     /// run again: those that it may have been running, at most one unless its departure is incoherent.
     pub(crate) fn exited(&mut self, worker: WorkerId, departure: Departure, now: Instant) -> Vec<Lost> {

@@ -11,6 +11,7 @@ pub(crate) mod payload;
 pub(crate) mod pid_max;
 pub(crate) mod poll;
 pub(crate) mod processor;
+pub(crate) mod resident;
 pub(crate) mod spin;
 pub(crate) mod stack;
 pub(crate) mod table_full;

@@ -35,6 +35,7 @@ use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
 use crate::work::jobs::JobContext;
 use crate::work::progress::Progress;
+use crate::work::progress::RunTime;
 use crate::work::unbegun::FrameNumber;
 use crate::work::unbegun::UnbegunWork;
 
@@ -457,6 +458,22 @@ impl Link {
         match &self.end {
             End::Ring(RingLink { rings, .. }) => rings.progress(),
             End::Socket(_) => Progress::Runs { since: None },
+        }
+    }
+
+    /// How long the worker has run its next item; `None` if it runs none, or the link does not tell.
+    pub(crate) fn run_time(&self, now_ns: u64) -> Option<RunTime> {
+        match &self.end {
+            End::Ring(RingLink { rings, .. }) => rings.run_time(now_ns),
+            End::Socket(_) => None,
+        }
+    }
+
+    /// How long the worker has been busy; `None` if the link does not tell.
+    pub(crate) fn busy_ns(&self) -> Option<u64> {
+        match &self.end {
+            End::Ring(RingLink { rings, .. }) => Some(rings.busy_ns()),
+            End::Socket(_) => None,
         }
     }
 

@@ -18,6 +18,7 @@ mod faults;
 mod hostile;
 mod ipc;
 mod life;
+mod observe;
 mod values;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ const FOLDERS: &[&[Module]] = &[
     hostile::MODULES,
     ipc::MODULES,
     life::MODULES,
+    observe::MODULES,
     values::MODULES,
 ];
 

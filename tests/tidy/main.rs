@@ -37,6 +37,7 @@ const PROCPOOL: Crate = Crate {
     rooms: &[
         &["error"],
         &["sys"],
+        &["observe"],
         &["values"],
         &["work"],
         &["transport", "schedule", "ipc"],

@@ -39,6 +39,8 @@ pub(in crate::schedule) struct RosterEntry {
     lone_due: Option<Instant>,
     /// An item was recalled from it that it had not begun in time. It is employed last, until it answers one.
     pub(in crate::schedule) is_unresponsive: bool,
+    /// It was told to leave so that another takes its place.
+    pub(in crate::schedule) is_recycled: bool,
     /// Its last stop, if it was not withdrawn.
     pub(in crate::schedule) stop: StopNumber,
     /// Where the indices have it.
@@ -56,6 +58,7 @@ impl RosterEntry {
             recalled_at: None,
             lone_due: None,
             is_unresponsive: false,
+            is_recycled: false,
             stop: StopNumber::default(),
             marks: Marks::default(),
         }

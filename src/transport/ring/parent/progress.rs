@@ -9,6 +9,7 @@ use super::Count;
 use super::ParentEnd;
 use crate::sys::clock;
 use crate::work::progress::Progress;
+use crate::work::progress::RunTime;
 
 impl ParentEnd {
     /// How far the worker has come with the next item.
@@ -33,6 +34,25 @@ impl ParentEnd {
         }
         let ago = clock::monotonic_ns().saturating_sub(self.memory.cell(Cell::BeganNs).load(Ordering::Relaxed));
         Instant::now().checked_sub(Duration::from_nanos(ago))
+    }
+
+    /// How long the worker has run the next item, by its own clock; `None` if it runs none.
+    pub(crate) fn run_time(&self, now_ns: u64) -> Option<RunTime> {
+        let view = self.ledger().load();
+        if !view.has_begun() {
+            return None;
+        }
+        // Acquire: as in `began`.
+        let began_record = self.memory.cell(Cell::BeganRecord).load(Ordering::Acquire);
+        let began_ns = self.memory.cell(Cell::BeganNs).load(Ordering::Relaxed);
+        // With answers that were not taken in, the next item is another one than the worker runs.
+        let is_exact = view.done() == self.seen && began_record == u64::from(view.done().number());
+        Some(RunTime { at_most: Duration::from_nanos(now_ns.saturating_sub(began_ns)), is_exact })
+    }
+
+    /// How long the worker has been busy, by its own clock.
+    pub(crate) fn busy_ns(&self) -> u64 {
+        self.memory.cell(Cell::BusyNs).load(Ordering::Relaxed)
     }
 
     /// The number of orders known to be executed, in total.

@@ -1,0 +1,3 @@
+//! What a pool shows of itself: snapshots, events, progress, pictures.
+
+crate::harness::modules![progress, stats];
