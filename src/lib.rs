@@ -220,6 +220,21 @@ pub mod channel {
     pub use crate::ipc::channel::oneshot;
 }
 
+pub mod wait {
+    //! Waiting for the first of several things: messages of channels, results, descriptors.
+    //!
+    //! For handles of pools alone there is the function [`wait`](super::wait()) beside this module.
+
+    #[doc(hidden)]
+    pub use crate::ipc::wait::Bell;
+    pub use crate::ipc::wait::Readable;
+    #[doc(hidden)]
+    pub use crate::ipc::wait::Turn;
+    pub use crate::ipc::wait::Waitable;
+    pub use crate::ipc::wait::any;
+    pub use crate::ipc::wait::readable;
+}
+
 pub use api::builder::PoolBuilder;
 pub use api::call::Call;
 pub use api::call::CallWith;

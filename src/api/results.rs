@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::task::Waker;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -14,6 +16,9 @@ use crate::error::Label;
 use crate::error::Origin;
 use crate::error::Side;
 use crate::error::TaskError;
+use crate::ipc::wait::Bell;
+use crate::ipc::wait::Turn;
+use crate::ipc::wait::Waitable;
 use crate::transport::frame::ItemReader;
 use crate::values::attach;
 use crate::values::attach::Source;
@@ -643,6 +648,22 @@ impl<T> Future for AsyncResult<T> {
             Ok(Some(log)) => Poll::Ready(self.reader.read(&log)),
             Ok(None) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+}
+
+impl<T> Waitable for AsyncResult<T> {
+    fn turn<'a>(&'a self, bell: &Bell) -> io::Result<Turn<'a>> {
+        let Ok((backend, job)) = self.place() else { return Ok(Turn::Come) };
+        // A forked copy: the error is its result.
+        let is_unfinished = matches!(backend.poll(job, bell.waker()?), Ok(None));
+        Ok(if is_unfinished { Turn::AskWhenRung } else { Turn::Come })
+    }
+
+    fn leave(&self) {
+        if let Ok((backend, job)) = self.place() {
+            // In place of the waker, which would keep descriptors until the job has finished.
+            drop(backend.poll(job, Waker::noop().clone()));
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   channel    what users call: senders, receivers, one-shot replies
+//!   wait       waiting for the first of several things
 //!   gate       sleeping until the other side changes something, and waking it
 //!   latch      a short lock whose holder may die
 //!   segment    the memory that the processes share
@@ -16,3 +17,4 @@ pub(crate) mod channel;
 mod gate;
 mod latch;
 mod segment;
+pub(crate) mod wait;

@@ -94,6 +94,7 @@ const OTHER_UNSAFE_FILES: &[&str] = &[
     "benches/common/futex.rs",
     "benches/common/mapped.rs",
     "benches/common/shared.rs",
+    "examples/async/tokio_channel.rs",
     "examples/fork_deadlock.rs",
     "examples/soak/soak.rs",
     "start_methods/tests/it/copies.rs",

@@ -11,6 +11,9 @@ use super::error::SendError;
 use super::open::Options;
 use super::receiver::Receiver;
 use super::sender::Sender;
+use crate::ipc::wait::Bell;
+use crate::ipc::wait::Turn;
+use crate::ipc::wait::Waitable;
 use crate::work::task::Data;
 
 /// One end of a [`duplex`] channel: sends `S`, receives `R`. It is no more than its two parts, and travels
@@ -101,5 +104,11 @@ impl<S: Data, R: Data> Duplex<S, R> {
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<R>, RecvError> {
         self.rx.recv_timeout(timeout)
+    }
+}
+
+impl<S: 'static, R: 'static> Waitable for Duplex<S, R> {
+    fn turn<'a>(&'a self, bell: &Bell) -> io::Result<Turn<'a>> {
+        self.rx.turn(bell)
     }
 }

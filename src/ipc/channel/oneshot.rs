@@ -9,8 +9,10 @@ use std::io;
 use std::io::IoSlice;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +37,9 @@ use super::message::Encoded;
 use super::message::EncodedBytes;
 use super::record::INLINE_MAX;
 use super::wait::Wait;
+use crate::ipc::wait::Bell;
+use crate::ipc::wait::Turn;
+use crate::ipc::wait::Waitable;
 use crate::sys::poll::poll_until;
 use crate::sys::table_full::is_table_full;
 use crate::values::attach::SharedFd;
@@ -311,6 +316,19 @@ fn arrived(bytes: Vec<u8>, mut fds: Vec<PrivateFd>, signature: u64) -> Result<Ar
 impl<T> AsFd for Answer<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// As [`AsFd`], for tokio's `AsyncFd`. Clones have the same descriptor, which a reactor takes once.
+impl<T> AsRawFd for Answer<T> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl<T> Waitable for Answer<T> {
+    fn turn<'a>(&'a self, _: &Bell) -> io::Result<Turn<'a>> {
+        Ok(Turn::WhenReadable(self.as_fd()))
     }
 }
 

@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,9 @@ use super::record::NUMBER_LEN;
 use super::record::record_len;
 use super::shared::Words;
 use super::wait::Wait;
+use crate::ipc::wait::Bell;
+use crate::ipc::wait::Turn;
+use crate::ipc::wait::Waitable;
 use crate::sys::failpoint;
 use crate::work::function::signature_of;
 use crate::work::task::Data;
@@ -475,6 +480,21 @@ impl<T> Clone for Receiver<T> {
 impl<T> AsFd for Receiver<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.tokens.as_fd()
+    }
+}
+
+/// As [`AsFd`], for tokio's `AsyncFd`. Clones have the same descriptor, which a reactor takes once.
+impl<T> AsRawFd for Receiver<T> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl<T> Waitable for Receiver<T> {
+    fn turn<'a>(&'a self, _: &Bell) -> io::Result<Turn<'a>> {
+        // There may be something now, or there will be nothing any more.
+        let has_come = !self.arm() || self.end.is_hung_up();
+        Ok(if has_come { Turn::Come } else { Turn::AskWhenReadable(self.as_fd()) })
     }
 }
 

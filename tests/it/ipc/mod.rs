@@ -26,6 +26,7 @@ crate::harness::modules![
     shared,
     torture,
     travel,
+    waiting,
 ];
 
 /// A pool that may hold hundreds of descriptors, as its workers may. The suite also runs with a low limit.
