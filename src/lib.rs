@@ -46,7 +46,8 @@
 //! value is copied as a whole. A value that is nested too deeply for the stack of a thread that reads or writes it is an
 //! error of its item, never an overflow.
 //!
-//! Files and sockets travel as [`Fd`], large data that is only read as [`SharedSlice`], anywhere inside a value.
+//! Files and sockets travel as [`Fd`], large data that is only read as [`SharedSlice`], and memory that tasks change as
+//! [`Shared`] atomics and [`SharedArray`], anywhere inside a value.
 //!
 //! # Errors
 //!
@@ -264,6 +265,9 @@ pub use error::PoolError;
 pub use error::Side;
 pub use error::TaskError;
 pub use error::TimedOut;
+pub use ipc::memory::Atomic;
+pub use ipc::memory::Shared;
+pub use ipc::memory::SharedArray;
 pub use observe::stats::Current;
 pub use observe::stats::Stats;
 pub use observe::stats::Totals;

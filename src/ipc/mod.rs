@@ -1,8 +1,9 @@
-//! Processes that talk: channels in shared memory.
+//! Processes that talk, and memory that they share and change.
 //!
 //! ```text
 //!   channel    what users call: senders, receivers, one-shot replies
 //!   wait       waiting for the first of several things
+//!   memory     what users call: atomics and arrays
 //!   gate       sleeping until the other side changes something, and waking it
 //!   latch      a short lock whose holder may die
 //!   segment    the memory that the processes share
@@ -16,5 +17,6 @@
 pub(crate) mod channel;
 mod gate;
 mod latch;
+pub(crate) mod memory;
 mod segment;
 pub(crate) mod wait;

@@ -56,7 +56,7 @@ const BYTES: usize = 4096;
 /// Where the words of the object begin.
 const WORDS: usize = 64;
 /// The longest segment.
-const LEN_MAX: usize = 1 << 32;
+const LEN_MAX: usize = 1 << 40;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"procpool");
 const VERSION: u32 = 1;
@@ -65,6 +65,9 @@ const VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Channel = 1,
+    Atomic = 2,
+    Atomics = 3,
+    Array = 4,
 }
 
 /// What the maker and the receivers of a segment agree on.
@@ -114,7 +117,7 @@ impl Segment {
     ///
     /// The kernel refuses memfds, seals, or the memory; /proc is not mounted.
     pub(super) fn create(head: Head, bytes: usize) -> io::Result<(Self, PrivateFd)> {
-        let len = BYTES + bytes;
+        let len = BYTES.checked_add(bytes).filter(|len| *len <= LEN_MAX).ok_or(io::ErrorKind::OutOfMemory)?;
         let numbers = head.numbers(len)?;
         fault!("memfd");
         let fd = memfd::new(NAME)?;
@@ -223,6 +226,13 @@ impl<'a> View<'a> {
         let place = unsafe { self.base.add(offset) };
         // SAFETY: as for `place`; the offset is a multiple of 4.
         unsafe { AtomicU32::from_ptr(place.cast().as_ptr()) }
+    }
+
+    /// Where the bytes behind the words begin: at a multiple of 4096.
+    #[inline]
+    pub(super) fn start(self) -> NonNull<u8> {
+        // SAFETY: a segment has its head at least (`create`, `open`), so this is in the mapping, or one behind its end.
+        unsafe { self.base.add(BYTES) }
     }
 
     /// Copies `bytes` to `place`, counted from the first byte behind the words.

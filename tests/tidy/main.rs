@@ -51,6 +51,8 @@ const PROCPOOL: Crate = Crate {
         "src/engine/watch.rs",
         "src/fuzz/heap.rs",
         "src/ipc/latch/thread.rs",
+        "src/ipc/memory/array.rs",
+        "src/ipc/memory/atomics.rs",
         "src/ipc/segment.rs",
         "src/sys/clock.rs",
         "src/sys/owner_process.rs",

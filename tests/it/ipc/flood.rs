@@ -104,13 +104,13 @@ impl<'de> Deserialize<'de> for Returned {
     }
 }
 
-fn memfd() -> File {
+pub(crate) fn memfd() -> File {
     let name = c"forged";
     let flags = nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING;
     File::from(nix::sys::memfd::memfd_create(name, flags).unwrap())
 }
 
-fn seal(file: &File, seals: i32) {
+pub(crate) fn seal(file: &File, seals: i32) {
     use nix::fcntl::FcntlArg;
     use nix::fcntl::SealFlag;
     nix::fcntl::fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::from_bits_retain(seals))).unwrap();

@@ -22,6 +22,7 @@ crate::harness::modules![
     flood,
     #[cfg(debug_assertions)]
     last_words,
+    memory,
     scarce,
     shared,
     torture,
