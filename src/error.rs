@@ -523,6 +523,11 @@ pub enum PoolError {
         /// The error's chain, or the panic message.
         message: String,
     },
+    /// The finalizer cannot be sent to workers. What it fails with in a worker is logged.
+    Finalizer {
+        /// Why: its arguments do not serialize, or its function is in no loaded image.
+        message: String,
+    },
     /// The initializer took longer than its time limit, and its worker was killed.
     InitializerTimeout {
         /// The worker's process id.
@@ -634,6 +639,7 @@ impl fmt::Display for PoolError {
             ),
             PoolError::Start(error) => write!(f, "cannot start a worker: {error}"),
             PoolError::Initializer { message } => write!(f, "the initializer failed in a worker: {message}"),
+            PoolError::Finalizer { message } => write!(f, "the finalizer cannot be sent to workers: {message}"),
             PoolError::InitializerTimeout { pid, timeout } => write!(
                 f,
                 "the initializer of worker {pid} was still running after {timeout:?}, so the worker was killed; set a \

@@ -289,6 +289,8 @@ pub use work::task::Initialized;
 pub use work::task::Outcome;
 pub use work::task::Plain;
 pub use worker::deadline::deadline;
+pub use worker::info::WorkerInfo;
+pub use worker::info::worker;
 
 /// `#[serde(with = "procpool::fd")]`: a file or a socket in a field, that travels with the value.
 ///

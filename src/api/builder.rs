@@ -6,32 +6,22 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::Serialize;
 use start_methods::Boot;
 use start_methods::Resource;
 use start_methods::StartMethod;
 use start_methods::Starter;
 
 use crate::api::checks::check_processes;
+use crate::api::hooks::FINALIZER_TIMEOUT;
+use crate::api::hooks::Hooks;
 use crate::api::pool::Pool;
 use crate::driver;
 use crate::engine::config::Config;
-use crate::engine::config::InitializerArgs;
-use crate::engine::config::InitializerCall;
 use crate::error::PoolError;
 use crate::schedule::size::Size;
 use crate::sys::processor;
 use crate::transport::links::Links;
-use crate::values::codec;
-use crate::values::output::Output;
-use crate::work::function::LocalFunction;
-use crate::work::task::Args;
-use crate::work::task::Initialized;
 use crate::worker;
-
-/// Arguments of an initializer that have more bytes than this travel as a descriptor beside the worker's birth message.
-const INITIALIZER_INLINE_MAX: u64 = 16 * 1024;
 
 /// The settings of a pool that is to be made, from [`Pool::builder`] to [`build`](Self::build).
 ///
@@ -70,8 +60,7 @@ pub struct PoolBuilder {
     max_age_per_child: Option<Duration>,
     min_processes: usize,
     idle_timeout: Option<Duration>,
-    initializer: Option<Result<InitializerCall, String>>,
-    initializer_timeout: Option<Duration>,
+    pub(super) hooks: Hooks,
     name: String,
     executable: Option<PathBuf>,
     /// The methods that fork in spite of threads, as the user has promised that they may.
@@ -126,8 +115,7 @@ impl Pool {
             max_age_per_child: None,
             min_processes: 0,
             idle_timeout: None,
-            initializer: None,
-            initializer_timeout: None,
+            hooks: Hooks::default(),
             name: "procpool".to_owned(),
             executable: None,
             despite_threads: Vec::new(),
@@ -312,80 +300,6 @@ impl PoolBuilder {
     /// ```
     pub fn min_processes(mut self, processes: usize) -> Self {
         self.min_processes = processes;
-        self
-    }
-
-    /// Calls `f` on `args`, a tuple, in every worker before its first task.
-    ///
-    /// `f` returns nothing, or a `Result` whose error can be displayed. A worker whose initializer fails or panics
-    /// leaves, and another one is started. If that goes on, the pool is [`PoolError::Broken`], and every handle
-    /// returns that. The arguments live as long as the worker, so they may hold `&'static str`. [`build`](Self::build)
-    /// fails with [`PoolError::Initializer`] if they cannot be serialized or `f` cannot be found in the program.
-    ///
-    /// Named `initializer` and `initargs` in CPython.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::OnceLock;
-    ///
-    /// use procpool::Pool;
-    ///
-    /// static GREETING: OnceLock<&str> = OnceLock::new();
-    ///
-    /// fn load(greeting: &'static str) {
-    ///     GREETING.get_or_init(|| greeting);
-    /// }
-    ///
-    /// fn greet(name: String) -> Option<String> {
-    ///     GREETING.get().map(|greeting| format!("{greeting} {name}"))
-    /// }
-    ///
-    /// fn main() -> anyhow::Result<()> {
-    ///     procpool::init();
-    ///     let pool = Pool::builder().processes(2).initializer(("hello",), load).build()?;
-    ///     assert_eq!(pool.apply(("world".to_owned(),), greet)?.as_deref(), Some("hello world"));
-    ///     Ok(())
-    /// }
-    /// ```
-    #[doc(alias = "initargs")]
-    pub fn initializer<T, O>(mut self, args: T, f: T::Fp<O>) -> Self
-    where
-        T: Args + Serialize + Deserialize<'static>,
-        O: Initialized,
-    {
-        self.initializer = Some(encode_initializer(&args, LocalFunction::initializer::<T, O>(f)));
-        self
-    }
-
-    /// Ends a worker whose initializer has not returned after `timeout`; by default none is.
-    ///
-    /// That worker is replaced, as one whose initializer fails; if it goes on, the pool is [`PoolError::Broken`], with
-    /// [`PoolError::InitializerTimeout`] as the last error. Without it, an initializer that never returns is ended by
-    /// `terminate` only. [`build`](Self::build) fails with [`PoolError::ZeroLimit`] for a `timeout` of zero. Not in
-    /// CPython.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use procpool::Pool;
-    ///
-    /// fn warm_up(rounds: u32) {
-    ///     std::thread::sleep(Duration::from_millis(u64::from(rounds)));
-    /// }
-    ///
-    /// fn main() -> anyhow::Result<()> {
-    ///     procpool::init();
-    ///     let timeout = Duration::from_secs(60);
-    ///     let pool = Pool::builder().processes(1).initializer((3,), warm_up).initializer_timeout(timeout).build()?;
-    ///     assert_eq!(pool.apply((2u32, 10), u32::pow)?, 1024);
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn initializer_timeout(mut self, timeout: Duration) -> Self {
-        self.initializer_timeout = Some(timeout);
         self
     }
 
@@ -721,7 +635,8 @@ impl PoolBuilder {
             ("max_rss_per_child", self.max_rss_per_child == Some(0)),
             ("max_age_per_child", self.max_age_per_child == Some(Duration::ZERO)),
             ("idle_timeout", self.idle_timeout == Some(Duration::ZERO)),
-            ("initializer_timeout", self.initializer_timeout == Some(Duration::ZERO)),
+            ("initializer_timeout", self.hooks.initializer_timeout == Some(Duration::ZERO)),
+            ("finalizer_timeout", self.hooks.finalizer_timeout == Some(Duration::ZERO)),
         ] {
             if is_zero {
                 return Err(PoolError::ZeroLimit { option });
@@ -731,7 +646,9 @@ impl PoolBuilder {
             Some(timeout) => Size::elastic(self.min_processes, processes, timeout),
             None => Size::fixed(processes),
         };
-        let initializer = self.initializer.transpose().map_err(|message| PoolError::Initializer { message })?;
+        let Hooks { initializer, initializer_timeout, finalizer, finalizer_timeout } = self.hooks;
+        let initializer = initializer.transpose().map_err(|message| PoolError::Initializer { message })?;
+        let finalizer = finalizer.transpose().map_err(|message| PoolError::Finalizer { message })?;
         let starter = make_starter(self.start_method, self.executable, &self.despite_threads)?;
         let config = Config {
             size,
@@ -740,7 +657,9 @@ impl PoolBuilder {
             max_rss_per_child: self.max_rss_per_child,
             max_age_per_child: self.max_age_per_child,
             initializer,
-            initializer_timeout: self.initializer_timeout,
+            initializer_timeout,
+            finalizer,
+            finalizer_timeout: finalizer_timeout.unwrap_or(FINALIZER_TIMEOUT),
             name: self.name,
             boot: self.boot,
             started: AtomicU64::new(0),
@@ -765,19 +684,13 @@ impl PoolBuilder {
             max_age_per_child,
             min_processes,
             idle_timeout,
-            initializer,
-            initializer_timeout,
+            hooks,
             name,
             executable,
             despite_threads,
             boot,
             needs_trial: _,
         } = self;
-        let initializers_are_alike = match (initializer, &other.initializer) {
-            (None, None) => true,
-            (Some(Ok(ours)), Some(Ok(theirs))) => ours.is_like(theirs),
-            _ => false,
-        };
         *processes == other.processes
             && *start_method == other.start_method
             && *max_tasks_per_child == other.max_tasks_per_child
@@ -785,12 +698,11 @@ impl PoolBuilder {
             && *max_age_per_child == other.max_age_per_child
             && *min_processes == other.min_processes
             && *idle_timeout == other.idle_timeout
-            && *initializer_timeout == other.initializer_timeout
             && *name == other.name
             && *executable == other.executable
             && *despite_threads == other.despite_threads
             && boot.has_settings_of(&other.boot)
-            && initializers_are_alike
+            && hooks.is_like(&other.hooks)
     }
 }
 
@@ -813,15 +725,4 @@ fn make_starter(
         Some(path) => starter.executable(path),
         None => starter,
     })
-}
-
-fn encode_initializer<T: Serialize + 'static>(args: &T, function: LocalFunction) -> Result<InitializerCall, String> {
-    let definition = function.definition()?;
-    let mut output = Output::default();
-    codec::encode(args, &mut output).map_err(|error| format!("its arguments do not serialize: {error}"))?;
-    let args = match output.len() {
-        0..=INITIALIZER_INLINE_MAX if !output.carries() => InitializerArgs::Inline(output.into_bytes()),
-        _ => InitializerArgs::Attached(output.take_parcel()?),
-    };
-    Ok(InitializerCall { definition, args })
 }

@@ -12,6 +12,7 @@ mod checks;
 mod encoder;
 pub mod forkserver;
 pub(crate) mod future;
+mod hooks;
 pub(crate) mod imap;
 pub(crate) mod init;
 mod input;

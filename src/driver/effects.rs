@@ -91,11 +91,12 @@ impl Shared {
     pub(super) fn start_due<'a>(&'a self, mut driven: MutexGuard<'a, Driven>) -> MutexGuard<'a, Driven> {
         while driven.engine.effects.starts > 0 {
             driven.engine.effects.starts -= 1;
-            let started = MutexGuard::unlocked(&mut driven, || self.start_worker());
+            let lane = driven.engine.claim_lane();
+            let started = MutexGuard::unlocked(&mut driven, || self.start_worker(lane));
             // The pool may have ended meanwhile; then the engine does not take the worker.
             match started {
-                Ok((child, link)) => driven.engine.started(child, link),
-                Err(error) => driven.engine.start_failed(error),
+                Ok((child, link)) => driven.engine.started(child, link, lane),
+                Err(error) => driven.engine.start_failed(error, lane),
             }
             // A timer may have been set, or the pool may be at rest now that no start is pending.
             self.alert(&mut driven);

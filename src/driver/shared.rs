@@ -171,6 +171,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
+    use std::time::Duration;
 
     use start_methods::Boot;
     use start_methods::StartMethod;
@@ -189,6 +190,8 @@ mod tests {
             max_age_per_child: None,
             initializer: None,
             initializer_timeout: None,
+            finalizer: None,
+            finalizer_timeout: Duration::ZERO,
             name: String::new(),
             boot: Boot::new(crate::worker::main),
             started: AtomicU64::new(0),

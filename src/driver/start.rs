@@ -13,6 +13,7 @@ use crate::driver::shared::Shared;
 use crate::engine::config::Config;
 use crate::error::PoolError;
 use crate::sys::failpoint::fault;
+use crate::transport::control::Lane;
 use crate::transport::link::Link;
 
 /// Starts a pool of worker processes on this machine. Does not wait until they are ready.
@@ -53,10 +54,11 @@ impl Shared {
     fn start_first_workers(&self, starts: &mut Starts<'_>) -> Result<(), PoolError> {
         let processes = self.config.size.wanted();
         for started in 0..processes {
-            let worker = self.config.start_worker(starts);
+            let lane = self.driven.lock().engine.claim_lane();
+            let worker = self.config.start_worker(lane, starts);
             let engine = &mut self.driven.lock().engine;
             match worker {
-                Ok((child, link)) => engine.started(child, link),
+                Ok((child, link)) => engine.started(child, link, lane),
                 Err(error) => {
                     engine.drop_starts(processes - started);
                     return Err(error);
@@ -90,11 +92,11 @@ impl Shared {
     /// # Errors
     ///
     /// The system refused the process or a descriptor; the pool was joined or dropped.
-    pub(super) fn start_worker(&self) -> Result<(Child, Link), PoolError> {
+    pub(super) fn start_worker(&self, lane: Lane) -> Result<(Child, Link), PoolError> {
         // Cloned, so that its lock is not held for as long as the start takes: a join waits for that lock.
         let starter = self.starter.lock().clone();
         // `None` if the pool was joined or dropped while this start was due.
         let starter = starter.ok_or(PoolError::Terminated)?;
-        self.config.start_worker(&mut starter.several())
+        self.config.start_worker(lane, &mut starter.several())
     }
 }

@@ -1,5 +1,6 @@
 //! The settings of a pool, validated, and how one more worker is started from them.
 
+use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use start_methods::Birth;
 use start_methods::Boot;
 use start_methods::Child;
+use start_methods::Socket;
 use start_methods::StartMethod;
 use start_methods::Starter;
 use start_methods::Starts;
@@ -15,7 +17,8 @@ use crate::error::PoolError;
 use crate::schedule::PoolPolicy;
 use crate::schedule::size::Size;
 use crate::transport::control;
-use crate::transport::control::Initializer;
+use crate::transport::control::Hook;
+use crate::transport::control::Lane;
 use crate::transport::control::Setup;
 use crate::transport::link::Link;
 use crate::transport::links::Links;
@@ -26,30 +29,47 @@ use crate::work::function::Definition;
 /// How long a worker may take from its start to its hello.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The initializer of every worker, encoded.
+/// The initializer or the finalizer of every worker, encoded.
 #[derive(Clone, Debug)]
-pub(crate) struct InitializerCall {
+pub(crate) struct HookCall {
     pub(crate) definition: Definition,
-    pub(crate) args: InitializerArgs,
+    pub(crate) args: HookArgs,
 }
 
-impl InitializerCall {
+impl HookCall {
     /// Whether it does the same in a worker.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.definition == other.definition && self.args.is_like(&other.args)
     }
+
+    /// What the setup of a worker has of it.
+    fn in_setup(&self) -> Hook {
+        let args = match &self.args {
+            HookArgs::Inline(bytes) => Some(bytes.clone()),
+            HookArgs::Attached(_) => None,
+        };
+        Hook { definition: self.definition.clone(), args }
+    }
+
+    /// Sends to a worker that has been started what its setup does not have.
+    fn send_rest(&self, control: &Socket) -> io::Result<()> {
+        match &self.args {
+            HookArgs::Inline(_) => Ok(()),
+            HookArgs::Attached(args) => worker_link::send_arguments(control, args),
+        }
+    }
 }
 
-/// The arguments of the initializer.
+/// The arguments of a hook.
 #[derive(Clone, Debug)]
-pub(crate) enum InitializerArgs {
+pub(crate) enum HookArgs {
     /// In the boot message.
     Inline(Vec<u8>),
-    /// In the first message on the control socket.
+    /// In a message on the control socket.
     Attached(Parcel),
 }
 
-impl InitializerArgs {
+impl HookArgs {
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Inline(ours), Self::Inline(theirs)) => ours == theirs,
@@ -75,9 +95,11 @@ pub(crate) struct Config {
     pub(crate) max_tasks_per_child: Option<u64>,
     pub(crate) max_rss_per_child: Option<u64>,
     pub(crate) max_age_per_child: Option<Duration>,
-    pub(crate) initializer: Option<InitializerCall>,
+    pub(crate) initializer: Option<HookCall>,
     pub(crate) initializer_timeout: Option<Duration>,
-    /// What workers' names begin with.
+    pub(crate) finalizer: Option<HookCall>,
+    pub(crate) finalizer_timeout: Duration,
+    /// The name of the pool, with which those of its workers begin.
     pub(crate) name: String,
     /// The model of every worker: its entry and its environment, directory and limits.
     pub(crate) boot: Boot<'static>,
@@ -93,25 +115,21 @@ impl Config {
     /// # Errors
     ///
     /// The system refused the process or a descriptor.
-    pub(crate) fn start_worker(&self, starts: &mut Starts<'_>) -> Result<(Child, Link), PoolError> {
+    pub(crate) fn start_worker(&self, lane: Lane, starts: &mut Starts<'_>) -> Result<(Child, Link), PoolError> {
         // A server makes the process while its link is made here.
         let order = starts.order();
         let link = self.links.open().map_err(PoolError::system("making the link to a worker"))?;
-        let initializer = self.initializer.as_ref().map(|call| Initializer {
-            definition: call.definition.clone(),
-            args: match &call.args {
-                InitializerArgs::Inline(bytes) => Some(bytes.clone()),
-                InitializerArgs::Attached(_) => None,
-            },
-        });
+        let hooks = [&self.initializer, &self.finalizer];
+        let [initializer, finalizer] = hooks.map(|hook| hook.as_ref().map(HookCall::in_setup));
         let fds = link.worker_fds();
-        let payload = control::encode(&Setup { link: link.kind(), initializer });
+        let setup = Setup { link: link.kind(), lane, pool: self.name.clone(), initializer, finalizer };
+        let payload = control::encode(&setup);
         let name = format!("{}-{}", self.name, self.started.fetch_add(1, Ordering::Relaxed));
         let boot = self.boot.clone().name(&name).payload(&payload).fds(&fds);
         let child = order.start(&boot)?;
-        if let Some(InitializerArgs::Attached(args)) = self.initializer.as_ref().map(|call| &call.args) {
-            worker_link::send_arguments(child.control(), args)
-                .map_err(PoolError::system("sending the arguments of the initializer"))?;
+        for hook in hooks.into_iter().flatten() {
+            let sent = hook.send_rest(child.control());
+            sent.map_err(PoolError::system("sending the arguments of the initializer or finalizer"))?;
         }
         Ok((child, link.into_link()))
     }

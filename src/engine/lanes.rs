@@ -1,41 +1,66 @@
-//! Lanes: small numbers for workers, so that one who watches a pool sees as many rows as the pool has places.
+//! Lanes: the places of a pool's workers, numbered from 0. A replacement takes the lane of the worker that it replaces.
 //!
-//! A worker has one lane for its whole life. A replacement takes over the lane of the worker that it replaces, even while
-//! that one is still leaving; so for a moment a lane may have several workers.
-
-use std::collections::BTreeMap;
+//! A pool of `n` workers has the lanes 0 to `n - 1`. A start takes the lowest lane that no worker has that is to stay. A
+//! worker that is about to leave keeps its lane until it has ended, so for that time two workers may have the same one.
 
 use crate::schedule::WorkerId;
+use crate::transport::control::Lane;
 
-/// Which worker has which lane.
+/// Who has a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Nobody,
+    /// A worker that is being started.
+    Start,
+    /// A worker that was started. It may have ended, or be about to.
+    Worker(WorkerId),
+}
+
+/// One lane, by its index in the list.
+#[derive(Debug)]
+struct Place {
+    holder: Holder,
+    /// How many workers have been started for it.
+    starts: u64,
+}
+
+/// The lanes of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    /// The workers of each lane, the newest last. All others are leaving.
-    lanes: Vec<Vec<WorkerId>>,
-    of: BTreeMap<WorkerId, u32>,
+    places: Vec<Place>,
 }
 
 impl Lanes {
-    /// Gives a new worker a lane: of one that is leaving, or else the lowest that is free. `is_leaving` says whether a
-    /// worker is.
-    pub(super) fn enter(&mut self, worker: WorkerId, is_leaving: impl Fn(WorkerId) -> bool) -> u32 {
-        let is_left = |lane: &Vec<WorkerId>| lane.last().is_some_and(|&newest| is_leaving(newest));
-        let place = self.lanes.iter().position(is_left).or_else(|| self.lanes.iter().position(Vec::is_empty));
-        let place = place.unwrap_or_else(|| {
-            self.lanes.push(Vec::new());
-            self.lanes.len() - 1
+    /// The lane of a worker that is about to be started: the lowest one that no worker has for which `stays` is true.
+    pub(super) fn claim(&mut self, stays: impl Fn(WorkerId) -> bool) -> Lane {
+        let is_free = |place: &Place| match place.holder {
+            Holder::Nobody => true,
+            Holder::Start => false,
+            Holder::Worker(worker) => !stays(worker),
+        };
+        let index = self.places.iter().position(is_free).unwrap_or_else(|| {
+            self.places.push(Place { holder: Holder::Nobody, starts: 0 });
+            self.places.len() - 1
         });
-        self.lanes[place].push(worker);
-        let number = u32::try_from(place).expect("there are fewer workers than process ids");
-        self.of.insert(worker, number);
-        number
+        let place = &mut self.places[index];
+        let index = u32::try_from(index).expect("there are fewer workers than process ids");
+        let lane = Lane { index, generation: place.starts };
+        *place = Place { holder: Holder::Start, starts: place.starts + 1 };
+        lane
     }
 
-    /// The worker is gone.
-    pub(super) fn leave(&mut self, worker: WorkerId) {
-        if let Some(number) = self.of.remove(&worker) {
-            self.lanes[number as usize].retain(|&other| other != worker);
-        }
+    /// The worker for which the lane was claimed has been started.
+    pub(super) fn occupy(&mut self, lane: Lane, worker: WorkerId) {
+        self.set(lane, Holder::Worker(worker));
+    }
+
+    /// The worker for which the lane was claimed has not been started.
+    pub(super) fn release(&mut self, lane: Lane) {
+        self.set(lane, Holder::Nobody);
+    }
+
+    fn set(&mut self, lane: Lane, holder: Holder) {
+        self.places[lane.index as usize].holder = holder;
     }
 }
 
@@ -43,22 +68,22 @@ impl Lanes {
 mod tests {
     use super::*;
 
-    const NONE_LEAVES: fn(WorkerId) -> bool = |_| false;
-
     #[test]
-    fn a_replacement_has_the_lane_of_the_worker_that_it_replaces() {
+    fn a_replacement_takes_the_lane_of_the_one_that_leaves() {
         let mut lanes = Lanes::default();
-        let entered: Vec<u32> = (0..4).map(|worker| lanes.enter(WorkerId(worker), NONE_LEAVES)).collect();
-        assert_eq!(entered, [0, 1, 2, 3]);
-        lanes.leave(WorkerId(1));
-        assert_eq!(lanes.enter(WorkerId(4), NONE_LEAVES), 1, "that worker was dead");
-        assert_eq!(lanes.enter(WorkerId(5), |worker| worker == WorkerId(2)), 2, "that one is still leaving");
-        assert_eq!(lanes.enter(WorkerId(6), |worker| worker == WorkerId(2)), 4, "its lane has a successor");
-        let are_leaving = |worker| worker == WorkerId(2) || worker == WorkerId(5);
-        assert_eq!(lanes.enter(WorkerId(7), are_leaving), 2, "the successor leaves before the first is gone");
-        for gone in [5, 2, 7] {
-            lanes.leave(WorkerId(gone));
-        }
-        assert_eq!(lanes.enter(WorkerId(8), NONE_LEAVES), 2);
+        let first: Vec<Lane> = (0..3).map(|_| lanes.claim(|_| true)).collect();
+        assert_eq!(
+            first.iter().map(|lane| (lane.index, lane.generation)).collect::<Vec<_>>(),
+            [(0, 0), (1, 0), (2, 0)]
+        );
+        first.iter().zip(1..).for_each(|(&lane, worker)| lanes.occupy(lane, WorkerId(worker)));
+
+        let second = lanes.claim(|worker| worker != WorkerId(2));
+        assert_eq!((second.index, second.generation), (1, 1));
+        // Not twice: the start has it now, although the worker still lives.
+        assert_eq!(lanes.claim(|worker| worker != WorkerId(2)).index, 3);
+
+        lanes.release(second);
+        assert_eq!(lanes.claim(|_| true), Lane { index: 1, generation: 2 });
     }
 }

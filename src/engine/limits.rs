@@ -101,6 +101,14 @@ impl Engine {
                 self.workers.kill(worker, &mut self.effects);
             }
             let Some(handle) = self.workers.get_mut(worker) else { continue };
+            if is_due(handle.finalizer_due) {
+                handle.finalizer_due = None;
+                let (pid, limit) = (handle.pid(), self.finalizer_timeout);
+                let text = format!("worker {pid} was killed: its finalizer ran for longer than {limit:?}");
+                self.effects.log(Level::Warn, text);
+                self.workers.kill(worker, &mut self.effects);
+            }
+            let Some(handle) = self.workers.get_mut(worker) else { continue };
             if is_due(handle.retry_at) {
                 handle.retry_at = None;
                 self.send_again(worker);

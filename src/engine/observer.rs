@@ -1,4 +1,4 @@
-//! What the engine notes for those who watch the pool: totals, lanes, and the labels of calls.
+//! What the engine notes for those who watch the pool: totals, and the labels of calls.
 //!
 //! Everything here is a hint for people. No decision depends on it.
 
@@ -6,10 +6,8 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use crate::engine::lanes::Lanes;
 use crate::error::TaskError;
 use crate::observe::stats::Totals;
-use crate::schedule::WorkerId;
 use crate::work::batch::JobId;
 use crate::work::jobs::JobIdHasher;
 
@@ -23,7 +21,6 @@ struct ObservedCall {
 #[derive(Debug, Default)]
 pub(super) struct Observer {
     pub(super) totals: Totals,
-    pub(super) lanes: Lanes,
     /// The unfinished calls that have a label.
     calls: HashMap<JobId, ObservedCall, BuildHasherDefault<JobIdHasher>>,
 }
@@ -61,15 +58,8 @@ impl Observer {
         }
     }
 
-    /// A worker has been started.
-    pub(super) fn entered(&mut self, worker: WorkerId, is_leaving: impl Fn(WorkerId) -> bool) -> u32 {
-        self.totals.workers_started += 1;
-        self.lanes.enter(worker, is_leaving)
-    }
-
     /// A worker is gone.
-    pub(super) fn left(&mut self, worker: WorkerId, gone: Gone) {
-        self.lanes.leave(worker);
+    pub(super) fn left(&mut self, gone: Gone) {
         let total = match gone {
             Gone::Stopped => &mut self.totals.workers_stopped,
             Gone::Recycled => &mut self.totals.workers_recycled,

@@ -169,6 +169,16 @@ impl Engine {
                 self.effects.link_refused = true;
                 self.workers.kill_for(worker, PoolError::NoSharedMemory { message }, &mut self.effects);
             }
+            (Ok(Report::Finalizing), Greeting::Ready)
+                if handle.finalizer_due.is_none() && !self.schedule.is_staying(worker) =>
+            {
+                handle.finalizer_due = Instant::now().checked_add(self.finalizer_timeout);
+                self.workers.rearm(worker);
+            }
+            (Ok(Report::FinalizerFailed { message }), Greeting::Ready) if handle.finalizer_due.is_some() => {
+                let text = format!("the finalizer of worker {} failed: {message}", handle.pid());
+                self.effects.log(Level::Warn, text);
+            }
             (Ok(report), _) => self.on_nonsense(worker, format!("{report:?} out of turn")),
             (Err(error), _) => self.on_nonsense(worker, format!("a report: {error}")),
         }

@@ -93,23 +93,13 @@ impl Engine {
         (job.settled, job.submitted)
     }
 
-    /// A worker process has been started: gives it a lane.
-    pub(super) fn on_entered(&mut self, worker: WorkerId) {
-        let Self { observer, schedule, workers, .. } = self;
-        let is_leaving = |other| schedule.view(other).is_some_and(|view| view.is_leaving);
-        let lane = observer.entered(worker, is_leaving);
-        if let Some(handle) = workers.get_mut(worker) {
-            handle.lane = lane;
-        }
-    }
-
     /// A worker is gone. To be called before the schedule is told.
     pub(super) fn on_gone(&mut self, worker: WorkerId, handle: &WorkerHandle, exit: &Exit) {
         let gone = self.manner(worker, handle, exit);
         if handle.greeting != Greeting::Ready && !matches!(self.phase, Phase::Ended(_)) {
             self.observer.totals.starts_failed += 1;
         }
-        self.observer.left(worker, gone);
+        self.observer.left(gone);
     }
 
     /// Items are run again that were lost with their worker.

@@ -26,6 +26,7 @@ use crate::engine::config;
 use crate::engine::config::Config;
 use crate::engine::effects::Effects;
 use crate::engine::job_table::JobTable;
+use crate::engine::lanes::Lanes;
 use crate::engine::observer::Observer;
 use crate::engine::watch::Watch;
 use crate::engine::worker_handle::Greeting;
@@ -46,6 +47,7 @@ use crate::sys::processor;
 use crate::sys::processor::Cpu;
 use crate::sys::spin;
 use crate::sys::waiters::Waiters;
+use crate::transport::control::Lane;
 use crate::transport::link::AnswerProbe;
 use crate::transport::link::Holds;
 use crate::transport::link::Inbox;
@@ -81,6 +83,7 @@ pub(crate) struct Engine {
     pub(super) jobs: JobTable,
     pub(super) workers: Workers,
     pub(super) observer: Observer,
+    lanes: Lanes,
     next_id: u64,
     pub(super) last_start_error: Option<PoolError>,
     /// The template of a fork pool has died, and a thread has tried in vain to replace it.
@@ -99,6 +102,8 @@ pub(crate) struct Engine {
     pub(super) rss_max: Option<u64>,
     /// How long an initializer may run.
     pub(super) initializer_timeout: Option<Duration>,
+    /// How long a finalizer may run.
+    pub(super) finalizer_timeout: Duration,
     /// Workers whose answers are about to be taken in.
     pub(super) news: Vec<WorkerId>,
     /// How many processors this process may use.
@@ -115,6 +120,7 @@ impl Engine {
             jobs: JobTable::default(),
             workers: Workers::new(watch, processors),
             observer: Observer::default(),
+            lanes: Lanes::default(),
             next_id: 1,
             last_start_error: None,
             is_template_refused: false,
@@ -126,6 +132,7 @@ impl Engine {
             buffer: Vec::new(),
             rss_max: config.max_rss_per_child,
             initializer_timeout: config.initializer_timeout,
+            finalizer_timeout: config.finalizer_timeout,
             news: Vec::new(),
             processors,
         }
@@ -232,8 +239,14 @@ impl Engine {
         }
     }
 
+    /// The lane of the worker that is started next. It is answered by [`started`](Self::started) or
+    /// [`start_failed`](Self::start_failed).
+    pub(crate) fn claim_lane(&mut self) -> Lane {
+        self.lanes.claim(|worker| self.schedule.is_staying(worker))
+    }
+
     /// A worker process has been started.
-    pub(crate) fn started(&mut self, child: Child, link: Link) {
+    pub(crate) fn started(&mut self, child: Child, link: Link, lane: Lane) {
         let worker = WorkerId(self.new_id());
         if matches!(self.phase, Phase::Ended(_)) {
             // The start was asked for before the end.
@@ -242,18 +255,22 @@ impl Engine {
             return;
         }
         let hello_due = Instant::now() + shortened!("hello_timeout", config::HELLO_TIMEOUT);
-        if let Err(Refused { handle, error }) = self.workers.add(worker, WorkerHandle::new(child, link, hello_due)) {
+        if let Err(Refused { handle, error }) =
+            self.workers.add(worker, WorkerHandle::new(child, link, lane, hello_due))
+        {
             self.effects.unwanted.push(handle.child);
-            self.start_failed(PoolError::system("watching a new worker")(error));
+            self.start_failed(PoolError::system("watching a new worker")(error), lane);
             return;
         }
-        self.on_entered(worker);
+        self.observer.totals.workers_started += 1;
+        self.lanes.occupy(lane, worker);
         self.schedule.started(worker, Instant::now());
         self.carry_out();
     }
 
     /// A worker process could not be started.
-    pub(crate) fn start_failed(&mut self, error: PoolError) {
+    pub(crate) fn start_failed(&mut self, error: PoolError, lane: Lane) {
+        self.lanes.release(lane);
         self.observer.totals.starts_failed += 1;
         self.effects.log(Level::Warn, error.to_string());
         let template_died = matches!(error, PoolError::Start(StartError::TemplateDied));

@@ -14,6 +14,7 @@ use crate::schedule::load::ItemId;
 use crate::sys::failpoint::fault;
 use crate::sys::failpoint::shortened;
 use crate::sys::resident::resident_bytes;
+use crate::transport::control::Lane;
 use crate::transport::link::Holds;
 use crate::transport::link::Link;
 use crate::transport::link::Wakeup;
@@ -83,6 +84,8 @@ pub(crate) struct WorkerHandle {
     pub(crate) status_due: Option<Instant>,
     /// How many of its messages made no sense, and how many descriptors they had.
     pub(crate) nonsense: usize,
+    /// Its finalizer runs, until this time at the latest.
+    pub(crate) finalizer_due: Option<Instant>,
     /// SIGKILL follows at this time.
     pub(crate) kill_at: Option<Instant>,
     pub(crate) death: Death,
@@ -108,7 +111,7 @@ pub(crate) enum Leisure {
 }
 
 impl WorkerHandle {
-    pub(crate) fn new(mut child: Child, link: Link, hello_due: Instant) -> Self {
+    pub(crate) fn new(mut child: Child, link: Link, lane: Lane, hello_due: Instant) -> Self {
         child.distrust();
         Self {
             child,
@@ -119,12 +122,13 @@ impl WorkerHandle {
             last_words: None,
             status_due: None,
             nonsense: 0,
+            finalizer_due: None,
             kill_at: None,
             death: Death::NotDue,
             retry_at: None,
             place: Place::default(),
             rss_read_at: None,
-            lane: 0,
+            lane: lane.index,
             started_at: Instant::now(),
             items_done: 0,
             busy_ns: 0,
@@ -219,6 +223,7 @@ impl WorkerHandle {
 
     /// When something must be done about this worker, if nothing happens before.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        [self.start_due(), self.status_due, self.kill_at, self.retry_at, self.give_up_at()].into_iter().flatten().min()
+        let [start, give_up] = [self.start_due(), self.give_up_at()];
+        [start, self.status_due, self.finalizer_due, self.kill_at, self.retry_at, give_up].into_iter().flatten().min()
     }
 }

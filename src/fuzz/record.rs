@@ -24,7 +24,8 @@ use super::values;
 use crate::schedule::walk;
 use crate::sys::bell::Bell;
 use crate::transport::control;
-use crate::transport::control::Initializer;
+use crate::transport::control::Hook;
+use crate::transport::control::Lane;
 use crate::transport::control::LinkKind;
 use crate::transport::control::Setup;
 use crate::transport::frame::Head;
@@ -74,6 +75,12 @@ fn wait_for<T>(mut poll: impl FnMut() -> Option<T>) -> T {
         }
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The setup of the first worker of a pool.
+fn setup(link: LinkKind, [initializer, finalizer]: [Option<Hook>; 2]) -> Setup {
+    let lane = Lane { index: 0, generation: 0 };
+    Setup { link, lane, pool: "recorded".to_owned(), initializer, finalizer }
 }
 
 /// Starts a worker and waits for its hello.
@@ -169,7 +176,7 @@ fn record_frames() {
         ("attached", LocalFunction::task::<Map<u32, Vec<u32>>, Plain>(large)),
     ];
     let end = socket::ParentEnd::new().unwrap();
-    let child = start(&Setup { link: LinkKind::Socket, initializer: None }, &[end.worker_end()]);
+    let child = start(&setup(LinkKind::Socket, [None, None]), &[end.worker_end()]);
     write("report", "ready", &report_of(&child));
     let send = |name: &str, head: &[u8], body: &[u8]| {
         write("frame", &format!("order-{name}"), &[head, body].concat());
@@ -212,7 +219,7 @@ fn record_frames() {
 /// The last reports of a worker that aborts, and of one whose initializer fails.
 fn record_ends() {
     let end = socket::ParentEnd::new().unwrap();
-    let child = start(&Setup { link: LinkKind::Socket, initializer: None }, &[end.worker_end()]);
+    let child = start(&setup(LinkKind::Socket, [None, None]), &[end.worker_end()]);
     report_of(&child);
     let span = numbers(&[1]);
     let _sent = end.send(&definition(LocalFunction::task::<Map<u32, u32>, Plain>(abort)), &[], &[]).unwrap();
@@ -221,10 +228,18 @@ fn record_ends() {
     child.wait().unwrap();
 
     let definition = LocalFunction::initializer::<(&'static str,), anyhow::Result<()>>(refuse).definition().unwrap();
-    let initializer = Some(Initializer { definition, args: Some(encoded(&("no",))) });
+    let hook = Hook { definition, args: Some(encoded(&("no",))) };
     let end = socket::ParentEnd::new().unwrap();
-    let child = start(&Setup { link: LinkKind::Socket, initializer }, &[end.worker_end()]);
+    let child = start(&setup(LinkKind::Socket, [Some(hook.clone()), None]), &[end.worker_end()]);
     write("report", "initializer-failed", &report_of(&child));
+    child.wait().unwrap();
+
+    let end = socket::ParentEnd::new().unwrap();
+    let child = start(&setup(LinkKind::Socket, [None, Some(hook)]), &[end.worker_end()]);
+    report_of(&child);
+    let _sent = end.send(Head::stop().as_bytes(), &[], &[]).unwrap();
+    write("report", "finalizing", &report_of(&child));
+    write("report", "finalizer-failed", &report_of(&child));
     child.wait().unwrap();
 }
 
@@ -239,7 +254,7 @@ fn record_rings() {
     for (name, function) in tasks {
         let (mut end, memory) = ring::parent::ParentEnd::new().unwrap();
         let bell = Bell::new().unwrap();
-        let child = start(&Setup { link: LinkKind::Ring, initializer: None }, &[memory.as_fd(), bell.as_fd()]);
+        let child = start(&setup(LinkKind::Ring, [None, None]), &[memory.as_fd(), bell.as_fd()]);
         report_of(&child);
         end.send_note(Note { frame: definition(function), attached: None }, None);
         let span = numbers(&[1, 2, 3]);

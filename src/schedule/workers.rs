@@ -73,8 +73,7 @@ impl Schedule {
     }
 
     /// Whether nothing has been decided that makes the worker leave.
-    #[cfg(any(test, fuzzing))]
-    pub(super) fn is_staying(&self, worker: WorkerId) -> bool {
+    pub(crate) fn is_staying(&self, worker: WorkerId) -> bool {
         self.roster.get(worker).is_some_and(RosterEntry::is_staying)
     }
 

@@ -23,18 +23,31 @@ pub(crate) enum LinkKind {
     Socket,
 }
 
+/// The place of a worker in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lane {
+    pub(crate) index: u32,
+    /// How many workers had this index before.
+    pub(crate) generation: u64,
+}
+
 /// The payload of a worker's birth. Its descriptors are those of the link.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) link: LinkKind,
-    pub(crate) initializer: Option<Initializer>,
+    pub(crate) lane: Lane,
+    /// The name of the pool.
+    pub(crate) pool: String,
+    pub(crate) initializer: Option<Hook>,
+    pub(crate) finalizer: Option<Hook>,
 }
 
-/// What a worker runs before its first item.
+/// What a worker runs before its first item, or after its last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Initializer {
+pub(crate) struct Hook {
     pub(crate) definition: Definition,
-    /// `None`: in the first message on the control socket, behind a [`BodyPlace`], with descriptors.
+    /// `None`: in a message on the control socket, behind a [`BodyPlace`], with descriptors. The initializer's is the
+    /// first, the finalizer's the next.
     pub(crate) args: Option<Vec<u8>>,
 }
 
@@ -52,6 +65,10 @@ pub(crate) enum Report {
     Attachment { number: u32, place: BodyPlace, fds: u32 },
     /// It is about to abort because of this panic.
     LastWords(PanicRecord),
+    /// It was told to leave, and its finalizer is about to run.
+    Finalizing,
+    /// Its finalizer failed.
+    FinalizerFailed { message: String },
 }
 
 /// What the parent sends on the control socket with descriptors that belong to a record in the rings.

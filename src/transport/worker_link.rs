@@ -268,8 +268,8 @@ pub(crate) fn report(control: &Socket, report: &Report, fds: &[BorrowedFd<'_>]) 
     control.send(&[IoSlice::new(&control::encode(report))], fds)
 }
 
-/// Receives the arguments of the initializer, which are the first message on the control socket: their bytes, unless they
-/// are in a file, and their descriptors.
+/// Receives the arguments of a hook, which are the next message on the control socket: their bytes, unless they are in a
+/// file, and their descriptors.
 ///
 /// # Errors
 ///
@@ -284,7 +284,7 @@ pub(crate) fn receive_arguments(control: &Socket) -> io::Result<(Vec<u8>, Beside
     Ok((bytes, ReceivedFds::split(fds, place).map_or(Beside::Missing, Beside::Fds)))
 }
 
-/// Sends the arguments of the initializer to a worker that has been started.
+/// Sends the arguments of a hook to a worker that has been started.
 ///
 /// # Errors
 ///

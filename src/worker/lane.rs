@@ -23,6 +23,7 @@ use crate::work::function;
 use crate::work::function::Completion;
 use crate::worker::deadline;
 use crate::worker::deadline::Limit;
+use crate::worker::info;
 use crate::worker::panics;
 
 /// How a lane ends.
@@ -91,12 +92,14 @@ impl<'a> Lane<'a> {
         self.end.take().expect("it ends because there is nothing to run")
     }
 
-    /// The function has returned from an item.
+    /// The function has returned from an item. Another call for the same item does nothing more.
     #[inline]
     fn end_item(&mut self) {
         failpoint!("after_run");
-        self.is_running = false;
         self.functions.kill_forked_copy();
+        if std::mem::take(&mut self.is_running) {
+            info::item_done();
+        }
     }
 
     /// Answers the item that has run with what is in the buffer.

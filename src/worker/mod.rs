@@ -7,12 +7,12 @@
 mod backtrace;
 pub(crate) mod deadline;
 mod functions;
+mod hooks;
+pub(crate) mod info;
 mod lane;
 pub(crate) mod panics;
 
 use std::io;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,34 +23,28 @@ use self::functions::Callee;
 use self::functions::Functions;
 use self::functions::read_attached;
 use self::functions::write_panic;
+use self::hooks::ReadyHook;
 use crate::sys::failpoint::failpoint;
-use crate::transport::control::Initializer;
-use crate::transport::control::REPORT_TEXT_MAX;
 use crate::transport::control::Report;
 use crate::transport::control::Setup;
 use crate::transport::frame;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Order;
-use crate::transport::panic_record::cut_start;
-use crate::transport::panic_record::cut_text;
 use crate::transport::record::Idle;
 use crate::transport::record::Next;
 use crate::transport::record::broken;
 use crate::transport::worker_link::Beside;
 use crate::transport::worker_link::WorkerLink;
-use crate::transport::worker_link::receive_arguments;
 use crate::transport::worker_link::report;
 use crate::values::attach;
 use crate::values::attach::Carried;
 use crate::values::attach::Source;
-use crate::values::blob::BlobCache;
 use crate::values::blob::IDLE_TIME;
 use crate::values::message;
 use crate::values::output::Output;
 use crate::values::output::no_room;
 use crate::values::parcel::ReceivedFds;
 use crate::work::function::Completion;
-use crate::work::function::ResolvedFunction;
 use crate::worker::panics::LastWords;
 
 /// The exit code of a worker whose initializer failed.
@@ -82,11 +76,17 @@ fn run(birth: Birth) -> io::Result<u8> {
             return Ok(EXIT_LINK_REFUSED);
         }
     };
+    info::begin(setup.lane, setup.pool);
     panics::install_hook();
-    if let Some(initializer) = setup.initializer {
+    let [initializer, finalizer] = [setup.initializer, setup.finalizer].map(|hook| {
+        let receive = |hook| ReadyHook::receive(hook, &control);
+        hook.map(receive).transpose()
+    });
+    // In this order: their arguments were sent so.
+    let (initializer, finalizer) = (initializer?, finalizer?);
+    if let Some(initializer) = initializer {
         link.forbid_migration();
-        if let Err(message) = initialize(initializer, &control) {
-            let message = cut_text(message, REPORT_TEXT_MAX);
+        if let Err(message) = initializer.run() {
             report(&control, &Report::InitializerFailed { message }, &[])?;
             return Ok(EXIT_INITIALIZER_FAILED);
         }
@@ -94,8 +94,14 @@ fn run(birth: Birth) -> io::Result<u8> {
     failpoint!("before_ready");
     report(&control, &Report::Ready, &[])?;
     failpoint!("after_ready");
-    panics::set_last_words(last_words(control));
-    Worker::new(link).serve()
+    panics::set_last_words(last_words(Rc::clone(&control)));
+    let mut worker = Worker::new(link);
+    match (worker.serve()?, finalizer) {
+        // No process reads what it would report.
+        (Left::Alone, _) | (Left::Told, None) => {}
+        (Left::Told, Some(finalizer)) => hooks::finalize(finalizer, &control)?,
+    }
+    Ok(0)
 }
 
 /// Sends the report of a panic that this process will not survive, from inside the panic hook.
@@ -106,39 +112,13 @@ fn last_words(control: Rc<Socket>) -> LastWords {
     })
 }
 
-fn initialize(initializer: Initializer, control: &Socket) -> Result<(), String> {
-    let function = ResolvedFunction::find(&initializer.definition)?;
-    let (read, _delivery);
-    let args = match &initializer.args {
-        Some(args) => args.as_slice(),
-        None => {
-            let (bytes, beside) = receive_arguments(control).map_err(|error| error.to_string())?;
-            let beside = match beside {
-                Beside::Fds(fds) => Some(fds),
-                Beside::Missing | Beside::ParentGone => None,
-            };
-            let (opened, carried) = read_attached(&bytes, beside, &BlobCache::of_worker())?;
-            read = opened;
-            _delivery = attach::deliver(carried, Source::Parent);
-            &read
-        }
-    };
-    let mut out = Output::default();
-    let completion = panics::recorded(|| catch_unwind(AssertUnwindSafe(|| function.call(&(), args, &mut out))));
-    match completion {
-        Ok(Completion::Value) => Ok(()),
-        Ok(_) => Err(text_of(out)),
-        Err(panic) => Err(panic.in_words()),
-    }
-}
-
-/// The beginning of a text, however long it is.
-fn text_of(mut text: Output) -> String {
-    if text.fits_a_frame() {
-        return String::from_utf8_lossy(&text.into_bytes()).into_owned();
-    }
-    let start = text.take_blob().and_then(|blob| Ok((blob.read_start(REPORT_TEXT_MAX)?, blob.len())));
-    start.map_or_else(|error| no_room(&error), |(start, len)| cut_start(&start, len))
+/// Why a worker leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// The parent told it to.
+    Told,
+    /// The parent is gone: no process will read another answer.
+    Alone,
 }
 
 /// What a worker does after a record.
@@ -146,8 +126,7 @@ enum Step {
     /// Process the current record.
     Current,
     Done(Next),
-    /// It was told to leave, or the parent is gone.
-    Leave,
+    Leave(Left),
 }
 
 /// A worker that is ready.
@@ -166,7 +145,7 @@ impl Worker {
         Self { link, functions, callee: None, out }
     }
 
-    fn serve(mut self) -> io::Result<u8> {
+    fn serve(&mut self) -> io::Result<Left> {
         while self.begin()? {
             self.link.read()?;
             loop {
@@ -175,13 +154,12 @@ impl Worker {
                     Step::Done(Next::HasBegun) => self.link.read()?,
                     Step::Done(Next::Wait) => break,
                     Step::Done(Next::Leave) => return Err(broken("its bell was closed")),
-                    Step::Leave => return Ok(0),
+                    Step::Leave(left) => return Ok(left),
                 }
             }
         }
         failpoint!("before_exit");
-        // The parent is gone: no process will read another answer.
-        Ok(0)
+        Ok(Left::Alone)
     }
 
     /// Waits for the next record; false if the parent is gone. Memory for large values is given back when none has come for
@@ -218,7 +196,7 @@ impl Worker {
             Some(number) => match self.link.attachment(number)? {
                 Beside::Fds(fds) => Some(fds),
                 Beside::Missing => None,
-                Beside::ParentGone => return Ok(Step::Leave),
+                Beside::ParentGone => return Ok(Step::Leave(Left::Alone)),
             },
             None => None,
         };
@@ -231,7 +209,7 @@ impl Worker {
         let next = self.link.finish()?;
         if stop {
             failpoint!("before_exit");
-            return Ok(Step::Leave);
+            return Ok(Step::Leave(Left::Told));
         }
         Ok(Step::Done(next))
     }
@@ -282,6 +260,7 @@ impl Worker {
             }
         };
         self.functions.kill_forked_copy();
+        info::item_done();
         let kind = ended.unwrap_or_else(|panic| {
             if callee.is_timed() {
                 // The report has its own time: the item has ended.

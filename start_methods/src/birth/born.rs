@@ -209,6 +209,7 @@ pub(crate) fn after_fork(registry: &Registry, images: Snapshot, kept: &Kept) -> 
     // it already, unless the C library runs none.
     unshared::close_all_in_child();
     registry.close_all_in_child(&[control, lifeline, born.unwrap_or(control), sentinel.unwrap_or(control)]);
+    calls::forget_c_stdout();
     signals::reset_in_child();
     image::inherit(images);
     // The numbers are still open; their owners, copied from the parent, became invalid with the parent's epoch.

@@ -26,8 +26,9 @@ pub(crate) fn run_and_leave(origin: Origin, run: impl FnOnce() -> u8 + UnwindSaf
         std::mem::forget(payload);
         calls::EXIT_PANICKED
     });
-    // `_exit` would discard the buffer.
+    // `_exit` would discard the buffers.
     let _result = io::stdout().flush();
+    calls::flush_c_stdout();
     match origin {
         Origin::Executed => std::process::exit(code.into()),
         Origin::Forked => calls::exit_now(code),

@@ -107,6 +107,33 @@ pub(crate) fn exit_now(code: u8) -> ! {
     unsafe { libc::_exit(code.into()) }
 }
 
+unsafe extern "C" {
+    /// The stream of the C library.
+    #[link_name = "stdout"]
+    static C_STDOUT: *mut libc::FILE;
+
+    /// Of glibc and of musl.
+    fn __fpurge(stream: *mut libc::FILE);
+}
+
+/// Writes what C code has printed to the standard output and is still in its buffer.
+pub(crate) fn flush_c_stdout() {
+    // SAFETY: the C library initializes it before any code of the program runs, and this one is never assigned by Rust.
+    let stream = unsafe { C_STDOUT };
+    // SAFETY: fflush(3) takes an open stream. A program that has closed its standard output has set it aside; the C
+    // library then fails the write.
+    unsafe { libc::fflush(stream) };
+}
+
+/// Forgets what is in the buffer of C's standard output: in a forked child it is the parent's, which writes it itself.
+/// Allocates nothing and takes no lock.
+pub(crate) fn forget_c_stdout() {
+    // SAFETY: see `flush_c_stdout`.
+    let stream = unsafe { C_STDOUT };
+    // SAFETY: the stream is open, and this process has one thread.
+    unsafe { __fpurge(stream) };
+}
+
 /// Whether the program was executed with more rights than its caller has (set-user-id and the like), so that its
 /// environment must not be trusted.
 pub(crate) fn is_secure_execution() -> bool {

@@ -298,3 +298,16 @@ pub(crate) fn want_descriptors(wanted: u64) {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted.min(hard)), hard).unwrap();
 }
+
+/// Prints through the buffer of the C library, which has no line buffering here: the output is no terminal.
+pub(crate) fn print_in_c(text: &str) {
+    let text = std::ffi::CString::new(text).expect("no zero byte");
+    // SAFETY: both are strings that end with a zero byte, and the format takes one.
+    unsafe { libc::printf(c"%s".as_ptr(), text.as_ptr()) };
+}
+
+/// Writes what C's buffers have.
+pub(crate) fn flush_c() {
+    // SAFETY: with null, fflush(3) flushes every stream that is open for writing.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
