@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::api::prepare::Options;
 use crate::api::request::Request;
 use crate::driver::Backend;
+use crate::values::codec;
+use crate::values::output::Output;
 use crate::work::function::LocalFunction;
 use crate::work::task::Data;
 
@@ -97,13 +99,23 @@ impl<'p> Call<'p> {
         CallWith { call: self, context }
     }
 
-    pub(super) fn request(&self, function: LocalFunction) -> Request<'_, ()> {
+    pub(super) fn request(&self, function: LocalFunction) -> Request<'_> {
         Request { backend: self.backend, options: self.options, function, context: None }
+    }
+
+    /// A request with what `encode` writes as its context.
+    pub(super) fn request_with<'c>(
+        &'c self,
+        function: LocalFunction,
+        encode: impl Fn(&mut Output) -> Result<(), String> + 'c,
+    ) -> Request<'c> {
+        Request { context: Some(Box::new(encode)), ..self.request(function) }
     }
 }
 
 impl<C: Data> CallWith<'_, '_, C> {
-    pub(super) fn request(&self, function: LocalFunction) -> Request<'_, C> {
-        Request { backend: self.call.backend, options: self.call.options, function, context: Some(self.context) }
+    pub(super) fn request(&self, function: LocalFunction) -> Request<'_> {
+        let context = self.context;
+        self.call.request_with(function, move |output| codec::encode(context, output))
     }
 }

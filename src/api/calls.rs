@@ -17,10 +17,10 @@ use crate::api::results::AsyncResult;
 use crate::api::stream::PoolStream;
 use crate::error::TaskError;
 use crate::work::function::LocalFunction;
-use crate::work::function::Map;
-use crate::work::function::MapWith;
-use crate::work::function::Star;
-use crate::work::function::StarWith;
+use crate::work::shape::Map;
+use crate::work::shape::MapWith;
+use crate::work::shape::Star;
+use crate::work::shape::StarWith;
 use crate::work::task::Args;
 use crate::work::task::Data;
 use crate::work::task::Outcome;
@@ -28,18 +28,21 @@ use crate::work::task::Outcome;
 /// The type of a function that takes a context before the arguments of this one.
 macro_rules! with_context {
     (fn($A:ident) -> $O:ident) => { fn(&C, $A) -> $O };
+    (fn(Vec<$A:ident>) -> $O:ident) => { fn(&C, Vec<$A>) -> $O };
     ($T:ident::Fp<$O:ident>) => { $T::FpWith<C, $O> };
 }
 
 /// How a worker calls this function.
 macro_rules! shape {
     (fn($A:ident) -> $O:ident) => { Map<$A, $O> };
+    (fn(Vec<$A:ident>) -> $O:ident) => { Map<Vec<$A>, $O> };
     ($T:ident::Fp<$O:ident>) => { Star<$T, $O> };
 }
 
 /// How a worker calls this function, with a context.
 macro_rules! shape_with_context {
     (fn($A:ident) -> $O:ident) => { MapWith<C, $A, $O> };
+    (fn(Vec<$A:ident>) -> $O:ident) => { MapWith<C, Vec<$A>, $O> };
     ($T:ident::Fp<$O:ident>) => { StarWith<C, $T, $O> };
 }
 
@@ -359,6 +362,44 @@ calls! {
     pub fn imap_unordered<I, A, O, M>(&self, items: I, f: fn(A) -> O) -> ImapUnordered<I::IntoIter, O::Value>
     where (I: IntoIterator<Item = A>, A: Data, O: Outcome<M>, M: 'static)
     { request => request.imap_unordered(items.into_iter()) }
+
+    /// Runs `f` on every chunk of the items, a `Vec` of them, and waits for all results, in the order of the chunks.
+    ///
+    /// For functions that answer once for many items: they pay once what is dear (a connection, a statement, a batch of a
+    /// model), or return less than they get. For sums and the like there are [`reduce`](Self::reduce) and
+    /// [`fold`](Self::fold).
+    ///
+    /// A chunk is one item of the call: it has one outcome, [`timeout`](Self::timeout) and [`retries`](Self::retries) hold
+    /// for it as a whole, and the index in an error is that of the chunk. [`chunk_size`](Self::chunk_size) sets how many
+    /// items it has. By default it has a 256th of those that the iterator's `size_hint` announces, rounded up, and at most
+    /// 4096; 256 if it announces nothing. So chunks depend on the input alone, and are the same on every machine. Set
+    /// the size if items are large: a whole chunk is in memory at once.
+    ///
+    /// Not in CPython, where `chunksize` is a matter of transport.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map`](Self::map).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// # let pool = procpool::Pool::new(2)?;
+    /// fn longest(words: Vec<String>) -> usize {
+    ///     words.iter().map(String::len).max().unwrap_or(0)
+    /// }
+    ///
+    /// let words = ["a", "bcd", "ef", "ghij"].map(str::to_owned);
+    /// assert_eq!(pool.chunk_size(3).map_chunks(words, longest)?, [3, 4]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "par_chunks")]
+    pub fn map_chunks<I, A, O, M>(&self, items: I, f: fn(Vec<A>) -> O) -> Result<Vec<O::Value>, TaskError>
+    where (I: IntoIterator<Item = A>, A: Data, O: Outcome<M>, M: 'static)
+    { request => request.map_chunks(items.into_iter()) }
 
     /// Runs `f` on every item of a stream; the results are a stream, in the order of the items.
     ///

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use crate::api::encoder::Encoder;
 use crate::driver::Backend;
 use crate::driver::IfClosed;
@@ -13,7 +11,7 @@ use crate::error::Label;
 use crate::error::PoolError;
 use crate::error::Side;
 use crate::error::TaskError;
-use crate::values::codec;
+use crate::values::output::Output;
 use crate::work::batch::ChunkSize;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
@@ -21,6 +19,9 @@ use crate::work::batch::Target;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
 use crate::work::jobs::JobContext;
+
+/// Encodes the context of a call.
+pub(super) type Context<'c> = Box<dyn Fn(&mut Output) -> Result<(), String> + 'c>;
 
 /// The options of one call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,12 +56,12 @@ impl Prepared {
     /// # Errors
     ///
     /// What makes this call impossible, whatever its items are.
-    pub(super) fn new<C: Serialize + 'static>(
+    pub(super) fn new(
         backend: &Arc<dyn Backend>,
         options: Options<'_>,
         default_chunk: ChunkSize,
         function: LocalFunction,
-        context: Option<&C>,
+        context: Option<&Context<'_>>,
     ) -> Result<Self, TaskError> {
         // Before anything is encoded: in a forked copy that may take locks that are held for ever.
         if !backend.is_ours() {
@@ -108,15 +109,15 @@ impl Prepared {
     }
 }
 
-fn encode_context<C: Serialize + 'static>(
+fn encode_context(
     backend: &dyn Backend,
     function: FunctionId,
-    context: &C,
+    context: &Context<'_>,
     label: &Label,
 ) -> Result<JobContext, TaskError> {
     let failed = |message| TaskError::Encode { side: Side::Context, message, origin: label.call() };
     let mut output = backend.output_with_own_files();
-    codec::encode(context, &mut output).map_err(failed)?;
+    context(&mut output).map_err(failed)?;
     let value = output.take_parcel().map_err(failed)?;
     let id = backend.new_context_id()?;
     Ok(JobContext { id, function, value })

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use futures_core::Stream;
 
+use crate::api::chunks::Chunks;
 use crate::api::imap::Imap;
 use crate::api::imap::ImapUnordered;
 use crate::api::map;
 use crate::api::map::Stop;
+use crate::api::prepare::Context;
 use crate::api::prepare::Options;
 use crate::api::prepare::Prepared;
 use crate::api::results::AsyncResult;
@@ -23,16 +25,16 @@ use crate::work::function::LocalFunction;
 use crate::work::task::Data;
 
 /// A call without its items: the same for calls with and without a context.
-pub(super) struct Request<'c, C> {
+pub(super) struct Request<'c> {
     pub(super) backend: &'c Arc<dyn Backend>,
     pub(super) options: Options<'c>,
     pub(super) function: LocalFunction,
-    pub(super) context: Option<&'c C>,
+    pub(super) context: Option<Context<'c>>,
 }
 
-impl<C: Data> Request<'_, C> {
+impl Request<'_> {
     fn prepare(&self, default_chunk: ChunkSize) -> Result<Prepared, TaskError> {
-        Prepared::new(self.backend, self.options, default_chunk, self.function, self.context)
+        Prepared::new(self.backend, self.options, default_chunk, self.function, self.context.as_ref())
     }
 
     pub(super) fn apply<T: Data, V: Data>(&self, args: &T) -> Result<V, TaskError> {
@@ -82,6 +84,39 @@ impl<C: Data> Request<'_, C> {
         items: impl Iterator<Item = A>,
     ) -> Result<Vec<Result<V, TaskError>>, TaskError> {
         map::results(self.prepare(ChunkSize::Adaptive)?, items)
+    }
+
+    pub(super) fn map_chunks<A: Data, V: Data>(self, items: impl Iterator<Item = A>) -> Result<Vec<V>, TaskError> {
+        let (request, chunks) = self.in_chunks(items);
+        request.map(chunks)
+    }
+
+    /// The results of the chunks, combined from the first to the last; `None` if there are no items. The first error in
+    /// the order of the items ends it.
+    pub(super) fn reduce<A: Data, V: Data>(
+        self,
+        items: impl Iterator<Item = A>,
+        combine: impl FnMut(V, V) -> V,
+    ) -> Result<Option<V>, TaskError> {
+        let (request, chunks) = self.in_chunks(items);
+        let mut error = None;
+        let results = request.imap(chunks).map_while(|result| result.map_err(|failed| error = Some(failed)).ok());
+        let reduced = results.reduce(combine);
+        error.map_or(Ok(reduced), Err)
+    }
+
+    /// The same call with chunks for items. The option that sets their size is spent with it.
+    fn in_chunks<I: Iterator>(mut self, items: I) -> (Self, Chunks<I>) {
+        let size = match self.options.chunk_size {
+            // Refused later, with every other option that makes no sense.
+            Some(0) => 1,
+            Some(size) => {
+                self.options.chunk_size = None;
+                size
+            }
+            None => Chunks::size_for(&items),
+        };
+        (self, Chunks::new(items, size))
     }
 
     pub(super) fn imap<I: Iterator<Item: Data>, V: Data>(&self, items: I) -> Imap<I, V> {

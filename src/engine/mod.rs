@@ -33,6 +33,7 @@ mod reports;
 mod requests;
 pub(crate) mod rounds;
 mod sight;
+mod starts;
 mod state;
 mod trust;
 mod turn;

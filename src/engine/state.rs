@@ -19,10 +19,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use log::Level;
-use start_methods::Child;
-use start_methods::StartError;
 
-use crate::engine::config;
 use crate::engine::config::Config;
 use crate::engine::effects::Effects;
 use crate::engine::job_table::JobTable;
@@ -31,7 +28,6 @@ use crate::engine::observer::Observer;
 use crate::engine::watch::Watch;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::WorkerHandle;
-use crate::engine::workers::Refused;
 use crate::engine::workers::Ringers;
 use crate::engine::workers::Workers;
 use crate::error::Origin;
@@ -41,17 +37,13 @@ use crate::schedule::Action;
 use crate::schedule::Lost;
 use crate::schedule::Schedule;
 use crate::schedule::WorkerId;
-use crate::schedule::restarts::Ending;
-use crate::sys::failpoint::shortened;
 use crate::sys::processor;
 use crate::sys::processor::Cpu;
 use crate::sys::spin;
 use crate::sys::waiters::Waiters;
-use crate::transport::control::Lane;
 use crate::transport::link::AnswerProbe;
 use crate::transport::link::Holds;
 use crate::transport::link::Inbox;
-use crate::transport::link::Link;
 use crate::transport::link::Peer;
 use crate::transport::note::Sent;
 use crate::values::blob::BlobCache;
@@ -83,11 +75,11 @@ pub(crate) struct Engine {
     pub(super) jobs: JobTable,
     pub(super) workers: Workers,
     pub(super) observer: Observer,
-    lanes: Lanes,
+    pub(super) lanes: Lanes,
     next_id: u64,
     pub(super) last_start_error: Option<PoolError>,
     /// The template of a fork pool has died, and a thread has tried in vain to replace it.
-    is_template_refused: bool,
+    pub(super) is_template_refused: bool,
     /// When SIGKILL follows, once the pool has ended.
     killed_by: Option<Instant>,
     /// Threads that wait for the end of workers without driving.
@@ -237,73 +229,6 @@ impl Engine {
             self.notify_watchers();
             self.workers.ring();
         }
-    }
-
-    /// The lane of the worker that is started next. It is answered by [`started`](Self::started) or
-    /// [`start_failed`](Self::start_failed).
-    pub(crate) fn claim_lane(&mut self) -> Lane {
-        self.lanes.claim(|worker| self.schedule.is_staying(worker))
-    }
-
-    /// A worker process has been started.
-    pub(crate) fn started(&mut self, child: Child, link: Link, lane: Lane) {
-        let worker = WorkerId(self.new_id());
-        if matches!(self.phase, Phase::Ended(_)) {
-            // The start was asked for before the end.
-            self.effects.unwanted.push(child);
-            self.drop_starts(1);
-            return;
-        }
-        let hello_due = Instant::now() + shortened!("hello_timeout", config::HELLO_TIMEOUT);
-        if let Err(Refused { handle, error }) =
-            self.workers.add(worker, WorkerHandle::new(child, link, lane, hello_due))
-        {
-            self.effects.unwanted.push(handle.child);
-            self.start_failed(PoolError::system("watching a new worker")(error), lane);
-            return;
-        }
-        self.observer.totals.workers_started += 1;
-        self.lanes.occupy(lane, worker);
-        self.schedule.started(worker, Instant::now());
-        self.carry_out();
-    }
-
-    /// A worker process could not be started.
-    pub(crate) fn start_failed(&mut self, error: PoolError, lane: Lane) {
-        self.lanes.release(lane);
-        self.observer.totals.starts_failed += 1;
-        self.effects.log(Level::Warn, error.to_string());
-        let template_died = matches!(error, PoolError::Start(StartError::TemplateDied));
-        // A lost template waits for a thread that may replace it, unless one has tried in vain.
-        let may_return = template_died && !self.is_template_refused;
-        self.effects.template_died |= may_return;
-        let ending = match error.is_scarcity() || may_return {
-            true => Ending::Scarcity,
-            false => Ending::Other,
-        };
-        self.last_start_error = Some(error);
-        self.schedule.start_failed(ending, Instant::now());
-        self.carry_out();
-        self.notify_if_at_rest();
-    }
-
-    /// The template of a fork pool has been replaced: the next start is due at once.
-    pub(crate) fn template_restored(&mut self) {
-        self.is_template_refused = false;
-        self.schedule.retry_starts(Instant::now());
-        self.carry_out();
-    }
-
-    /// The template of a fork pool cannot be replaced, because there are threads about which nothing is known. They seldom
-    /// end soon.
-    pub(crate) fn template_refused(&mut self) {
-        self.is_template_refused = true;
-    }
-
-    /// Workers that were to be started will not be.
-    pub(crate) fn drop_starts(&mut self, count: usize) {
-        self.schedule.starts_dropped(count);
-        self.notify_if_at_rest();
     }
 
     /// Does everything that the schedule has decided.

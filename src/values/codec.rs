@@ -129,8 +129,20 @@ fn append_serialized<T: Serialize>(value: &T, output: &mut Output) -> Result<(),
 
 /// As [`append`], but a panic in `Serialize` is an error as well, after which `output` is as it was.
 pub(crate) fn encode<T: Serialize + 'static>(value: &T, output: &mut Output) -> Result<(), String> {
+    guarded(output, |output| append(value, output))
+}
+
+/// As [`encode`], for a value that is decoded as a pair.
+pub(crate) fn encode_pair<A: Serialize, B: Serialize>(pair: (&A, &B), output: &mut Output) -> Result<(), String> {
+    guarded(output, |output| {
+        output.begin();
+        append_serialized(&pair, output)
+    })
+}
+
+fn guarded(output: &mut Output, append: impl FnOnce(&mut Output) -> Result<(), String>) -> Result<(), String> {
     // Unwind safe: what the panic left half done is rolled back below.
-    let result = catch_unwind(AssertUnwindSafe(|| append(value, output)));
+    let result = catch_unwind(AssertUnwindSafe(|| append(output)));
     result.unwrap_or_else(|payload| {
         output.roll_back();
         Err(panic_in(Coding::Serialize, payload))

@@ -31,6 +31,7 @@ use crate::values::codec::Coding;
 use crate::values::number;
 use crate::values::number::NumberBytes;
 use crate::values::output::Output;
+use crate::work::shape::Shape;
 use crate::work::task::Args;
 use crate::work::task::Data;
 use crate::work::task::Initialized;
@@ -117,90 +118,6 @@ struct Glue {
     open: fn(&[u8]) -> DecodedContext,
     /// Runs the function at an address on every item.
     run: unsafe fn(usize, &dyn Any, &mut dyn ItemStream),
-}
-
-/// The shape of a call: the type of the function pointer and of what it is called with.
-pub(crate) trait Shape: 'static {
-    /// What all items of the call share.
-    type Context: 'static;
-    /// One item.
-    type Input: 'static;
-    /// What the function returns.
-    type Output: 'static;
-    /// The function pointer.
-    type Pointer: Copy + 'static;
-
-    fn address(f: Self::Pointer) -> usize;
-    fn call(f: Self::Pointer, context: &Self::Context, input: Self::Input) -> Self::Output;
-}
-
-/// `map`: `fn(A) -> O`.
-pub(crate) struct Map<A, O>(PhantomData<fn(A) -> O>);
-/// `map` with a context: `fn(&C, A) -> O`.
-pub(crate) struct MapWith<C, A, O>(PhantomData<fn(C, A) -> O>);
-/// `starmap` and `apply`: `fn(A, B, …) -> O`.
-pub(crate) struct Star<T, O>(PhantomData<fn(T) -> O>);
-/// `starmap` and `apply` with a context: `fn(&C, A, B, …) -> O`.
-pub(crate) struct StarWith<C, T, O>(PhantomData<fn(C, T) -> O>);
-
-impl<A: 'static, O: 'static> Shape for Map<A, O> {
-    type Context = ();
-    type Input = A;
-    type Output = O;
-    type Pointer = fn(A) -> O;
-
-    fn address(f: Self::Pointer) -> usize {
-        f as usize
-    }
-
-    fn call(f: Self::Pointer, (): &(), input: A) -> O {
-        f(input)
-    }
-}
-
-impl<C: 'static, A: 'static, O: 'static> Shape for MapWith<C, A, O> {
-    type Context = C;
-    type Input = A;
-    type Output = O;
-    type Pointer = fn(&C, A) -> O;
-
-    fn address(f: Self::Pointer) -> usize {
-        f as usize
-    }
-
-    fn call(f: Self::Pointer, context: &C, input: A) -> O {
-        f(context, input)
-    }
-}
-
-impl<T: Args, O: 'static> Shape for Star<T, O> {
-    type Context = ();
-    type Input = T;
-    type Output = O;
-    type Pointer = T::Fp<O>;
-
-    fn address(f: Self::Pointer) -> usize {
-        T::address::<O>(f)
-    }
-
-    fn call(f: Self::Pointer, (): &(), input: T) -> O {
-        input.call(f)
-    }
-}
-
-impl<C: 'static, T: Args, O: 'static> Shape for StarWith<C, T, O> {
-    type Context = C;
-    type Input = T;
-    type Output = O;
-    type Pointer = T::FpWith<C, O>;
-
-    fn address(f: Self::Pointer) -> usize {
-        T::address_with::<C, O>(f)
-    }
-
-    fn call(f: Self::Pointer, context: &C, input: T) -> O {
-        input.call_with(f, context)
-    }
 }
 
 /// The glue of tasks: input and context are owned data, and the output is an [`Outcome`].
@@ -487,6 +404,8 @@ impl ResolvedFunction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::work::shape::Map;
+    use crate::work::shape::StarWith;
     use crate::work::task::Plain;
 
     fn resolved<S: Shape<Output: Outcome<Plain>, Input: Data, Context: Data>>(f: S::Pointer) -> ResolvedFunction {

@@ -5,5 +5,6 @@ pub(crate) mod function;
 pub(crate) mod group;
 pub(crate) mod jobs;
 pub(crate) mod progress;
+pub(crate) mod shape;
 pub(crate) mod task;
 pub(crate) mod unbegun;
