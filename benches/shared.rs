@@ -9,6 +9,9 @@
 //! - `map`, a limit: mmap(2) of such a file, one page fault, munmap(2), in this process alone.
 //!
 //! The parent looks for holes in what a worker made, which takes longer for more pages. It does so once for each mapping.
+//!
+//! And what a lock costs: nanoseconds to take and release it, alone and while another process does the same. Beside it is
+//! the mutex of the standard library, between threads, which no death opens.
 
 mod common {
     pub(crate) mod contest;
@@ -19,6 +22,7 @@ mod common {
 
 use std::cell::RefCell;
 use std::hint::black_box;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use common::contest::Contest;
@@ -27,6 +31,7 @@ use common::mapped::MemoryFile;
 use common::quick::sized;
 use procpool::Pool;
 use procpool::SharedBytes;
+use procpool::sync;
 use serde_bytes::ByteBuf;
 
 const ROWS: [&str; 4] = ["to a worker: 64 KiB", "to a worker: 8 MiB", "to a worker: 1 GiB", "from a worker: 1 GiB"];
@@ -80,7 +85,57 @@ fn main() -> anyhow::Result<()> {
             Ok(figures)
         })
         .run();
+    locks(&pool);
     Ok(())
+}
+
+/// How often a lock is taken for one figure.
+const TIMES: u32 = 100_000;
+
+fn locks(pool: &Pool) {
+    let rows = ["Lock, alone", "Mutex<u64>, alone", "Lock, two at once"];
+    Contest::new("locks: ns, less is better", rows)
+        .add("procpool", || {
+            let (lock, value) = (sync::Lock::new()?, sync::Mutex::new(0u64)?);
+            let mut figures = [0.0; 3];
+            figures[0] = nanos(1, || take(&lock))?;
+            figures[1] = nanos(1, || {
+                *value.lock()? += 1;
+                Ok(())
+            })?;
+            let other = pool.apply_async((lock.clone(),), |lock: sync::Lock| nanos(2, || take(&lock)));
+            figures[2] = nanos(2, || take(&lock))?.max(other.get()?);
+            Ok(figures)
+        })
+        .add("std, threads", || {
+            let value = Mutex::new(0u64);
+            let add = || -> anyhow::Result<()> {
+                *value.lock().expect("no thread panics") += 1;
+                Ok(())
+            };
+            let alone = nanos(1, add)?;
+            let two = std::thread::scope(|scope| {
+                let other = scope.spawn(|| nanos(2, add));
+                Ok::<_, anyhow::Error>(nanos(2, add)?.max(other.join().expect("no thread panics")?))
+            })?;
+            Ok([alone, alone, two])
+        })
+        .run();
+}
+
+fn take(lock: &sync::Lock) -> anyhow::Result<()> {
+    drop(lock.lock()?);
+    Ok(())
+}
+
+/// How long one turn takes, if `sides` of them are made at once.
+fn nanos(sides: u32, mut turn: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let times = sized(TIMES, 100);
+    let began = Instant::now();
+    for _ in 0..times {
+        turn()?;
+    }
+    Ok(began.elapsed().as_secs_f64() * 1e9 / f64::from(times * sides))
 }
 
 /// How long one call takes.

@@ -236,6 +236,56 @@ pub mod wait {
     pub use crate::ipc::wait::readable;
 }
 
+pub mod sync {
+    //! Locks and their kin between processes. A process that dies holds nothing, and the next one is told.
+    //!
+    //! ```
+    //! use procpool::Pool;
+    //! use procpool::sync::Mutex;
+    //!
+    //! fn main() -> anyhow::Result<()> {
+    //!     procpool::init();
+    //!     let pool = Pool::new(2)?;
+    //!     let longest = Mutex::new(String::new())?;
+    //!     let words = ["a", "word", "or", "two"].map(str::to_owned);
+    //!     pool.with(&longest).map(words, |longest, word| -> anyhow::Result<()> {
+    //!         let mut longest = longest.lock()?;
+    //!         if word.len() > longest.len() {
+    //!             *longest = word;
+    //!         }
+    //!         Ok(())
+    //!     })?;
+    //!     assert_eq!(*longest.lock()?, "word");
+    //!     Ok(())
+    //! }
+    //! ```
+    //!
+    //! | Python | here | a death |
+    //! |---|---|---|
+    //! | `Value`, `Manager().dict()`, `Namespace` | [`Mutex`]: any value, inside | the value is the one before; the next holder is told |
+    //! | `Lock`, `RLock` | [`Lock`], [`Lock::reentrant`] | everyone is told, until one has recovered |
+    //! | `Semaphore`, `BoundedSemaphore` | [`Semaphore`] | its permits come back |
+    //! | `Condition` | [`Condvar`] | its notification is passed on |
+    //! | `Event` | [`Event`] | costs nothing |
+    //! | `Barrier` | [`Barrier`] | the others are told, if it was waiting |
+    //!
+    //! All of them travel anywhere inside a value. A call that waits sleeps without using the processor, and is woken by the
+    //! death of a holder at once. A process that is *stopped* (SIGSTOP) while it holds something keeps it, until it goes on
+    //! or dies; calls that do not wait, and calls with a timeout, return nevertheless.
+
+    pub use crate::ipc::sync::Barrier;
+    pub use crate::ipc::sync::BarrierError;
+    pub use crate::ipc::sync::Condvar;
+    pub use crate::ipc::sync::Event;
+    pub use crate::ipc::sync::Lock;
+    pub use crate::ipc::sync::LockError;
+    pub use crate::ipc::sync::LockGuard;
+    pub use crate::ipc::sync::Mutex;
+    pub use crate::ipc::sync::MutexGuard;
+    pub use crate::ipc::sync::Permit;
+    pub use crate::ipc::sync::Semaphore;
+}
+
 pub use api::builder::PoolBuilder;
 pub use api::call::Call;
 pub use api::call::CallWith;

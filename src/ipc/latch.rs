@@ -36,6 +36,11 @@ pub(super) fn is_held(word: &AtomicU32) -> bool {
     word.load(Ordering::Relaxed) & HOLDER != 0
 }
 
+/// The id of this thread.
+pub(super) fn thread_id() -> u32 {
+    ThisThread::get().number()
+}
+
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {

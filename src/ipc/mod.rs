@@ -4,6 +4,7 @@
 //!   channel    what users call: senders, receivers, one-shot replies
 //!   wait       waiting for the first of several things
 //!   memory     what users call: atomics and arrays
+//!   sync       what users call: locks and their kin
 //!   gate       sleeping until the other side changes something, and waking it
 //!   latch      a short lock whose holder may die
 //!   segment    the memory that the processes share
@@ -15,8 +16,10 @@
 //! holds no pointer. The end of a process is told by the kernel, which closes its descriptors.
 
 pub(crate) mod channel;
+mod deadline;
 mod gate;
 mod latch;
 pub(crate) mod memory;
 mod segment;
+pub(crate) mod sync;
 pub(crate) mod wait;

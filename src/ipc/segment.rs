@@ -68,6 +68,12 @@ pub(super) enum Kind {
     Atomic = 2,
     Atomics = 3,
     Array = 4,
+    Lock = 5,
+    Mutex = 6,
+    Semaphore = 7,
+    Condvar = 8,
+    Event = 9,
+    Barrier = 10,
 }
 
 /// What the maker and the receivers of a segment agree on.

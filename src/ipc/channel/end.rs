@@ -32,7 +32,7 @@ use super::error::FORKED;
 use super::record::record_len;
 use super::shared::Shared;
 use super::shared::Words;
-use super::wait::Wait;
+use crate::ipc::deadline::Wait;
 use crate::ipc::gate::Gate;
 use crate::sys::poll::poll_until;
 use crate::sys::processor;

@@ -26,7 +26,6 @@ mod receiver;
 mod record;
 mod sender;
 mod shared;
-mod wait;
 
 #[cfg(test)]
 mod tests;

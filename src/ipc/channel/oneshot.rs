@@ -36,7 +36,7 @@ use super::message::Arrived;
 use super::message::Encoded;
 use super::message::EncodedBytes;
 use super::record::INLINE_MAX;
-use super::wait::Wait;
+use crate::ipc::deadline::Wait;
 use crate::ipc::wait::Bell;
 use crate::ipc::wait::Turn;
 use crate::ipc::wait::Waitable;

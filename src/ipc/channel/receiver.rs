@@ -34,7 +34,7 @@ use super::record::Kind;
 use super::record::NUMBER_LEN;
 use super::record::record_len;
 use super::shared::Words;
-use super::wait::Wait;
+use crate::ipc::deadline::Wait;
 use crate::ipc::wait::Bell;
 use crate::ipc::wait::Turn;
 use crate::ipc::wait::Waitable;

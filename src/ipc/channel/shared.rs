@@ -28,7 +28,7 @@ use super::position::Position;
 use super::position::RING_MAX;
 use super::record;
 use super::record::INLINE_MAX;
-use super::wait::Wait;
+use crate::ipc::deadline::Wait;
 use crate::ipc::gate;
 use crate::ipc::latch;
 use crate::ipc::latch::Held;

@@ -75,6 +75,10 @@ impl ThisThread {
         }
     }
 
+    pub(super) fn number(&self) -> u32 {
+        self.id
+    }
+
     #[cold]
     fn ask() -> Self {
         let id = gettid().as_raw().unsigned_abs();

@@ -36,7 +36,8 @@ use crate::work::function::signature_of;
 ///
 /// [`get`](Self::get) and [`set`](Self::set) copy an element, [`read`](Self::read) and [`write`](Self::write) a range. Elements
 /// of 1, 2, 4 or 8 bytes are never torn: `get` returns what some `set` has stored. Larger ones, and ranges, may be a
-/// mixture of what several processes write at once; let each process write its own part.
+/// mixture of what several processes write at once; let each process write its own part, or use a
+/// [`sync::Lock`](crate::sync::Lock).
 ///
 /// It travels anywhere inside a value: an argument, a result, a [context](crate::Pool::with), an argument of an
 /// [initializer](crate::PoolBuilder::initializer). What travels is a descriptor, in the same time whatever the length. Clones

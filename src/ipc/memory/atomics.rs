@@ -47,7 +47,8 @@ use crate::work::function::signature_of;
 #[diagnostic::on_unimplemented(
     message = "other processes may write `{Self}` while it is read: pass an atomic integer, as in `Shared<AtomicU64>`",
     label = "not an atomic integer",
-    note = "`SharedArray` holds plain data that is copied in and out, `SharedSlice` what never changes"
+    note = "`SharedArray` holds plain data that is copied in and out, `sync::Mutex` any value, `SharedSlice` what never \
+            changes"
 )]
 pub trait Atomic: Send + Sync + sealed::InPlace + 'static {}
 
@@ -118,8 +119,8 @@ impl<A: Atomic + sealed::InPlace<Item = A>> Atomic for [A] {}
 /// [initializer](crate::PoolBuilder::initializer). Clones share it, in this process and in others. The memory is freed when no
 /// process has it, however they ended; nothing is named, so nothing is left behind.
 ///
-/// A death leaves each atomic at the value of some finished operation. For elements that are
-/// copied, there is [`SharedArray`](crate::SharedArray).
+/// A death leaves each atomic at the value of some finished operation. For changes that
+/// belong together there is [`sync::Mutex`](crate::sync::Mutex), for elements that are copied [`SharedArray`](crate::SharedArray).
 ///
 /// Each one holds a descriptor in each process that has it, so prefer one slice to many single ones.
 ///

@@ -109,6 +109,23 @@ impl PrivateFd {
         Registry::lock().adopt(fd)
     }
 
+    /// A pidfd of the process with this id (pidfd_open(2)): readable when the process has ended, and never another process.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: there is no such process. EMFILE: no descriptor is left. ENOSYS, EPERM: the system refuses pidfds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let own = start_methods::PrivateFd::of_process(std::process::id())?;
+    /// # drop(own);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        open_pidfd(pid)
+    }
+
     /// The descriptor is of the user's. If its close may wait, for a file server for instance, a thread of its own closes
     /// it, so it may be dropped where nothing may wait.
     ///

@@ -21,7 +21,12 @@ crate::harness::modules![
     ends,
     flood,
     #[cfg(debug_assertions)]
+    last_leases,
+    #[cfg(debug_assertions)]
     last_words,
+    leases,
+    locks,
+    meetings,
     memory,
     scarce,
     shared,
