@@ -325,6 +325,11 @@ pub(crate) fn context_in(order: &[u8]) -> Option<u64> {
     }
 }
 
+/// Whether an order brings what items need: a function or a context.
+pub(crate) fn introduces(order: &[u8]) -> bool {
+    order.first().is_some_and(|kind| matches!(kind & !FLAGS, DEFINE | CONTEXT))
+}
+
 /// Parses an answer.
 pub(crate) fn parse_answer(frame: &[u8]) -> Result<Answer<'_>, NotAFrame> {
     let mut reader = Reader(frame);

@@ -18,10 +18,9 @@ use crate::transport::arrival::ServiceTime;
 use crate::transport::attachments::Attachments;
 use crate::transport::control;
 use crate::transport::frame;
-use crate::transport::frame::Body;
 use crate::transport::frame::Head;
-use crate::transport::frame::Order;
 use crate::transport::frame::Placement;
+use crate::transport::introduction::Introduction;
 use crate::transport::note;
 use crate::transport::note::Note;
 use crate::transport::note::Sent;
@@ -111,10 +110,8 @@ pub(crate) struct Link {
     contexts: HashSet<u64>,
     /// Orders that wait for room, oldest first.
     notes: VecDeque<Note>,
-    /// A function or a context was sent with a frame that the worker has not answered yet.
-    introducing: bool,
-    /// The context that was sent with that frame, over a socket, and not taken back.
-    context_sent: Option<u64>,
+    /// What items need that was sent over a socket, and may not have been read.
+    introduction: Introduction,
     /// The descriptor of the link is watched for room.
     waits_for_room: bool,
     /// What has come on the control socket for answers that have not been taken in.
@@ -136,8 +133,7 @@ impl Link {
             functions: HashSet::new(),
             contexts: HashSet::new(),
             notes: VecDeque::new(),
-            introducing: false,
-            context_sent: None,
+            introduction: Introduction::default(),
             waits_for_room: false,
             attachments: Attachments::default(),
         }
@@ -169,8 +165,8 @@ impl Link {
     /// Sends work, behind everything that the worker must know for it.
     ///
     /// Over a socket, a frame that brings a function or a context travels alone: until it is answered, the worker holds no
-    /// other. Otherwise a recall could take back the function and leave a frame that needs it, since the worker may read
-    /// while the parent recalls.
+    /// other. The worker may read while the parent recalls, and the [introduction](crate::transport::introduction) must say
+    /// what it can still begin.
     ///
     /// Over either, what carries descriptors is sent only to a worker that holds nothing. Sent ahead, they would be open in
     /// the socket of a worker that may be waiting for the end of a pipe of which they are the other end, even after they
@@ -185,7 +181,7 @@ impl Link {
     ) -> io::Result<Sent> {
         let function = span.batch.target.function;
         let new = !self.functions.contains(&function) || context.is_some_and(|context| !self.has_context(context.id));
-        let travels_alone = matches!(self.end, End::Socket(_)) && (new || self.introducing);
+        let travels_alone = matches!(self.end, End::Socket(_)) && (new || self.is_introducing());
         if holds == Holds::Other && (travels_alone || self.would_carry(span, context)) {
             return Ok(Sent::Later);
         }
@@ -193,7 +189,6 @@ impl Link {
         if let Some(context) = context {
             self.introduce(context);
         }
-        self.introducing |= new;
         match self.flush(control)? {
             Sent::Taken => {}
             refused => return Ok(refused),
@@ -203,10 +198,18 @@ impl Link {
             End::Socket(socket) => {
                 let head = Head::run(span, number.0);
                 let fds = span.parcel().and_then(note::fds_of);
-                let bytes = span.bytes().or(span.parcel().map(Parcel::frame_bytes)).unwrap_or_default();
-                socket.send(head.as_bytes(), bytes, &note::borrowed(&fds))
+                let sent = socket.send(head.as_bytes(), span.frame_bytes(), &note::borrowed(&fds))?;
+                if sent == Sent::Taken {
+                    self.introduction.work_sent(number, span);
+                }
+                Ok(sent)
             }
         }
+    }
+
+    /// Whether functions or contexts were sent, or wait for room, that the worker is not known to have read.
+    fn is_introducing(&self) -> bool {
+        self.introduction.is_under_way() || self.notes.iter().any(|note| frame::introduces(&note.frame))
     }
 
     /// Whether sending these items would send descriptors that a value carries.
@@ -274,7 +277,7 @@ impl Link {
                     let sent = socket.send(&note.frame, &[], &note::borrowed(&fds))?;
                     drop(fds);
                     if sent == Sent::Taken {
-                        self.context_sent = frame::context_in(&note.frame).or(self.context_sent);
+                        self.introduction.order_sent(&note.frame);
                         None
                     } else {
                         Some((note, sent))
@@ -322,15 +325,14 @@ impl Link {
     /// An item begins when the decoding of its context does. That runs user code too, and if it kills the worker, the item
     /// must not go to the next worker, and so on for ever.
     ///
-    /// Over a socket, nothing is taken back from a live worker that holds a frame which brings a function or a context: it
-    /// might read the frame after its function was taken back. It holds no other work then.
+    /// Over a socket, functions are sent again when work needs them, too; the [introduction](crate::transport::introduction)
+    /// says why.
     ///
     /// # Errors
     ///
     /// No worker of this build leaves its link like this.
     pub(crate) fn recall(&mut self, peer: Peer) -> Result<UnbegunWork, String> {
         match &mut self.end {
-            End::Socket(_) if self.introducing && peer == Peer::Alive => Ok(UnbegunWork::Frames(Vec::new())),
             End::Ring(ring) => {
                 let recalled = ring.rings.recall().map_err(|broken| broken.0.to_owned())?;
                 let discard = Head::discard(ring.next_attachment());
@@ -348,23 +350,14 @@ impl Link {
             }
             End::Socket(socket) => {
                 let unread = socket.recall().map_err(|error| format!("its link broke: {error}"))?;
-                let mut numbers = Vec::new();
-                for frame in unread {
-                    self.context_sent.take_if(|context| frame::context_in(&frame) == Some(*context));
-                    match frame::parse_order(&frame) {
-                        Ok(Order::Run { number, .. }) => numbers.push(FrameNumber(number)),
-                        // Its descriptors were taken back with it. Work that needs the context introduces it again.
-                        Ok(Order::Context { context, body: Body::Attached | Body::Carrying(_), .. }) => {
-                            self.contexts.remove(&context);
-                        }
-                        _ => self.notes.push_back(Note { frame, attached: None }),
-                    }
+                let taken = self.introduction.take_back(unread);
+                self.functions.retain(|function| !taken.functions.contains(function));
+                self.contexts.retain(|context| !taken.contexts.contains(context));
+                // In front: these were sent before the orders that still wait.
+                for again in taken.again.into_iter().rev() {
+                    self.notes.push_front(again.into());
                 }
-                if self.context_sent.is_some() {
-                    // A dead worker had read it, and nothing behind it: it may have died of decoding it.
-                    numbers.clear();
-                }
-                Ok(UnbegunWork::Frames(numbers))
+                Ok(UnbegunWork::Frames(taken.frames))
             }
         }
     }
@@ -400,9 +393,7 @@ impl Link {
             End::Socket(socket) => {
                 inbox.left -= 1;
                 let Some(arrival) = socket.next_answer(&mut inbox.frame)? else { return Ok(None) };
-                // Whatever came before the answer has been read.
-                self.introducing = false;
-                self.context_sent = None;
+                self.introduction.answered();
                 Ok(Some(arrival))
             }
         }

@@ -21,6 +21,7 @@ pub(crate) mod arrival;
 pub(crate) mod attachments;
 pub(crate) mod control;
 pub(crate) mod frame;
+pub(crate) mod introduction;
 pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod note;

@@ -4,6 +4,8 @@
 
 use std::os::fd::BorrowedFd;
 
+use crate::transport::frame::Head;
+use crate::transport::introduction::Again;
 use crate::values::parcel::Parcel;
 use crate::values::parcel::ParcelFds;
 
@@ -27,6 +29,18 @@ pub(crate) enum Sent {
 pub(crate) struct Note {
     pub(crate) frame: Vec<u8>,
     pub(crate) attached: Option<Parcel>,
+}
+
+impl From<Again> for Note {
+    fn from(again: Again) -> Self {
+        match again {
+            Again::Order(frame) => Note { frame, attached: None },
+            Again::Bound(number, span) => {
+                let frame = [Head::run(&span, number.0).as_bytes(), span.frame_bytes()].concat();
+                Note { frame, attached: span.parcel().cloned() }
+            }
+        }
+    }
 }
 
 /// The descriptors of a parcel that is about to be sent. `None` if its file cannot be made: then the worker is sent no

@@ -39,6 +39,7 @@ use crate::transport::frame::Head;
 use crate::transport::frame::NotAFrame;
 use crate::transport::frame::Order;
 use crate::transport::frame::Placement;
+use crate::transport::introduction::Introduced;
 use crate::transport::note::Sent;
 use crate::transport::record::Idle;
 use crate::transport::record::Next;
@@ -172,6 +173,7 @@ struct Staged {
 #[derive(Debug)]
 pub(crate) struct WorkerEnd {
     socket: Socket,
+    introduced: Introduced,
     /// The frame that is being processed, in a buffer that holds any frame.
     frame: Vec<u8>,
     len: usize,
@@ -211,6 +213,7 @@ impl WorkerEnd {
     pub(crate) fn from_fd(fd: PrivateFd) -> Self {
         Self {
             socket: Socket::from_fd(fd),
+            introduced: Introduced::default(),
             frame: vec![0; FRAME_MAX],
             len: 0,
             select: None,
@@ -238,15 +241,28 @@ impl WorkerEnd {
                 (idle.act)();
             }
         }
-        self.fds.clear();
-        let len = match self.socket.recv_or_drop_fds(&mut self.frame, &mut self.fds)? {
-            Received::Message(len) => len,
-            Received::Empty | Received::Closed => return Ok(false),
-        };
+        loop {
+            self.fds.clear();
+            let len = match self.socket.recv_or_drop_fds(&mut self.frame, &mut self.fds)? {
+                Received::Message(len) => len,
+                Received::Empty | Received::Closed => return Ok(false),
+            };
+            if self.accept(len)? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// A frame of this length has come. False if it is passed over.
+    fn accept(&mut self, len: usize) -> io::Result<bool> {
+        let order = frame::parse_order(&self.frame[..len]).map_err(|NotAFrame(detail)| broken(detail))?;
+        if !self.introduced.admits(&order) {
+            return Ok(false);
+        }
         self.len = len;
         self.beside = None;
         self.select = None;
-        self.pending = match frame::parse_order(&self.frame[..len]).map_err(|NotAFrame(detail)| broken(detail))? {
+        self.pending = match order {
             Order::Run { target, body, .. } => {
                 self.select = Some(Head::select(target));
                 self.beside = place_of(body);

@@ -146,6 +146,11 @@ impl Span {
         }
     }
 
+    /// The bytes of these items that are in a frame, whatever travels beside it.
+    pub(crate) fn frame_bytes(&self) -> &[u8] {
+        self.bytes().or(self.parcel().map(Parcel::frame_bytes)).unwrap_or_default()
+    }
+
     /// Where an item begins in the bytes of the batch; 0 for a parcel, which has none.
     fn place_of(&self, item: u32) -> usize {
         match (&self.batch.items, item) {

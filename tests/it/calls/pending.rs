@@ -18,6 +18,7 @@ cases![
     rest_of_a_begun_call_is_cancelled,
     item_that_a_worker_holds_is_cancelled,
     cancelled_never_runs,
+    cancelled_with_its_context_never_runs,
     all_pending_calls_are_cancelled,
     cancelled_imap_ends,
     cancelled_map_gets_an_outcome_for_each_item,
@@ -148,6 +149,37 @@ fn cancelled_never_runs(method: StartMethod) {
     assert_eq!(noted.into_iter().collect::<BTreeSet<_>>(), ran);
     assert!(ran.is_disjoint(&cancelled));
     assert_eq!(ran.len() + cancelled.len(), 1200);
+}
+
+/// The worker reads the context and the item while the call is cancelled.
+fn cancelled_with_its_context_never_runs(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    let book = Notebook::new();
+    let (mut cancelled, mut ran) = (BTreeSet::new(), BTreeSet::new());
+    for round in 0..600u32 {
+        let context = (book.path(), vec![0u8; if round % 5 == 0 { 100_000 } else { 10 }]);
+        let handle = pool.with(&context).apply_async((round,), |(book, _), x| {
+            stage::note(book, x);
+            x
+        });
+        for _ in 0..round % 60 * 100 {
+            std::hint::spin_loop();
+        }
+        let was_cancelled = handle.cancel_pending();
+        match handle.get() {
+            Ok(value) => assert!(!was_cancelled && ran.insert(value)),
+            Err(error) => {
+                assert!(was_cancelled);
+                assert_cancelled::<()>(Err(error));
+                cancelled.insert(round);
+            }
+        }
+    }
+    stage::assert_works(&pool);
+    let noted: Vec<u32> = book.lines().iter().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(noted.len(), ran.len(), "each that has run, once");
+    assert_eq!(noted.into_iter().collect::<BTreeSet<_>>(), ran);
+    assert_eq!(ran.len() + cancelled.len(), 600);
 }
 
 fn all_pending_calls_are_cancelled(method: StartMethod) {

@@ -38,6 +38,7 @@ cases![
     server_that_stops_while_it_starts_is_replaced,
     server_that_dies_with_all_workers_is_replaced,
     idle_worker_that_is_stopped_keeps_no_item,
+    idle_worker_that_is_stopped_keeps_no_item_that_brings_something,
     stopped_worker_outlives_its_server,
     starting_workers_that_die_with_their_servers_break_no_pool,
 ];
@@ -289,6 +290,43 @@ fn idle_worker_that_is_stopped_keeps_no_item(method: StartMethod) {
         stage::signal(pid, Signal::SIGCONT);
     }
     stage::until_all_work(&pool);
+}
+
+/// What the item brings is no reason to leave it where it is, and is there when the worker goes on.
+fn idle_worker_that_is_stopped_keeps_no_item_that_brings_something(method: StartMethod) {
+    let pool = stage::pool(method, 2);
+    stage::until_all_work(&pool);
+    let large = vec![7u8; 300_000];
+    let context = || pool.with(&large);
+    let calls: [&dyn Fn() -> Vec<AsyncResult<(u64, u32)>>; 4] = [
+        &|| (0..4u64).map(|x| pool.apply_async((x,), |x: u64| (x + 1, std::process::id()))).collect(),
+        &|| {
+            let task = |context: &u64, x: u64| (x + context, std::process::id());
+            (0..4u64).map(|x| pool.with(&1u64).apply_async((x,), task)).collect()
+        },
+        &|| {
+            let task = |context: &Vec<u8>, x: u64| (x + context.len() as u64 - 299_999, std::process::id());
+            (0..4u64).map(|x| context().apply_async((x,), task)).collect()
+        },
+        &|| {
+            let task = |x: u64, large: Vec<u8>| (x + large.len() as u64 - 299_999, std::process::id());
+            (0..4u64).map(|x| pool.apply_async((x, large.clone()), task)).collect()
+        },
+    ];
+    for (submit, pid) in calls.iter().zip(pool.pids().into_iter().cycle()) {
+        stage::signal(pid, Signal::SIGSTOP);
+        stage::until("a stopped worker", || Process::find(pid).unwrap().state == 'T');
+        let (values, pids): (Vec<u64>, BTreeSet<u32>) = submit().iter().map(|handle| handle.get().unwrap()).unzip();
+        assert_eq!(values, [1, 2, 3, 4]);
+        assert!(!pids.contains(&pid));
+        stage::signal(pid, Signal::SIGCONT);
+        let mut seen = BTreeSet::new();
+        stage::until("both workers", || {
+            seen.extend(submit().iter().map(|handle| handle.get().unwrap().1));
+            seen.len() == 2
+        });
+    }
+    assert_eq!(pool.pids().len(), 2);
 }
 
 /// The kernel sends SIGHUP to a process group with a stopped member when it becomes orphaned: when its last tie to its
