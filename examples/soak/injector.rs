@@ -4,6 +4,9 @@
 //! - *Servers*: SIGKILL of the process that forks the workers: the fork server, or the template of `fork`. Spawn has none.
 //! - *Descriptors*: bursts of a fraction of a second in which this process can open no descriptor.
 //!
+//! There is none for processes: RLIMIT_NPROC does not hold the superuser, as whom a soak often runs. The cases A5 to A7 of
+//! docs/reliability.md refuse the system call instead.
+//!
 //! As the killer does, they signal by pidfd, and only processes that are certainly of this pool.
 
 use std::fs;

@@ -9,6 +9,7 @@ use crate::driver::shared::Seat;
 use crate::driver::shared::Shared;
 use crate::engine::Ringers;
 use crate::engine::effects::Due;
+use crate::values::parcel::Parcel;
 
 impl Shared {
     /// Wakes the driver if it would sleep past something that has changed, and the background thread if it is needed.
@@ -56,8 +57,10 @@ impl Shared {
             let unwanted = std::mem::take(&mut driven.engine.effects.unwanted);
             let spent = std::mem::take(&mut driven.engine.effects.spent);
             let unused = std::mem::take(&mut driven.engine.effects.unused);
+            let excess = std::mem::take(&mut driven.engine.effects.excess);
             MutexGuard::unlocked(&mut driven, || {
                 unqueued.into_iter().for_each(UserThread::run_apart);
+                excess.into_iter().for_each(Parcel::settle);
                 // Waits for the end of these processes.
                 drop(unwanted);
                 // Returns memory to the kernel, which takes time.

@@ -211,6 +211,7 @@ impl Engine {
                 Ok(parcel) => {
                     self.keep_memory(Instant::now());
                     self.observer.values(1);
+                    self.effects.excess.extend(parcel.is_excess().then(|| parcel.clone()));
                     self.job(item.job).settle(item.index, Settled::Parcel(Box::new(parcel)));
                     self.progress(item.job);
                 }

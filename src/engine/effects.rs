@@ -40,6 +40,8 @@ pub(crate) struct Effects {
     /// Values that are not needed any more: giving their memory back takes the kernel a while, and the close of what they
     /// carry too.
     pub(crate) spent: Vec<Parcel>,
+    /// Results that hold a descriptor too many: copying them into memory takes time.
+    pub(crate) excess: Vec<Parcel>,
     /// Memory that was kept for large values, of which there are none any more.
     pub(crate) unused: Vec<Kept>,
 }
@@ -58,6 +60,7 @@ impl Effects {
     /// Whether there is nothing for just any thread to do.
     pub(crate) fn is_settled(&self) -> bool {
         let is_dropped = self.unwanted.is_empty() && self.spent.is_empty() && self.unused.is_empty();
-        self.calls.is_empty() && self.wakers.is_empty() && is_dropped && !self.link_refused
+        let is_copied = self.excess.is_empty();
+        self.calls.is_empty() && self.wakers.is_empty() && is_dropped && is_copied && !self.link_refused
     }
 }

@@ -154,6 +154,18 @@ impl Parcel {
         }
     }
 
+    /// Whether it holds a descriptor too many; see [`Blob::is_excess`].
+    pub(crate) fn is_excess(&self) -> bool {
+        matches!(&self.body, Body::File(blob) if blob.is_excess())
+    }
+
+    /// Gives a descriptor back that is one too many; see [`Blob::settle`].
+    pub(crate) fn settle(self) {
+        if let Body::File(blob) = self.body {
+            blob.settle();
+        }
+    }
+
     /// The last worker to which it was sent has answered; see [`Blob::mark_answered`].
     pub(crate) fn mark_answered(&self) {
         if let Body::File(blob) = &self.body {

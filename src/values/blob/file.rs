@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use nix::sys::stat::fstat;
+use parking_lot::Mutex;
 use start_methods::PrivateFd;
 
 use super::buffer::Buffer;
@@ -57,13 +58,20 @@ pub(super) enum Held {
     Lent(PrivateFd),
     /// There is no file.
     Memory(Arc<Memory>),
+    /// A file that holds a descriptor too many, until it has been copied.
+    Excess(Excess),
 }
 
 /// Where the bytes of a blob are.
 enum Place<'a> {
     File(BorrowedFd<'a>),
     Memory(&'a Arc<Memory>),
+    Excess(&'a Excess),
 }
+
+/// A blob whose file holds a descriptor too many, until it has been copied: then that in memory.
+#[derive(Debug)]
+pub(super) struct Excess(Mutex<Blob>);
 
 /// The file of a blob, to be sent.
 #[derive(Debug)]
@@ -94,7 +102,8 @@ impl Drop for RestoreRoom {
 
 impl Blob {
     /// A file that another process has sent. Mappings and memory for reading it come from `cache`. If values hold as many
-    /// descriptors as they may, the bytes are copied into memory.
+    /// descriptors as they may, this one is in [excess](Self::is_excess); if even those are too many, its bytes are copied
+    /// into memory.
     ///
     /// # Errors
     ///
@@ -115,10 +124,14 @@ impl Blob {
             LoanState::Lent if footer.offset <= REUSE_MAX && mapping::is_in_memory(&fd) => Held::Lent(fd),
             _ => Held::Plain(Arc::new(fd)),
         };
-        let slot = Slot::take(footer.len);
-        let is_one_too_many = slot.is_none();
-        let blob = Self::new(held, footer.len, Some(Arc::clone(cache)), slot);
-        Ok(if is_one_too_many { blob.without_file() } else { blob })
+        let new = |held, slot| Self::new(held, footer.len, Some(Arc::clone(cache)), slot);
+        Ok(match Slot::take(footer.len) {
+            Some(slot) => new(held, Some(slot)),
+            None => match Slot::take_for_a_moment() {
+                Some(slot) => new(held, Some(slot)).in_excess(),
+                None => new(held, None).without_file(),
+            },
+        })
     }
 
     pub(super) fn new(held: Held, len: u64, cache: Option<Arc<BlobCache>>, slot: Option<Slot>) -> Self {
@@ -138,12 +151,35 @@ impl Blob {
 
     /// The bytes in memory, without a descriptor; as they are if there is not enough memory.
     pub(crate) fn without_file(self) -> Self {
+        if let Place::Excess(excess) = self.file.place() {
+            return excess.settled();
+        }
         match self.copy() {
             Ok(Some(bytes)) => {
                 Self::new(Held::Memory(Arc::new(Memory(bytes))), self.len, self.file.cache.clone(), None)
             }
             // Reading it again will tell why it cannot be read.
             Ok(None) | Err(_) => self,
+        }
+    }
+
+    /// The same, whose descriptor is one too many.
+    pub(super) fn in_excess(self) -> Self {
+        let (len, cache) = (self.len, self.file.cache.clone());
+        Self::new(Held::Excess(Excess(Mutex::new(self))), len, cache, None)
+    }
+
+    /// Whether its descriptor is one too many, so that it should be [settled](Self::settle) soon.
+    pub(crate) fn is_excess(&self) -> bool {
+        matches!(self.file.held, Some(Held::Excess(_)))
+    }
+
+    /// Copies the bytes of one in excess into memory and gives its descriptor back, if it is still wanted.
+    pub(crate) fn settle(self) {
+        if let Place::Excess(excess) = self.file.place()
+            && Arc::strong_count(&self.file) > 1
+        {
+            drop(excess.settled());
         }
     }
 
@@ -164,6 +200,7 @@ impl Blob {
         match self.file.place() {
             Place::File(fd) => Ok(BlobFd::Held(fd)),
             Place::Memory(memory) => self.make_file(&memory.0).map(BlobFd::Made),
+            Place::Excess(_) => self.make_file(&self.read()?).map(BlobFd::Made),
         }
     }
 
@@ -203,6 +240,7 @@ impl Blob {
         let fd = match self.file.place() {
             Place::File(fd) => fd,
             Place::Memory(memory) => return Ok(Bytes(Kind::Kept(Arc::clone(memory)))),
+            Place::Excess(excess) => return excess.settled().read(),
         };
         if self.len >= MAP_MIN {
             if let Some(mapping) = self.file.cache.as_ref().and_then(|cache| cache.view(fd, self.len)) {
@@ -233,10 +271,24 @@ impl Blob {
         let fd = match self.file.place() {
             Place::File(fd) => fd,
             Place::Memory(memory) => return Ok(memory.0[..len].to_vec()),
+            Place::Excess(excess) => {
+                let blob = excess.0.lock().clone();
+                return blob.read_start(max);
+            }
         };
         let mut start = cache::zeros(len)?;
         read_at(fd, &mut start, 0)?;
         Ok(start)
+    }
+}
+
+impl Excess {
+    /// The blob in memory; with its file if there is not enough memory. The lock is the blob's own: only threads that want
+    /// the same value wait for the copy.
+    fn settled(&self) -> Blob {
+        let mut blob = self.0.lock();
+        *blob = blob.clone().without_file();
+        blob.clone()
     }
 }
 
@@ -254,7 +306,7 @@ impl AsFd for Blob {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self.file.place() {
             Place::File(fd) => fd,
-            Place::Memory(_) => panic!("it has no file"),
+            Place::Memory(_) | Place::Excess(_) => panic!("it has no file of its own"),
         }
     }
 }
@@ -266,6 +318,7 @@ impl BlobFile {
             Held::Lent(fd) => Place::File(fd.as_fd()),
             Held::Buffer(buffer) => Place::File(buffer.as_fd()),
             Held::Memory(memory) => Place::Memory(memory),
+            Held::Excess(excess) => Place::Excess(excess),
         }
     }
 }
@@ -289,7 +342,7 @@ impl Drop for BlobFile {
                 // If that fails, the writer has one file less to reuse.
                 let _: io::Result<()> = footer::mark_returned(fd);
             }
-            Some(Held::Plain(_) | Held::Memory(_)) | None => {}
+            Some(Held::Plain(_) | Held::Memory(_) | Held::Excess(_)) | None => {}
         }
     }
 }

@@ -4,6 +4,9 @@
 //! too. So values may hold a share of the table. What comes beyond it is kept in memory: a result is copied out of its
 //! file, and an argument is written into a file when it is sent.
 //!
+//! A copy takes long, and results arrive under a lock. So a few may hold a descriptor beyond the share until they have
+//! been copied where that holds up no other thread.
+//!
 //! The count is of the whole process, whose pools share one table. A forked copy begins with the count of its parent: it
 //! may have to copy more than it would need to.
 
@@ -17,6 +20,8 @@ use super::limits::REUSE_MAX;
 
 /// Values may hold this part of the descriptors that the process may open.
 const SHARE: u64 = 8;
+/// Values that are about to be copied may hold so many in addition, in parts of the share; at least one.
+const PASSING_SHARE: usize = 4;
 /// The number of descriptors that values may hold, whatever the limit of open files.
 const MIN: usize = 4;
 /// The number that they may hold at most.
@@ -34,7 +39,16 @@ impl Slot {
     /// again.
     pub(super) fn take(len: u64) -> Option<Self> {
         let share = share_here();
-        let max = if len > REUSE_MAX { 2 * share } else { share };
+        Self::below(if len > REUSE_MAX { 2 * share } else { share })
+    }
+
+    /// A slot for a value that is copied into memory in a moment, if one is left.
+    pub(super) fn take_for_a_moment() -> Option<Self> {
+        let share = share_here();
+        Self::below(share + (share / PASSING_SHARE).max(1))
+    }
+
+    fn below(max: usize) -> Option<Self> {
         let one_more = |held: usize| (held < max).then(|| held + 1);
         HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok().then(|| Self(()))
     }

@@ -166,3 +166,37 @@ proptest! {
         }
     }
 }
+
+/// By the thread that settles it, or by a reader, whichever comes first; and not at all if no one wants it.
+#[test]
+fn one_in_excess_is_copied_once_and_its_file_returned() {
+    for order in 0..4 {
+        let (worker, parent) = (BlobCache::of_worker(), BlobCache::of_parent());
+        let blob = write(Some(&worker), &bytes(LEN));
+        let file = inode(&blob);
+        let excess = pass(&blob, &parent).in_excess();
+        drop(blob);
+        assert!(excess.is_excess());
+        let read = || {
+            assert!(*excess.read_start(10).unwrap() == bytes(LEN)[..10]);
+            assert!(*excess.read().unwrap() == bytes(LEN)[..]);
+        };
+        match order {
+            0 => read(),
+            1 => excess.clone().settle(),
+            2 => std::thread::scope(|scope| {
+                scope.spawn(|| excess.clone().settle());
+                scope.spawn(read);
+            }),
+            _ => {}
+        }
+        if order < 3 {
+            assert_eq!(inode(&write(Some(&worker), &[1; LEN])), file, "the worker has it back");
+            read();
+        } else {
+            assert_ne!(inode(&write(Some(&worker), &[1; 10])), file, "it is still in use");
+            excess.settle();
+            assert_eq!(inode(&write(Some(&worker), &[1; LEN])), file);
+        }
+    }
+}
