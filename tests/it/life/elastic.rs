@@ -91,9 +91,10 @@ fn resizing_while_it_works_loses_nothing(method: StartMethod) {
                 assert_eq!(pool.map(0..2000u64, |x| x * x).unwrap(), (0..2000).map(|x| x * x).collect::<Vec<_>>());
             }
         });
-        for size in [5, 1, 3, 2, 4, 1, 2].into_iter().cycle() {
+        for (round, size) in (0..).zip([5, 1, 3, 2, 4, 1, 2].into_iter().cycle()) {
             pool.resize(size).unwrap();
-            thread::sleep(Duration::from_millis(3));
+            // Longer and longer: on a machine that is busy, workers would else leave before they are ready, for ever.
+            thread::sleep(Duration::from_millis(3 + round / 10));
             if working.is_finished() {
                 break;
             }
