@@ -1,9 +1,11 @@
 //! Encoding: the items of a call become batches, on the calling thread.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::panic::resume_unwind;
+use std::thread::AccessError;
 
 use serde::Serialize;
 
@@ -240,6 +242,47 @@ impl Encoder {
         let batch = Batch { job: self.job, target: self.target, first_index, items };
         self.work.push(Ok(Span::whole(batch)));
     }
+}
+
+thread_local! {
+    /// Memory in which the next item is encoded that is encoded alone: its length is known only afterwards.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// How much of this memory a thread keeps.
+const SCRATCH_MAX: usize = 4096;
+
+/// Encodes the one item of a call. A panic in its `Serialize` is an error as well.
+///
+/// # Errors
+///
+/// It does not serialize.
+pub(super) fn encode_one<A: Serialize + 'static>(
+    item: &A,
+    output: impl FnOnce() -> Output,
+) -> Result<Items, TaskError> {
+    if let Some(number) = number::to_bytes(item) {
+        let (item, len) = number_item(&number);
+        return Ok(Items::One(item[..len].into()));
+    }
+    let mut output = output();
+    *output.bytes() = SCRATCH.try_with(Cell::take).unwrap_or_default();
+    output.bytes().extend_from_slice(&[0; ITEM_HEAD]);
+    let encoded = codec::encode(item, &mut output).and_then(|()| {
+        let len = ITEM_HEAD as u64 + output.len();
+        if len > INLINE_MAX as u64 || output.carries() {
+            return output.take_parcel().map(Items::Parcel);
+        }
+        close_item(output.bytes(), 0);
+        Ok(Items::One(output.bytes().as_slice().into()))
+    });
+    let mut bytes = std::mem::take(output.bytes());
+    if bytes.capacity() <= SCRATCH_MAX {
+        bytes.clear();
+        // A thread that ends keeps none.
+        let _kept: Result<(), AccessError> = SCRATCH.try_with(|scratch| scratch.set(bytes));
+    }
+    encoded.map_err(not_encoded)
 }
 
 /// The error of an item that did not serialize. Its origin is set where it is read.

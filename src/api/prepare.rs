@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::api::encoder::Encoder;
+use crate::api::encoder::encode_one;
 use crate::driver::Backend;
 use crate::driver::IfClosed;
 use crate::driver::Opening;
@@ -19,6 +22,7 @@ use crate::work::batch::Target;
 use crate::work::function::FunctionId;
 use crate::work::function::LocalFunction;
 use crate::work::jobs::JobContext;
+use crate::work::jobs::Log;
 
 /// Encodes the context of a call.
 pub(super) type Context<'c> = Box<dyn Fn(&mut Output) -> Result<(), String> + 'c>;
@@ -106,6 +110,18 @@ impl Prepared {
         let Self { backend, label, window: _, policy, fail_fast, target, context } = self;
         let job = backend.open(Opening { policy, fail_fast, context, if_closed, label })?;
         Ok((job, Encoder::new(job, target, backend.output())))
+    }
+
+    /// Calls the function with one item, and waits for the outcome.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Refused`]: the pool takes no more jobs.
+    pub(super) fn call<A: Serialize + 'static>(self, item: &A) -> Result<Arc<Log>, TaskError> {
+        let Self { backend, label, window: _, policy, fail_fast, target, context } = self;
+        let item = encode_one(item, || backend.output());
+        let opening = Opening { policy, fail_fast, context, if_closed: IfClosed::Refuse, label };
+        Ok(backend.call(opening, target, item)?)
     }
 }
 

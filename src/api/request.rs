@@ -16,8 +16,6 @@ use crate::api::results::AsyncResult;
 use crate::api::results::Reader;
 use crate::api::stream::PoolStream;
 use crate::driver::Backend;
-use crate::driver::IfClosed;
-use crate::driver::More;
 use crate::error::Label;
 use crate::error::TaskError;
 use crate::work::batch::ChunkSize;
@@ -40,14 +38,8 @@ impl Request<'_> {
     pub(super) fn apply<T: Data, V: Data>(&self, args: &T) -> Result<V, TaskError> {
         let prepared = self.prepare(ChunkSize::Fixed(1))?;
         let reader = Reader::of_one(prepared.label.clone());
-        let (job, mut encoder) = prepared.open(IfClosed::Refuse)?;
-        // From here on, its drop abandons the job.
-        let handle = AsyncResult::<V>::new(Arc::clone(self.backend), job, reader.clone());
-        encoder.push(args);
-        self.backend.submit(job, encoder.take(), More::Never)?;
-        let log = self.backend.wait(job, None)?;
-        drop(handle);
-        reader.read(&log.expect("without a deadline there is a result"))
+        let log = prepared.call(args)?;
+        reader.read(&log)
     }
 
     pub(super) fn apply_async<T: Data, V: Data>(&self, args: T) -> AsyncResult<V> {

@@ -19,10 +19,13 @@ use start_methods::StartMethod;
 
 use crate::error::Label;
 use crate::error::PoolError;
+use crate::error::TaskError;
 use crate::observe::stats::Stats;
 use crate::values::output::Output;
+use crate::work::batch::Items;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
+use crate::work::batch::Target;
 use crate::work::batch::Work;
 use crate::work::group::DrivenBy;
 use crate::work::group::Group;
@@ -75,6 +78,15 @@ pub(crate) trait Backend: Send + Sync {
     ///
     /// The pool takes no more jobs: closed, terminated, broken, or a forked copy.
     fn open(&self, opening: Opening) -> Result<JobId, PoolError>;
+
+    /// Opens a job that has this one item, waits for its outcome, and forgets the job: what [`open`](Self::open),
+    /// [`submit`](Self::submit), [`wait`](Self::wait) and [`abandon`](Self::abandon) do one after the other. The lock is
+    /// let go only to wait.
+    ///
+    /// # Errors
+    ///
+    /// The pool takes no more jobs, as for [`open`](Self::open).
+    fn call(&self, opening: Opening, target: Target, item: Result<Items, TaskError>) -> Result<Arc<Log>, PoolError>;
 
     /// Submits items and items that could not be encoded, in order. If the pool refuses one, the job is sealed and the
     /// rest dropped.

@@ -79,10 +79,20 @@ impl Shared {
         &self,
         waits_for: WaitsFor<'_>,
         deadline: Option<Instant>,
-        mut check: impl FnMut(&mut Engine) -> Option<R>,
+        check: impl FnMut(&mut Engine) -> Option<R>,
     ) -> Result<Option<R>, PoolError> {
         self.check_owner()?;
-        let mut driven = self.driven.lock();
+        Ok(self.wait_in(self.driven.lock(), waits_for, deadline, check))
+    }
+
+    /// As [`wait_for`](Self::wait_for), for a thread that has the lock.
+    pub(super) fn wait_in<'a, R>(
+        &'a self,
+        mut driven: MutexGuard<'a, Driven>,
+        waits_for: WaitsFor<'_>,
+        deadline: Option<Instant>,
+        mut check: impl FnMut(&mut Engine) -> Option<R>,
+    ) -> Option<R> {
         let result = loop {
             if let Some(result) = check(&mut driven.engine) {
                 break Some(result);
@@ -107,7 +117,7 @@ impl Shared {
         self.offer_seat(&mut driven);
         self.alert(&mut driven);
         drop(self.settle_effects(driven));
-        Ok(result)
+        result
     }
 
     /// Takes the seat, and drives until `check` returns something, the deadline has passed or the pool is joined.

@@ -14,14 +14,20 @@ use crate::driver::backend::More;
 use crate::driver::backend::Opening;
 use crate::driver::callbacks::UserThread;
 use crate::driver::seat::WaitsFor;
+use crate::driver::shared::Seat;
 use crate::driver::shared::Shared;
 use crate::engine::Engine;
 use crate::engine::effects::Due;
+use crate::error::Label;
 use crate::error::PoolError;
+use crate::error::TaskError;
 use crate::observe::stats::Stats;
 use crate::sys::failpoint::fault;
 use crate::values::output::Output;
+use crate::work::batch::Items;
 use crate::work::batch::JobId;
+use crate::work::batch::JobPolicy;
+use crate::work::batch::Target;
 use crate::work::batch::Work;
 use crate::work::group::DrivenBy;
 use crate::work::group::Group;
@@ -57,6 +63,12 @@ impl Shared {
     }
 }
 
+fn parts_of(opening: Opening) -> (JobPolicy, Job, Label) {
+    let Opening { policy, fail_fast, context, if_closed, label } = opening;
+    let context = context.map(Box::new);
+    (policy, Job { feeding: if_closed == IfClosed::Serve, fail_fast, context, ..Job::default() }, label)
+}
+
 fn start_unless_failed(thread: &Arc<UserThread>) -> std::io::Result<()> {
     fault!("waker_thread");
     thread.start()
@@ -64,13 +76,23 @@ fn start_unless_failed(thread: &Arc<UserThread>) -> std::io::Result<()> {
 
 impl Backend for Shared {
     fn open(&self, opening: Opening) -> Result<JobId, PoolError> {
-        let job = Job {
-            feeding: opening.if_closed == IfClosed::Serve,
-            fail_fast: opening.fail_fast,
-            context: opening.context.map(Box::new),
-            ..Job::default()
-        };
-        self.with(|engine| engine.open(opening.policy, job, opening.label.text()))?
+        let (policy, job, label) = parts_of(opening);
+        self.with(|engine| engine.open(policy, job, label.text()))?
+    }
+
+    fn call(&self, opening: Opening, target: Target, item: Result<Items, TaskError>) -> Result<Arc<Log>, PoolError> {
+        let (policy, job, label) = parts_of(opening);
+        self.check_owner()?;
+        let mut driven = self.driven.lock();
+        let id = driven.engine.call((policy, job, label.text()), target, item)?;
+        // A driver that sleeps must ask the worker to ring. Without one, this thread is the driver in a moment, and needs
+        // nobody; but for starts, which the background thread makes.
+        if driven.seat == Seat::Foreground || driven.engine.effects.starts > 0 {
+            self.alert(&mut driven);
+        }
+        driven = self.settle_effects(driven);
+        let log = self.wait_in(driven, WaitsFor::Job(id), None, |engine| engine.take_finished(id));
+        Ok(log.expect("without a deadline there is a result"))
     }
 
     fn submit(&self, job: JobId, work: Vec<Work>, more: More) -> Result<(), PoolError> {

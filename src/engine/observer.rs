@@ -2,14 +2,12 @@
 //!
 //! Everything here is a hint for people. No decision depends on it.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use crate::error::TaskError;
 use crate::observe::stats::Totals;
+use crate::sys::id_hasher::IdMap;
 use crate::work::batch::JobId;
-use crate::work::jobs::JobIdHasher;
 
 /// What is noted of a call.
 #[derive(Debug)]
@@ -22,7 +20,7 @@ struct ObservedCall {
 pub(super) struct Observer {
     pub(super) totals: Totals,
     /// The unfinished calls that have a label.
-    calls: HashMap<JobId, ObservedCall, BuildHasherDefault<JobIdHasher>>,
+    calls: IdMap<JobId, ObservedCall>,
 }
 
 /// How a worker has ended.

@@ -8,9 +8,12 @@ use crate::engine::state::Engine;
 use crate::engine::state::Phase;
 use crate::error::PoolError;
 use crate::error::TaskError;
+use crate::work::batch::Batch;
+use crate::work::batch::Items;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
+use crate::work::batch::Target;
 use crate::work::group::Completion;
 use crate::work::group::DrivenBy;
 use crate::work::group::Group;
@@ -52,6 +55,33 @@ impl Engine {
         self.jobs.insert(id, job);
         self.observer.call_began(id, label);
         Ok(id)
+    }
+
+    /// Begins a job that has this one item.
+    ///
+    /// # Errors
+    ///
+    /// The pool takes no more.
+    pub(crate) fn call(
+        &mut self,
+        (policy, job, label): (JobPolicy, Job, Option<&str>),
+        target: Target,
+        item: Result<Items, TaskError>,
+    ) -> Result<JobId, PoolError> {
+        // Sealed from the beginning: nobody asks whether it is complete before it has its item.
+        let id = self.open(policy, Job { sealed: true, ..job }, label)?;
+        let work = match item {
+            Ok(items) => Ok(Span::whole(Batch { job: id, target, first_index: 0, items })),
+            Err(error) => Err((0, error)),
+        };
+        self.submit(id, work).expect("the pool has taken the job under the same lock");
+        Ok(id)
+    }
+
+    /// Takes a job that is finished, and which only its holder knows, out of the pool. Its log; `None` if it is unfinished.
+    pub(crate) fn take_finished(&mut self, id: JobId) -> Option<Arc<Log>> {
+        self.job(id).finished.as_ref()?;
+        self.jobs.remove(id)?.finished
     }
 
     /// Adds items to a job: encoded ones as a span, or one that could not be encoded as its error.

@@ -2,17 +2,15 @@
 //!
 //! Also called: run queue, round-robin scheduling.
 
-use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::hash::BuildHasherDefault;
 
 use crate::schedule::departure::Lost;
 use crate::schedule::load::ItemId;
 use crate::schedule::queue::JobQueue;
+use crate::sys::id_hasher::IdMap;
 use crate::work::batch::JobId;
 use crate::work::batch::JobPolicy;
 use crate::work::batch::Span;
-use crate::work::jobs::JobIdHasher;
 
 /// The end of a queue at which work is inserted.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +22,7 @@ enum QueueEnd {
 /// All queued work.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    jobs: HashMap<JobId, JobQueue, BuildHasherDefault<JobIdHasher>>,
+    jobs: IdMap<JobId, JobQueue>,
     /// The jobs that have queued spans, each once, and among them jobs that were cancelled since they were queued. The
     /// next to be served is at the front, which is never a cancelled one.
     rotation: VecDeque<JobId>,

@@ -27,7 +27,9 @@ impl Schedule {
 
     /// The worker has carried out the orders that precede its next item.
     pub(crate) fn is_prepared(&mut self, worker: WorkerId, now: Instant) {
-        self.roster.change(worker, |entry| entry.load.restart_timer(now));
+        if self.timeout(worker).is_some() {
+            self.roster.change(worker, |entry| entry.load.restart_timer(now));
+        }
     }
 
     /// When [`tick`](Self::tick) must be called at the latest, if no other event occurs.

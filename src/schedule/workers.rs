@@ -148,7 +148,9 @@ impl Schedule {
 
     /// The link to the worker may have room again. Decides nothing yet.
     pub(crate) fn clear_link_full(&mut self, worker: WorkerId) {
-        self.roster.change(worker, |entry| entry.link_full = false);
+        if self.roster.get(worker).is_some_and(|entry| entry.link_full) {
+            self.roster.change(worker, |entry| entry.link_full = false);
+        }
     }
 
     /// This work was taken back before the worker had begun it. Frames need not be the last ones: the worker may read one

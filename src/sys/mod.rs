@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub(crate) mod condvar;
 pub(crate) mod failpoint;
 pub(crate) mod file_size;
+pub(crate) mod id_hasher;
 pub(crate) mod memfd;
 pub(crate) mod owner_process;
 pub(crate) mod payload;

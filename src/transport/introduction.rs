@@ -20,8 +20,7 @@
 //! For this to be exact, at most one frame is with the worker while an introduction is under way: the last thing that was
 //! sent. See [`Link::send`](super::link::Link::send).
 
-use std::collections::HashSet;
-
+use crate::sys::id_hasher::IdSet;
 use crate::transport::frame;
 use crate::transport::frame::Order;
 use crate::work::batch::Span;
@@ -140,8 +139,8 @@ impl Introduction {
 /// What a worker has read. Its side.
 #[derive(Debug, Default)]
 pub(crate) struct Introduced {
-    functions: HashSet<FunctionId>,
-    contexts: HashSet<u64>,
+    functions: IdSet<FunctionId>,
+    contexts: IdSet<u64>,
 }
 
 impl Introduced {

@@ -3,7 +3,6 @@
 //! The differences between the two kinds end here: what an order waits for, how work is taken back, how the parent is
 //! woken, and where bytes are that do not fit a frame. The engine uses both kinds alike.
 
-use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
@@ -11,6 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use start_methods::Socket;
 
+use crate::sys::id_hasher::IdSet;
 use crate::sys::processor::Cpu;
 use crate::transport::arrival::Arrival;
 use crate::transport::arrival::LinkError;
@@ -106,8 +106,8 @@ pub(crate) struct Inbox {
 #[derive(Debug)]
 pub(crate) struct Link {
     end: End,
-    functions: HashSet<FunctionId>,
-    contexts: HashSet<u64>,
+    functions: IdSet<FunctionId>,
+    contexts: IdSet<u64>,
     /// Orders that wait for room, oldest first.
     notes: VecDeque<Note>,
     /// What items need that was sent over a socket, and may not have been read.
@@ -130,8 +130,8 @@ impl Link {
     fn new(end: End) -> Self {
         Self {
             end,
-            functions: HashSet::new(),
-            contexts: HashSet::new(),
+            functions: IdSet::default(),
+            contexts: IdSet::default(),
             notes: VecDeque::new(),
             introduction: Introduction::default(),
             waits_for_room: false,
@@ -185,9 +185,9 @@ impl Link {
         if holds == Holds::Other && (travels_alone || self.would_carry(span, context)) {
             return Ok(Sent::Later);
         }
-        self.define(function);
-        if let Some(context) = context {
-            self.introduce(context);
+        if new {
+            self.define(function);
+            context.into_iter().for_each(|context| self.introduce(context));
         }
         match self.flush(control)? {
             Sent::Taken => {}

@@ -4,13 +4,11 @@
 //! here: the thread that consumes the log decodes it. A job is *finished* when it accepts no more items and every item
 //! has a result; then, and only then, its log is complete.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-use std::hash::Hasher;
 use std::sync::Arc;
 use std::task::Waker;
 
 use crate::error::TaskError;
+use crate::sys::id_hasher::IdMap;
 use crate::sys::waiters::Waiters;
 use crate::values::parcel::Parcel;
 use crate::work::batch::JobId;
@@ -298,27 +296,8 @@ impl Job {
     }
 }
 
-/// Hashes job ids. They are consecutive numbers, so a multiplication suffices.
-#[derive(Debug, Default)]
-pub(crate) struct JobIdHasher(u64);
-
-impl Hasher for JobIdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only numbers are hashed")
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // Spread over the high bits, which the table uses as well.
-        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 /// All jobs that are unfinished, or that a handle still refers to.
-pub(crate) type Jobs = HashMap<JobId, Job, BuildHasherDefault<JobIdHasher>>;
+pub(crate) type Jobs = IdMap<JobId, Job>;
 
 #[cfg(test)]
 mod tests {
