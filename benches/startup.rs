@@ -1,6 +1,12 @@
 //! Claim: a pool starts in milliseconds; by forkserver also when the parent is large.
 //!
-//! The whole life of a pool of two, in milliseconds: build, one result, close, join. By each start method; by forkserver
+//! First the whole life of one process, in milliseconds: start, result, end.
+//!
+//! - `procpool`: `Process::spawn` and `join`, by each start method;
+//! - `Command`: `/bin/true`, started and waited for; by std, which executes it from a vfork;
+//! - `fork`, the limit: fork, exit and wait for one bare process.
+//!
+//! Then the whole life of a pool of two, in milliseconds: build, one result, close, join. By each start method; by forkserver
 //! both with a server that is already running and with one that must be started. Then again while this process holds a
 //! gibibyte of memory that it has written: a fork copies its page tables, the other methods should be unaffected. The
 //! last lines say how much longer each takes with the gibibyte.
@@ -18,6 +24,7 @@ mod common {
 }
 
 use std::hint::black_box;
+use std::process::Command;
 use std::time::Instant;
 
 use common::contest::Contest;
@@ -29,6 +36,7 @@ use common::table::print_aligned;
 use procpool::Pool;
 use procpool::StartMethod;
 use procpool::forkserver;
+use procpool::process::Process;
 
 const ROWS: [&str; 7] = [
     "fork",
@@ -44,6 +52,7 @@ fn main() -> anyhow::Result<()> {
     procpool::init();
     procspawn::init();
 
+    processes();
     let ours = Contest::new("startup: life of a pool of 2 in ms, less is better", ROWS)
         .add("procpool", procpool_lives)
         .add("procspawn", || {
@@ -65,6 +74,28 @@ fn main() -> anyhow::Result<()> {
         vec!["forkserver".to_owned(), format!("{:.2}", large_forkserver / forkserver)],
         vec!["forkserver, with its server's start".to_owned(), format!("{:.2}", large_server / server)],
     ]);
+    Ok(())
+}
+
+/// The life of one process, beside those that others start.
+fn processes() {
+    Contest::new("startup: life of a process in ms, less is better", ["fork", "spawn", "forkserver"])
+        .add("procpool", || {
+            let [fork, spawn, forkserver] = StartMethod::ALL.map(|method| median(|| process_life(method)));
+            Ok([fork?, spawn?, forkserver?])
+        })
+        .add("Command", || Ok([f64::NAN, median(command_life)?, f64::NAN]))
+        .add("fork (limit)", || Ok([median(bare_fork)?; 3]))
+        .run();
+}
+
+fn process_life(method: StartMethod) -> anyhow::Result<()> {
+    black_box(Process::builder().start_method(method).spawn((1,), identity)?.join()?);
+    Ok(())
+}
+
+fn command_life() -> anyhow::Result<()> {
+    anyhow::ensure!(Command::new("/bin/true").status()?.success());
     Ok(())
 }
 

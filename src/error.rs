@@ -178,7 +178,15 @@ pub struct Panic {
 
 impl fmt::Display for Panic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "panic in worker {}: {}", self.pid, self.message)?;
+        write!(f, "panic in worker {}: ", self.pid)?;
+        self.write_report(f)
+    }
+}
+
+impl Panic {
+    /// What is known of it besides the process.
+    pub(crate) fn write_report(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
         if let Some(location) = &self.location {
             write!(f, ", at {location}")?;
         }
@@ -455,8 +463,8 @@ impl fmt::Display for TaskError {
     }
 }
 
-/// How a worker ended.
-fn in_words(status: Option<ExitStatus>) -> Exit {
+/// How a process ended.
+pub(crate) fn in_words(status: Option<ExitStatus>) -> Exit {
     status.map_or(Exit::Unknown, Exit::Known)
 }
 

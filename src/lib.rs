@@ -117,6 +117,7 @@ mod error;
 pub mod fuzz;
 mod ipc;
 mod observe;
+pub mod process;
 mod schedule;
 mod sys;
 mod transport;

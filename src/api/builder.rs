@@ -9,7 +9,6 @@ use std::time::Duration;
 use start_methods::Boot;
 use start_methods::Resource;
 use start_methods::StartMethod;
-use start_methods::Starter;
 
 use crate::api::checks::check_processes;
 use crate::api::hooks::FINALIZER_TIMEOUT;
@@ -20,6 +19,7 @@ use crate::engine::config::Config;
 use crate::error::PoolError;
 use crate::schedule::size::Size;
 use crate::sys::processor;
+use crate::sys::start_choice::StartChoice;
 use crate::transport::links::Links;
 use crate::worker;
 
@@ -53,8 +53,7 @@ use crate::worker;
 #[must_use = "a builder does nothing until `build`"]
 pub struct PoolBuilder {
     processes: Option<usize>,
-    /// `None` until the user chooses one.
-    start_method: Option<StartMethod>,
+    start: StartChoice,
     max_tasks_per_child: Option<usize>,
     max_rss_per_child: Option<u64>,
     max_age_per_child: Option<Duration>,
@@ -62,9 +61,6 @@ pub struct PoolBuilder {
     idle_timeout: Option<Duration>,
     pub(super) hooks: Hooks,
     name: String,
-    executable: Option<PathBuf>,
-    /// The methods that fork in spite of threads, as the user has promised that they may.
-    despite_threads: Vec<StartMethod>,
     /// The template of every worker: entry, environment, directory, limits.
     boot: Boot<'static>,
     /// Some setting can only be checked by a new process that tries to have it.
@@ -109,7 +105,7 @@ impl Pool {
     pub fn builder() -> PoolBuilder {
         PoolBuilder {
             processes: None,
-            start_method: None,
+            start: StartChoice::default(),
             max_tasks_per_child: None,
             max_rss_per_child: None,
             max_age_per_child: None,
@@ -117,8 +113,6 @@ impl Pool {
             idle_timeout: None,
             hooks: Hooks::default(),
             name: "procpool".to_owned(),
-            executable: None,
-            despite_threads: Vec::new(),
             boot: Boot::new(worker::main),
             needs_trial: false,
         }
@@ -168,7 +162,7 @@ impl PoolBuilder {
     /// }
     /// ```
     pub fn start_method(mut self, start_method: StartMethod) -> Self {
-        self.start_method = Some(start_method);
+        self.start.method = Some(start_method);
         self
     }
 
@@ -347,7 +341,7 @@ impl PoolBuilder {
     /// }
     /// ```
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
-        self.executable = Some(path.into());
+        self.start.executable = Some(path.into());
         self
     }
 
@@ -551,9 +545,10 @@ impl PoolBuilder {
     ///     Ok(())
     /// }
     /// ```
-    #[expect(unsafe_code, reason = "declares an unsafe promise; contains no unsafe operation")]
+    #[expect(unsafe_code, reason = "passes the user's own promise on")]
     pub unsafe fn fork_despite_threads(mut self) -> Self {
-        self.despite_threads.push(StartMethod::Fork);
+        // SAFETY: the caller makes this very promise.
+        unsafe { self.start.allow_despite_threads(StartMethod::Fork) };
         self
     }
 
@@ -587,9 +582,10 @@ impl PoolBuilder {
     ///     Ok(())
     /// }
     /// ```
-    #[expect(unsafe_code, reason = "declares an unsafe promise; contains no unsafe operation")]
+    #[expect(unsafe_code, reason = "passes the user's own promise on")]
     pub unsafe fn forkserver_despite_threads(mut self) -> Self {
-        self.despite_threads.push(StartMethod::Forkserver);
+        // SAFETY: the caller makes this very promise.
+        unsafe { self.start.allow_despite_threads(StartMethod::Forkserver) };
         self
     }
 
@@ -649,7 +645,7 @@ impl PoolBuilder {
         let Hooks { initializer, initializer_timeout, finalizer, finalizer_timeout } = self.hooks;
         let initializer = initializer.transpose().map_err(|message| PoolError::Initializer { message })?;
         let finalizer = finalizer.transpose().map_err(|message| PoolError::Finalizer { message })?;
-        let starter = make_starter(self.start_method, self.executable, &self.despite_threads)?;
+        let starter = self.start.starter()?;
         let config = Config {
             size,
             start_method: starter.method(),
@@ -678,7 +674,7 @@ impl PoolBuilder {
         // All fields are listed, so that a new one is not forgotten.
         let Self {
             processes,
-            start_method,
+            start,
             max_tasks_per_child,
             max_rss_per_child,
             max_age_per_child,
@@ -686,43 +682,18 @@ impl PoolBuilder {
             idle_timeout,
             hooks,
             name,
-            executable,
-            despite_threads,
             boot,
             needs_trial: _,
         } = self;
         *processes == other.processes
-            && *start_method == other.start_method
+            && *start == other.start
             && *max_tasks_per_child == other.max_tasks_per_child
             && *max_rss_per_child == other.max_rss_per_child
             && *max_age_per_child == other.max_age_per_child
             && *min_processes == other.min_processes
             && *idle_timeout == other.idle_timeout
             && *name == other.name
-            && *executable == other.executable
-            && *despite_threads == other.despite_threads
             && boot.has_settings_of(&other.boot)
             && hooks.is_like(&other.hooks)
     }
-}
-
-#[expect(unsafe_code, reason = "passes the user's own promise on")]
-fn make_starter(
-    chosen: Option<StartMethod>,
-    executable: Option<PathBuf>,
-    despite_threads: &[StartMethod],
-) -> Result<Starter, PoolError> {
-    let method = chosen.unwrap_or_default();
-    let starter = match (method, despite_threads.contains(&method)) {
-        // SAFETY: the user made the same promise to `PoolBuilder::fork_despite_threads`.
-        (StartMethod::Fork, true) => unsafe { Starter::fork_despite_threads()? },
-        // SAFETY: the user made the same promise to `PoolBuilder::forkserver_despite_threads`.
-        (StartMethod::Forkserver, true) => unsafe { Starter::forkserver_despite_threads()? },
-        (StartMethod::Forkserver, false) if chosen.is_none() => Starter::automatic()?,
-        (method, _) => Starter::new(method)?,
-    };
-    Ok(match executable {
-        Some(path) => starter.executable(path),
-        None => starter,
-    })
 }

@@ -4,14 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::engine::config::HookArgs;
-use crate::engine::config::HookCall;
-use crate::values::codec;
-use crate::values::output::Output;
+use crate::transport::first_call::FirstCall;
 use crate::work::function::LocalFunction;
-
-/// Arguments that have more bytes than this travel as a descriptor beside the worker's birth message.
-const INLINE_MAX: u64 = 16 * 1024;
 
 /// How long a finalizer may run, if the user does not say.
 pub(super) const FINALIZER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,9 +13,9 @@ pub(super) const FINALIZER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The hooks of a pool that is to be made; the text says why one cannot be sent to workers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hooks {
-    pub(super) initializer: Option<Result<HookCall, String>>,
+    pub(super) initializer: Option<Result<FirstCall, String>>,
     pub(super) initializer_timeout: Option<Duration>,
-    pub(super) finalizer: Option<Result<HookCall, String>>,
+    pub(super) finalizer: Option<Result<FirstCall, String>>,
     pub(super) finalizer_timeout: Option<Duration>,
 }
 
@@ -37,7 +31,7 @@ impl Hooks {
     }
 }
 
-fn are_alike(ours: &Option<Result<HookCall, String>>, theirs: &Option<Result<HookCall, String>>) -> bool {
+fn are_alike(ours: &Option<Result<FirstCall, String>>, theirs: &Option<Result<FirstCall, String>>) -> bool {
     match (ours, theirs) {
         (None, None) => true,
         (Some(Ok(ours)), Some(Ok(theirs))) => ours.is_like(theirs),
@@ -45,18 +39,7 @@ fn are_alike(ours: &Option<Result<HookCall, String>>, theirs: &Option<Result<Hoo
     }
 }
 
-/// Encodes the call of a hook.
-///
-/// # Errors
-///
-/// Why it cannot be sent to workers.
-pub(super) fn encode<T: Serialize + 'static>(args: &T, function: LocalFunction) -> Result<HookCall, String> {
-    let definition = function.definition()?;
-    let mut output = Output::default();
-    codec::encode(args, &mut output).map_err(|error| format!("its arguments do not serialize: {error}"))?;
-    let args = match output.len() {
-        0..=INLINE_MAX if !output.carries() => HookArgs::Inline(output.into_bytes()),
-        _ => HookArgs::Attached(output.take_parcel()?),
-    };
-    Ok(HookCall { definition, args })
+/// The call of a hook.
+pub(super) fn encode<T: Serialize + 'static>(args: &T, function: LocalFunction) -> Result<FirstCall, String> {
+    FirstCall::new(function, args).map_err(|error| error.to_string())
 }

@@ -20,7 +20,6 @@ use crate::ipc::wait::Bell;
 use crate::ipc::wait::Turn;
 use crate::ipc::wait::Waitable;
 use crate::transport::frame::ItemReader;
-use crate::values::attach;
 use crate::values::attach::Source;
 use crate::values::codec;
 use crate::work::batch::JobId;
@@ -48,13 +47,9 @@ pub(super) fn read_outcomes<T: Data, E>(
                 f(value)
             })
         }
-        SettledRef::Parcel(parcel) => f(match parcel.read() {
-            Ok(bytes) => {
-                let _delivery = attach::deliver(parcel.carried().clone(), Source::Other);
-                codec::decode(&bytes).map_err(|message| undecoded(message, origin(0)))
-            }
-            Err(error) => Err(undecoded(error.to_string(), origin(0))),
-        }),
+        SettledRef::Parcel(parcel) => {
+            f(codec::decode_parcel(parcel, Source::Other).map_err(|message| undecoded(message, origin(0))))
+        }
         SettledRef::Error(error) => f(Err(error.clone().of(origin(0)))),
     }
 }

@@ -3,18 +3,17 @@
 use std::time::Instant;
 
 use crate::engine::reports::Purpose;
-use crate::engine::reports::panic_of;
 use crate::engine::state::Engine;
 use crate::engine::state::Phase;
 use crate::engine::worker_handle::Leisure;
 use crate::engine::workers::Descriptor;
-use crate::error::Failure;
 use crate::error::Origin;
-use crate::error::Panic;
 use crate::error::Side;
 use crate::error::TaskError;
 use crate::schedule::WorkerId;
 use crate::schedule::load::ItemId;
+use crate::transport::answer;
+use crate::transport::answer::NO_DESCRIPTOR;
 use crate::transport::arrival::Arrival;
 use crate::transport::arrival::LinkError;
 use crate::transport::attachments::Received;
@@ -22,16 +21,10 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::link::Inbox;
 use crate::transport::link::Share;
 use crate::transport::note::Sent;
-use crate::transport::panic_record::PanicRecord;
-use crate::transport::panic_record::cut_start;
-use crate::values::message;
 use crate::values::parcel::Parcel;
 use crate::work::batch::JobId;
 use crate::work::function::Completion;
 use crate::work::jobs::Settled;
-
-/// Error texts are cut at this length, and say so.
-const TEXT_MAX: usize = 64 * 1024;
 
 impl Engine {
     /// The link of the worker has answers, or room, or both.
@@ -205,7 +198,7 @@ impl Engine {
             }
             Arrival::Answer { kind, bytes } => {
                 let pid = self.pid(worker);
-                self.settle_error(item.job, item.index, error_of(kind, bytes, pid));
+                self.settle_error(item.job, item.index, answer::error_of(kind, bytes, pid));
             }
             Arrival::Attached { kind, number, bytes } => match self.attached_answer(worker, kind, number, bytes) {
                 Ok(parcel) => {
@@ -228,23 +221,20 @@ impl Engine {
         number: u32,
         bytes: &[u8],
     ) -> Result<Parcel, TaskError> {
-        let is_value = kind == AnswerKind::Completion(Completion::Value);
         let Some(received) = self.attachment(worker, number) else {
             let is_lost = self.workers.get_mut(worker).is_some_and(|handle| handle.link.attachments.take_loss());
             return Err(match is_lost {
-                true => no_descriptor(),
+                true => TaskError::Decode {
+                    side: Side::Result,
+                    message: NO_DESCRIPTOR.to_owned(),
+                    origin: Origin::default(),
+                },
                 false => self.distrust_answer(worker, "an answer whose attachment is missing".to_owned()),
             });
         };
-        let read = match received.and_then(|arrived| arrived.into_parcel(bytes)) {
-            Ok(value) if is_value => return Ok(value),
-            Ok(text) => text.read_start(TEXT_MAX).map(|start| (start, text.len())).map_err(|error| error.to_string()),
-            Err(message) => Err(message),
-        };
-        Err(match read {
-            Ok((start, len)) => error_of(kind, cut_start(&start, len).as_bytes(), self.pid(worker)),
-            Err(message) => self.distrust_answer(worker, message),
-        })
+        let pid = self.pid(worker);
+        let settled = received.and_then(|arrived| answer::settle(kind, arrived.into_parcel(bytes)?, pid));
+        settled.unwrap_or_else(|message| Err(self.distrust_answer(worker, message)))
     }
 
     /// What the worker has sent on its control socket for this answer.
@@ -278,33 +268,5 @@ impl Engine {
         if handle.rss(leisure, now).is_some_and(|rss| rss > rss_max) {
             self.schedule.replace(worker, now);
         }
-    }
-}
-
-fn no_descriptor() -> TaskError {
-    let message =
-        "it needs more descriptors than are free in this process; raise the limit of open files (ulimit -n)".to_owned();
-    TaskError::Decode { side: Side::Result, message, origin: Origin::default() }
-}
-
-/// The error that an answer brings which is no value. Its origin is set where it is read.
-fn error_of(kind: AnswerKind, bytes: &[u8], pid: u32) -> TaskError {
-    let message = || String::from_utf8_lossy(bytes).into_owned();
-    let origin = Origin::default();
-    match kind {
-        AnswerKind::Completion(Completion::Value) => unreachable!("a value is no error"),
-        AnswerKind::Completion(Completion::Failed) => TaskError::Failed(Failure { message: message(), pid, origin }),
-        AnswerKind::Completion(Completion::NotDecoded(side)) => TaskError::Decode { side, message: message(), origin },
-        AnswerKind::Completion(Completion::NotEncoded) => {
-            TaskError::Encode { side: Side::Result, message: message(), origin }
-        }
-        AnswerKind::FunctionNotFound => TaskError::FunctionNotFound { message: message(), origin },
-        AnswerKind::Panicked => TaskError::Panicked(match message::parse::<PanicRecord>(bytes) {
-            Ok(record) => panic_of(record, pid),
-            Err(error) => {
-                let message = format!("the report of this panic is not readable: {error}");
-                Panic { message, location: None, thread: None, backtrace: None, pid, origin }
-            }
-        }),
     }
 }

@@ -1,6 +1,5 @@
 //! The settings of a pool, validated, and how one more worker is started from them.
 
-use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,7 +7,6 @@ use std::time::Duration;
 use start_methods::Birth;
 use start_methods::Boot;
 use start_methods::Child;
-use start_methods::Socket;
 use start_methods::StartMethod;
 use start_methods::Starter;
 use start_methods::Starts;
@@ -16,76 +14,14 @@ use start_methods::Starts;
 use crate::error::PoolError;
 use crate::schedule::PoolPolicy;
 use crate::schedule::size::Size;
+use crate::sys::identity;
+use crate::sys::start_choice::HELLO_TIMEOUT;
 use crate::transport::control;
-use crate::transport::control::Hook;
 use crate::transport::control::Lane;
 use crate::transport::control::Setup;
+use crate::transport::first_call::FirstCall;
 use crate::transport::link::Link;
 use crate::transport::links::Links;
-use crate::transport::worker_link;
-use crate::values::parcel::Parcel;
-use crate::work::function::Definition;
-
-/// How long a worker may take from its start to its hello.
-pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The initializer or the finalizer of every worker, encoded.
-#[derive(Clone, Debug)]
-pub(crate) struct HookCall {
-    pub(crate) definition: Definition,
-    pub(crate) args: HookArgs,
-}
-
-impl HookCall {
-    /// Whether it does the same in a worker.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
-        self.definition == other.definition && self.args.is_like(&other.args)
-    }
-
-    /// What the setup of a worker has of it.
-    fn in_setup(&self) -> Hook {
-        let args = match &self.args {
-            HookArgs::Inline(bytes) => Some(bytes.clone()),
-            HookArgs::Attached(_) => None,
-        };
-        Hook { definition: self.definition.clone(), args }
-    }
-
-    /// Sends to a worker that has been started what its setup does not have.
-    fn send_rest(&self, control: &Socket) -> io::Result<()> {
-        match &self.args {
-            HookArgs::Inline(_) => Ok(()),
-            HookArgs::Attached(args) => worker_link::send_arguments(control, args),
-        }
-    }
-}
-
-/// The arguments of a hook.
-#[derive(Clone, Debug)]
-pub(crate) enum HookArgs {
-    /// In the boot message.
-    Inline(Vec<u8>),
-    /// In a message on the control socket.
-    Attached(Parcel),
-}
-
-impl HookArgs {
-    fn is_like(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Inline(ours), Self::Inline(theirs)) => ours == theirs,
-            // Arguments that carry descriptors, or cannot be read, are like no others.
-            (Self::Attached(ours), Self::Attached(theirs))
-                if ours.carried().is_empty() && theirs.carried().is_empty() =>
-            {
-                match (ours.read(), theirs.read()) {
-                    (Ok(ours), Ok(theirs)) => *ours == *theirs,
-                    _ => false,
-                }
-            }
-            _ => false,
-        }
-    }
-}
 
 /// A pool's settings.
 #[derive(Debug)]
@@ -95,9 +31,9 @@ pub(crate) struct Config {
     pub(crate) max_tasks_per_child: Option<u64>,
     pub(crate) max_rss_per_child: Option<u64>,
     pub(crate) max_age_per_child: Option<Duration>,
-    pub(crate) initializer: Option<HookCall>,
+    pub(crate) initializer: Option<FirstCall>,
     pub(crate) initializer_timeout: Option<Duration>,
-    pub(crate) finalizer: Option<HookCall>,
+    pub(crate) finalizer: Option<FirstCall>,
     pub(crate) finalizer_timeout: Duration,
     /// The name of the pool, with which those of its workers begin.
     pub(crate) name: String,
@@ -120,11 +56,12 @@ impl Config {
         let order = starts.order();
         let link = self.links.open().map_err(PoolError::system("making the link to a worker"))?;
         let hooks = [&self.initializer, &self.finalizer];
-        let [initializer, finalizer] = hooks.map(|hook| hook.as_ref().map(HookCall::in_setup));
+        let [initializer, finalizer] = hooks.map(|hook| hook.as_ref().map(FirstCall::in_boot));
         let fds = link.worker_fds();
-        let setup = Setup { link: link.kind(), lane, pool: self.name.clone(), initializer, finalizer };
-        let payload = control::encode(&setup);
         let name = format!("{}-{}", self.name, self.started.fetch_add(1, Ordering::Relaxed));
+        let born = identity::here().worker(name.clone());
+        let setup = Setup { link: link.kind(), lane, pool: self.name.clone(), initializer, finalizer, born };
+        let payload = control::encode(&setup);
         let boot = self.boot.clone().name(&name).payload(&payload).fds(&fds);
         let child = order.start(&boot)?;
         for hook in hooks.into_iter().flatten() {

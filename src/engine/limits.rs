@@ -12,7 +12,6 @@ use std::time::Instant;
 use log::Level;
 use start_methods::StartError;
 
-use crate::engine::config::HELLO_TIMEOUT;
 use crate::engine::state::Engine;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::KillReason;
@@ -23,6 +22,7 @@ use crate::error::TaskError;
 use crate::schedule::WorkerId;
 use crate::schedule::load::ItemId;
 use crate::schedule::time_limit::TimeVerdict;
+use crate::sys::start_choice::HELLO_TIMEOUT;
 use crate::work::batch::JobId;
 use crate::work::jobs::Cancelled;
 use crate::work::jobs::Job;

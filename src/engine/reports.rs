@@ -13,14 +13,12 @@ use start_methods::StartError;
 use crate::engine::state::Engine;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::workers::Descriptor;
-use crate::error::Origin;
-use crate::error::Panic;
 use crate::error::PoolError;
 use crate::schedule::WorkerId;
+use crate::transport::answer::panic_of;
 use crate::transport::control;
 use crate::transport::control::Report;
 use crate::transport::frame::FRAME_MAX;
-use crate::transport::panic_record::PanicRecord;
 use crate::values::blob::BlobCache;
 use crate::values::parcel::Arrived;
 use crate::values::parcel::BodyPlace;
@@ -250,10 +248,4 @@ fn arrived(beside: Beside, place: BodyPlace, cache: &Arc<BlobCache>) -> Result<A
         Room::Enough => arrived,
         Room::MadeForThis => arrived.without_file(),
     })
-}
-
-/// A panic of the worker `pid`, for the caller.
-pub(super) fn panic_of(record: PanicRecord, pid: u32) -> Panic {
-    let PanicRecord { message, location, thread, backtrace } = record;
-    Panic { message, location, thread, backtrace, pid, origin: Origin::default() }
 }

@@ -1,6 +1,5 @@
 //! Starts of workers: what follows when one succeeded, or failed.
 
-use crate::engine::config;
 use crate::engine::state::Engine;
 use crate::engine::state::Phase;
 use crate::engine::worker_handle::WorkerHandle;
@@ -9,6 +8,7 @@ use crate::error::PoolError;
 use crate::schedule::WorkerId;
 use crate::schedule::restarts::Ending;
 use crate::sys::failpoint::shortened;
+use crate::sys::start_choice::HELLO_TIMEOUT;
 use crate::transport::control::Lane;
 use crate::transport::link::Link;
 use log::Level;
@@ -32,7 +32,7 @@ impl Engine {
             self.drop_starts(1);
             return;
         }
-        let hello_due = Instant::now() + shortened!("hello_timeout", config::HELLO_TIMEOUT);
+        let hello_due = Instant::now() + shortened!("hello_timeout", HELLO_TIMEOUT);
         if let Err(Refused { handle, error }) =
             self.workers.add(worker, WorkerHandle::new(child, link, lane, hello_due))
         {

@@ -23,11 +23,12 @@ use start_methods::StartMethod;
 use super::values;
 use crate::schedule::walk;
 use crate::sys::bell::Bell;
+use crate::sys::identity;
 use crate::transport::control;
-use crate::transport::control::Hook;
 use crate::transport::control::Lane;
 use crate::transport::control::LinkKind;
 use crate::transport::control::Setup;
+use crate::transport::first_call::BootCall;
 use crate::transport::frame::Head;
 use crate::transport::frame::Placement;
 use crate::transport::frame::close_item;
@@ -78,9 +79,10 @@ fn wait_for<T>(mut poll: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The setup of the first worker of a pool.
-fn setup(link: LinkKind, [initializer, finalizer]: [Option<Hook>; 2]) -> Setup {
+fn setup(link: LinkKind, [initializer, finalizer]: [Option<BootCall>; 2]) -> Setup {
     let lane = Lane { index: 0, generation: 0 };
-    Setup { link, lane, pool: "recorded".to_owned(), initializer, finalizer }
+    let born = identity::here().worker("recorded-0".to_owned());
+    Setup { link, lane, pool: "recorded".to_owned(), initializer, finalizer, born }
 }
 
 /// Starts a worker and waits for its hello.
@@ -228,7 +230,7 @@ fn record_ends() {
     child.wait().unwrap();
 
     let definition = LocalFunction::initializer::<(&'static str,), anyhow::Result<()>>(refuse).definition().unwrap();
-    let hook = Hook { definition, args: Some(encoded(&("no",))) };
+    let hook = BootCall { definition, args: Some(encoded(&("no",))) };
     let end = socket::ParentEnd::new().unwrap();
     let child = start(&setup(LinkKind::Socket, [Some(hook.clone()), None]), &[end.worker_end()]);
     write("report", "initializer-failed", &report_of(&child));

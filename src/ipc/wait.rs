@@ -29,6 +29,7 @@ use crate::sys::poll::poll_until;
 /// | [`Sender`](crate::channel::Sender) | there is room for the message for which there was none when it was last sent, or all receivers are gone |
 /// | [`Answer`](crate::channel::Answer) | the answer is there, or there will be none |
 /// | [`AsyncResult`](crate::AsyncResult) | there is a result |
+/// | [`Process`](crate::process::Process) | it has ended |
 /// | [`Readable`] | the descriptor is readable, or has an error |
 ///
 /// # Examples

@@ -22,6 +22,8 @@ use nix::sys::mman::ProtFlags;
 use nix::sys::mman::madvise;
 use nix::sys::mman::mmap_anonymous;
 use nix::sys::mman::munmap;
+use nix::sys::signal::Signal;
+use nix::sys::signal::raise;
 
 const PAGE: NonZero<usize> = NonZero::new(4096).expect("a page has bytes");
 
@@ -50,6 +52,16 @@ impl OwnerProcess {
             }
         });
         Self { mark, pid }
+    }
+
+    /// Ends this process if it is a forked copy: one that a function has made and that has returned from the function, of
+    /// which only the original may answer. At once and silently: everything that would be printed or flushed belongs to the
+    /// original.
+    pub(crate) fn kill_copy(self) {
+        if !self.is_here() {
+            let raised = raise(Signal::SIGKILL);
+            unreachable!("a process can kill itself: {raised:?}");
+        }
     }
 
     /// Whether this is still that process, and not a forked copy.

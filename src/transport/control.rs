@@ -6,10 +6,11 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::sys::identity::Born;
+use crate::transport::first_call::BootCall;
 use crate::transport::panic_record::PanicRecord;
 use crate::values::message;
 use crate::values::parcel::BodyPlace;
-use crate::work::function::Definition;
 
 /// An error text in a report is cut at this length, so that the report fits.
 pub(crate) const REPORT_TEXT_MAX: usize = 4 * 1024;
@@ -38,17 +39,11 @@ pub(crate) struct Setup {
     pub(crate) lane: Lane,
     /// The name of the pool.
     pub(crate) pool: String,
-    pub(crate) initializer: Option<Hook>,
-    pub(crate) finalizer: Option<Hook>,
-}
-
-/// What a worker runs before its first item, or after its last.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Hook {
-    pub(crate) definition: Definition,
-    /// `None`: in a message on the control socket, behind a [`BodyPlace`], with descriptors. The initializer's is the
-    /// first, the finalizer's the next.
-    pub(crate) args: Option<Vec<u8>>,
+    /// What it runs before its first item. If its arguments are not here, they are the first message on the control socket.
+    pub(crate) initializer: Option<BootCall>,
+    /// What it runs after its last item. If its arguments are not here, they are the next message.
+    pub(crate) finalizer: Option<BootCall>,
+    pub(crate) born: Born,
 }
 
 /// A report of a worker: first how its start went, then what does not fit its link.

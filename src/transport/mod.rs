@@ -17,9 +17,11 @@
 //!
 //! Also called: message passing, shared-memory queue, SPSC ring buffer.
 
+pub(crate) mod answer;
 pub(crate) mod arrival;
 pub(crate) mod attachments;
 pub(crate) mod control;
+pub(crate) mod first_call;
 pub(crate) mod frame;
 pub(crate) mod introduction;
 pub(crate) mod link;

@@ -11,7 +11,6 @@ use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
-use start_methods::Offered;
 use start_methods::PrivateFd;
 use start_methods::Received;
 use start_methods::Socket;
@@ -22,7 +21,6 @@ use crate::transport::control;
 use crate::transport::control::LinkKind;
 use crate::transport::control::Report;
 use crate::transport::frame::AnswerKind;
-use crate::transport::frame::FRAME_MAX;
 use crate::transport::record::Idle;
 use crate::transport::record::Next;
 use crate::transport::record::NextNumber;
@@ -31,7 +29,6 @@ use crate::transport::record::broken;
 use crate::transport::ring;
 use crate::transport::socket;
 use crate::values::number::NumberBytes;
-use crate::values::parcel::BodyPlace;
 use crate::values::parcel::Parcel;
 use crate::values::parcel::ParcelFds;
 use crate::values::parcel::ReceivedFds;
@@ -266,38 +263,4 @@ impl WorkerLink {
 /// Sends a report on the control socket.
 pub(crate) fn report(control: &Socket, report: &Report, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     control.send(&[IoSlice::new(&control::encode(report))], fds)
-}
-
-/// Receives the arguments of a hook, which are the next message on the control socket: their bytes, unless they are in a
-/// file, and their descriptors.
-///
-/// # Errors
-///
-/// The parent is gone, or the message is no such.
-pub(crate) fn receive_arguments(control: &Socket) -> io::Result<(Vec<u8>, Beside)> {
-    let (mut bytes, mut fds) = (vec![0; FRAME_MAX], Vec::new());
-    let Received::Message(len) = control.recv_or_drop_fds(&mut bytes, &mut fds)? else {
-        return Ok((Vec::new(), Beside::ParentGone));
-    };
-    bytes.truncate(len);
-    let place = BodyPlace::from_code(bytes.remove(0)).ok_or_else(|| broken("no place of the arguments"))?;
-    Ok((bytes, ReceivedFds::split(fds, place).map_or(Beside::Missing, Beside::Fds)))
-}
-
-/// Sends the arguments of a hook to a worker that has been started.
-///
-/// # Errors
-///
-/// No file can be made for them, or too many descriptors are on their way.
-pub(crate) fn send_arguments(control: &Socket, args: &Parcel) -> io::Result<()> {
-    let fds = args.fds()?;
-    let place = [args.place().code()];
-    match control.offer(&[IoSlice::new(&place), IoSlice::new(args.frame_bytes())], &fds.borrowed()) {
-        Ok(Offered::Taken) => Ok(()),
-        Ok(Offered::Full) => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
-        Ok(Offered::TooManyInFlight) => Err(io::Error::from_raw_os_error(libc::ETOOMANYREFS)),
-        // It has ended, as its pidfd will tell.
-        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
-        Err(error) => Err(error),
-    }
 }

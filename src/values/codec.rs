@@ -16,9 +16,11 @@ use std::panic::resume_unwind;
 
 use serde::Deserialize;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::sys::payload;
 use crate::values::attach;
+use crate::values::attach::Source;
 use crate::values::format;
 use crate::values::format::Naming;
 use crate::values::format::Reader;
@@ -28,6 +30,7 @@ use crate::values::number::WrongLen;
 use crate::values::output::Full;
 use crate::values::output::Output;
 use crate::values::output::no_room;
+use crate::values::parcel::Parcel;
 
 /// The message of a value that would have overflowed the stack of the thread that reads or writes it.
 const TOO_DEEP: &str = "it is nested too deeply for the stack of the thread that reads or writes it; use a thread with a \
@@ -187,6 +190,17 @@ pub(crate) fn decode<'de, T: Deserialize<'de> + 'static>(bytes: &'de [u8]) -> Re
     // Unwind safe: the half-made value is not used after a panic.
     catch_unwind(AssertUnwindSafe(|| parse(bytes)))
         .unwrap_or_else(|payload| Err(panic_in(Coding::Deserialize, payload)))
+}
+
+/// The value that a process of this kind has sent by itself, with what it carries. It may be decoded again.
+///
+/// # Errors
+///
+/// As for [`decode`]; or the bytes cannot be read.
+pub(crate) fn decode_parcel<T: DeserializeOwned + 'static>(parcel: &Parcel, source: Source) -> Result<T, String> {
+    let bytes = parcel.read().map_err(|error| error.to_string())?;
+    let _delivery = attach::deliver(parcel.carried().clone(), source);
+    decode(&bytes)
 }
 
 /// Passes the value of each of `items`, or the reason why it has none, to `f`, until `f` returns an error. A panic in

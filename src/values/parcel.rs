@@ -246,6 +246,24 @@ impl ReceivedFds {
     }
 }
 
+/// What a value is told whose file, or whose descriptors, did not come with it.
+pub(crate) const MISSING: &str = "its bytes or its descriptors did not arrive: a process had no descriptor or no memory \
+                                  for them; raise the limits of open files and memory (ulimit -n, ulimit -v)";
+
+/// The bytes of a value that travelled by itself, which are in the frame or in a file, and what it carries.
+///
+/// # Errors
+///
+/// The message says why it cannot be read; [`MISSING`] if nothing came with it.
+pub(crate) fn open_received(
+    frame_bytes: &[u8],
+    received: Option<ReceivedFds>,
+    cache: &Arc<BlobCache>,
+) -> Result<(ParcelBytes, Carried), String> {
+    let arrived = Arrived::receive(received.ok_or(MISSING)?, cache).map_err(|error| error.to_string())?;
+    arrived.into_parcel(frame_bytes)?.open().map_err(|error| error.to_string())
+}
+
 impl Deref for ParcelBytes {
     type Target = [u8];
 

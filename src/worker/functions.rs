@@ -11,8 +11,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use crate::error::Side;
 use crate::sys::clock;
 use crate::sys::failpoint::failpoint;
@@ -23,15 +21,13 @@ use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Body;
 use crate::transport::record::broken;
 use crate::values::attach;
-use crate::values::attach::Carried;
 use crate::values::attach::Source;
 use crate::values::blob::BlobCache;
 use crate::values::codec;
 use crate::values::codec::Coding;
 use crate::values::message;
 use crate::values::output::Output;
-use crate::values::parcel::Arrived;
-use crate::values::parcel::ParcelBytes;
+use crate::values::parcel;
 use crate::values::parcel::ReceivedFds;
 use crate::work::batch::Target;
 use crate::work::function::Completion;
@@ -41,10 +37,6 @@ use crate::work::function::ResolvedFunction;
 use crate::worker::deadline::Limit;
 use crate::worker::panics;
 use crate::worker::panics::Caught;
-
-/// The file of a large value, or the descriptors that a value carries, did not come with it.
-const MISSING: &str = "its bytes or its descriptors did not arrive: a process had no descriptor or no memory for them; \
-                       raise the limits of open files and memory (ulimit -n, ulimit -v)";
 
 /// The context that the items of one call share.
 pub(super) enum Context {
@@ -81,7 +73,8 @@ impl Ready {
 
 /// The functions and contexts that the worker has been sent, by their numbers.
 pub(super) struct Functions {
-    owner: OwnerProcess,
+    /// Only this process may answer, and no copy of it that a task has forked.
+    pub(super) owner: OwnerProcess,
     pub(super) cache: Arc<BlobCache>,
     functions: HashMap<FunctionId, Result<ResolvedFunction, String>>,
     contexts: HashMap<u64, Rc<Context>>,
@@ -94,15 +87,6 @@ impl Functions {
         Self { owner: OwnerProcess::here(), cache: BlobCache::of_worker(), functions: HashMap::new(), contexts }
     }
 
-    /// Ends this process if it is a copy of the worker that a task has forked and that has returned from the task: only
-    /// one of the two may answer. At once and silently: everything that would be printed or flushed belongs to the worker.
-    pub(super) fn kill_forked_copy(&self) {
-        if !self.owner.is_here() {
-            let raised = nix::sys::signal::raise(Signal::SIGKILL);
-            unreachable!("a process can kill itself: {raised:?}");
-        }
-    }
-
     pub(super) fn define(&mut self, function: FunctionId, definition: &[u8]) -> io::Result<()> {
         let definition: Definition = message::parse(definition).map_err(broken)?;
         self.functions.insert(function, ResolvedFunction::find(&definition));
@@ -111,7 +95,7 @@ impl Functions {
 
     pub(super) fn open(&mut self, function: FunctionId, context: u64, body: Body<'_>, attached: Option<ReceivedFds>) {
         let open_attached = |function: &ResolvedFunction, frame_bytes| {
-            let (bytes, carried) = read_attached(frame_bytes, attached, &self.cache)?;
+            let (bytes, carried) = parcel::open_received(frame_bytes, attached, &self.cache)?;
             let _delivery = attach::deliver(carried, Source::Parent);
             function.open(&bytes)
         };
@@ -186,11 +170,7 @@ impl Callee {
             limit.item_began(clock::monotonic_ns());
         }
         failpoint!("before_run");
-        let ended = panics::recorded(|| {
-            // Unwind safety: what a panic leaves behind in the context or in statics is for the user to judge, as it is with
-            // threads of a pool.
-            catch_unwind(AssertUnwindSafe(|| ready.function.call(ready.context(), item, out)))
-        });
+        let ended = panics::caught(|| ready.function.call(ready.context(), item, out));
         failpoint!("after_run");
         ended.map(AnswerKind::Completion)
     }
@@ -198,7 +178,7 @@ impl Callee {
 
 /// Writes the answer to an item whose function has panicked, or whose argument or result has while it was decoded or encoded.
 /// Call it once the item's time is over: it looks up symbols if there is a backtrace.
-pub(super) fn write_panic(panic: &Caught, out: &mut Output) -> AnswerKind {
+pub(crate) fn write_panic(panic: &Caught, out: &mut Output) -> AnswerKind {
     failpoint!("before_report");
     out.clear();
     match panic.during {
@@ -214,14 +194,4 @@ pub(super) fn write_panic(panic: &Caught, out: &mut Output) -> AnswerKind {
             })
         }
     }
-}
-
-/// The bytes of a value that travelled by itself, which are in the frame or in a file, and what it carries.
-pub(super) fn read_attached(
-    frame_bytes: &[u8],
-    attached: Option<ReceivedFds>,
-    cache: &Arc<BlobCache>,
-) -> Result<(ParcelBytes, Carried), String> {
-    let arrived = Arrived::receive(attached.ok_or(MISSING)?, cache).map_err(|error| error.to_string())?;
-    arrived.into_parcel(frame_bytes)?.open().map_err(|error| error.to_string())
 }

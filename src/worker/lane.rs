@@ -70,7 +70,7 @@ impl<'a> Lane<'a> {
     pub(super) fn run(&mut self) -> io::Result<End> {
         let ready = self.ready;
         let ended = panics::recorded(|| {
-            // Unwind safety: as for one item, see `Callee::run`.
+            // Unwind safety: as for one item, see `panics::caught`.
             let ended = catch_unwind(AssertUnwindSafe(|| ready.function.run(ready.context(), self)));
             match ended {
                 Err(payload) if !self.is_running => {
@@ -96,7 +96,7 @@ impl<'a> Lane<'a> {
     #[inline]
     fn end_item(&mut self) {
         failpoint!("after_run");
-        self.functions.kill_forked_copy();
+        self.functions.owner.kill_copy();
         if std::mem::take(&mut self.is_running) {
             info::item_done();
         }

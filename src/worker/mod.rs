@@ -6,7 +6,7 @@
 
 mod backtrace;
 pub(crate) mod deadline;
-mod functions;
+pub(crate) mod functions;
 mod hooks;
 pub(crate) mod info;
 mod lane;
@@ -21,10 +21,10 @@ use start_methods::Socket;
 
 use self::functions::Callee;
 use self::functions::Functions;
-use self::functions::read_attached;
 use self::functions::write_panic;
 use self::hooks::ReadyHook;
 use crate::sys::failpoint::failpoint;
+use crate::sys::identity;
 use crate::transport::control::Report;
 use crate::transport::control::Setup;
 use crate::transport::frame;
@@ -43,8 +43,10 @@ use crate::values::blob::IDLE_TIME;
 use crate::values::message;
 use crate::values::output::Output;
 use crate::values::output::no_room;
+use crate::values::parcel;
 use crate::values::parcel::ReceivedFds;
 use crate::work::function::Completion;
+use crate::worker::panics::Echo;
 use crate::worker::panics::LastWords;
 
 /// The exit code of a worker whose initializer failed.
@@ -77,13 +79,11 @@ fn run(birth: Birth) -> io::Result<u8> {
         }
     };
     info::begin(setup.lane, setup.pool);
-    panics::install_hook();
-    let [initializer, finalizer] = [setup.initializer, setup.finalizer].map(|hook| {
-        let receive = |hook| ReadyHook::receive(hook, &control);
-        hook.map(receive).transpose()
-    });
+    identity::begin(setup.born);
+    panics::install_hook(Echo::Silent);
     // In this order: their arguments were sent so.
-    let (initializer, finalizer) = (initializer?, finalizer?);
+    let [initializer, finalizer] =
+        [setup.initializer, setup.finalizer].map(|hook| hook.map(|hook| ReadyHook::receive(hook, &control)));
     if let Some(initializer) = initializer {
         link.forbid_migration();
         if let Err(message) = initializer.run() {
@@ -105,7 +105,7 @@ fn run(birth: Birth) -> io::Result<u8> {
 }
 
 /// Sends the report of a panic that this process will not survive, from inside the panic hook.
-fn last_words(control: Rc<Socket>) -> LastWords {
+pub(crate) fn last_words(control: Rc<Socket>) -> LastWords {
     Box::new(move |record| {
         // The process is about to abort: a report that cannot be sent is lost.
         drop(report(&control, &Report::LastWords(record.clone()), &[]));
@@ -249,7 +249,7 @@ impl Worker {
         let ended = match self.link.current().attachment {
             None => callee.run(Ok(self.link.bytes()), &mut self.out),
             Some(_) => {
-                let read = read_attached(self.link.bytes(), attached, &self.functions.cache);
+                let read = parcel::open_received(self.link.bytes(), attached, &self.functions.cache);
                 let (bytes, carried) = match read {
                     Ok((bytes, carried)) => (Ok(bytes), carried),
                     Err(error) => (Err(error), Carried::default()),
@@ -259,7 +259,7 @@ impl Worker {
                 callee.run(bytes.as_deref().map_err(String::as_str), &mut self.out)
             }
         };
-        self.functions.kill_forked_copy();
+        self.functions.owner.kill_copy();
         info::item_done();
         let kind = ended.unwrap_or_else(|panic| {
             if callee.is_timed() {

@@ -1,8 +1,9 @@
 //! Panics of functions: message, location, thread and backtrace.
 //!
-//! Only the panic hook sees the location and the backtrace, so the worker installs a hook that chains to the previous one.
+//! Only the panic hook sees the location and the backtrace, so a worker installs a hook that chains to the previous one.
 //! While an item runs on the worker's thread, the hook records the panic and prints nothing: the report travels to the
-//! caller. Everywhere else, in threads that a task has started too, it calls the previous hook.
+//! caller. Everywhere else, in threads that a task has started too, it calls the previous hook. A process that runs one
+//! function, as a program its `main`, calls the previous hook too.
 //!
 //! Also called: panic hook, unwinding.
 
@@ -14,7 +15,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::io::Write;
 use std::panic;
+use std::panic::AssertUnwindSafe;
 use std::panic::PanicHookInfo;
+use std::panic::catch_unwind;
 
 use crate::sys::payload;
 use crate::transport::panic_record::PanicRecord;
@@ -38,7 +41,7 @@ const NO_UNWINDING: [&str; 2] = ["panic in a function that cannot unwind", "pani
 /// The hook runs inside the item and inside its time limit. Capturing a backtrace is quick; turning it into text looks up
 /// symbols, which may take longer than the item itself. So that waits for [`report`](Self::report), and is not done at all
 /// for a panic that the function catches.
-pub(super) struct Caught {
+pub(crate) struct Caught {
     pub(super) message: String,
     location: Option<String>,
     thread: Option<String>,
@@ -88,7 +91,7 @@ impl Caught {
     }
 
     /// The message and the place, and what panicked.
-    pub(super) fn in_words(&self) -> String {
+    pub(crate) fn in_words(&self) -> String {
         match self.during {
             Some(coding) => codec::panic_text(coding, &self.in_short()),
             None => format!("panic: {}", self.in_short()),
@@ -115,12 +118,29 @@ thread_local! {
     static LAST_WORDS: RefCell<Option<LastWords>> = const { RefCell::new(None) };
 }
 
+/// What becomes of the panics of functions, besides that they are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Echo {
+    /// Nothing: the caller of the item is told.
+    Silent,
+    /// The hook that was there is called, which prints them.
+    Previous,
+}
+
 /// Installs the hook in front of the current one.
-pub(crate) fn install_hook() {
+pub(crate) fn install_hook(echo: Echo) {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| match RECORDING.get() {
         Recording::Off => previous(info),
-        Recording::On | Recording::Used => record(info),
+        Recording::On | Recording::Used => {
+            record(info);
+            if echo == Echo::Previous {
+                // In a process that was forked in a worker, the previous hook is this one again: it must not record.
+                let recording = RECORDING.replace(Recording::Off);
+                previous(info);
+                RECORDING.set(recording);
+            }
+        }
     }));
 }
 
@@ -145,6 +165,13 @@ fn record(info: &PanicHookInfo<'_>) {
         records.push_back(record);
     });
     RECORDING.set(Recording::Used);
+}
+
+/// Runs `f`, and catches a panic.
+///
+/// Unwind safety: what a panic leaves behind in a context or in statics is for the user to judge, as it is with threads.
+pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, Box<Caught>> {
+    recorded(|| catch_unwind(AssertUnwindSafe(f)))
 }
 
 /// Runs `f`, which catches its own panics, and adds to a caught panic what the hook has recorded of it.
@@ -183,9 +210,6 @@ pub(crate) fn forget_caught() {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::AssertUnwindSafe;
-    use std::panic::catch_unwind;
-
     use super::*;
 
     #[test]
@@ -196,7 +220,7 @@ mod tests {
                 panic!("dropped");
             }
         }
-        let record = recorded::<()>(|| catch_unwind(AssertUnwindSafe(|| panic::resume_unwind(Box::new(Bomb)))));
+        let record = caught::<()>(|| panic::resume_unwind(Box::new(Bomb)));
         assert!(record.is_err_and(|panic| panic.message == "Box<dyn Any>"));
     }
 }

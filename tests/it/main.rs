@@ -19,6 +19,7 @@ mod hostile;
 mod ipc;
 mod life;
 mod observe;
+mod process;
 mod values;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ const FOLDERS: &[&[Module]] = &[
     ipc::MODULES,
     life::MODULES,
     observe::MODULES,
+    process::MODULES,
     values::MODULES,
 ];
 

@@ -186,6 +186,19 @@ pub(crate) fn despite_threads(builder: procpool::PoolBuilder) -> procpool::PoolB
     unsafe { builder.forkserver_despite_threads() }
 }
 
+/// As [`despite_threads`], for a process.
+pub(crate) fn process_despite_threads(builder: procpool::process::ProcessBuilder) -> procpool::process::ProcessBuilder {
+    // SAFETY: as above: the other threads are parked or wait on a channel.
+    let builder = unsafe { builder.fork_despite_threads() };
+    // SAFETY: as above.
+    unsafe { builder.forkserver_despite_threads() }
+}
+
+/// The soft limit of open files of this process.
+pub(crate) fn open_files() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).unwrap().0
+}
+
 /// In a task: writes to a descriptor that the task does not own, without blocking.
 pub(crate) fn write_anyway(fd: RawFd, bytes: &[u8]) {
     // SAFETY: the bytes outlive the call. For a descriptor that does not exist or accepts nothing, it returns an error.

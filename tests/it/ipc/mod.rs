@@ -42,16 +42,16 @@ fn pool_with_descriptors(method: StartMethod, processes: usize) -> Pool {
 }
 
 /// The end of a pipe that is read, as a value that travels.
-type Reader = Fd<File>;
+pub(crate) type Reader = Fd<File>;
 /// The end that is written.
-type Writer = Fd<File>;
+pub(crate) type Writer = Fd<File>;
 
-fn say(writer: &Writer, text: &str) {
+pub(crate) fn say(writer: &Writer, text: &str) {
     (&**writer).write_all(text.as_bytes()).unwrap();
 }
 
 /// A pipe: the end to read from, and the end to write to, as a value that travels.
-fn pipe() -> (File, Fd<File>) {
+pub(crate) fn pipe() -> (File, Fd<File>) {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
     (File::from(reader), Fd::new(File::from(writer)))
 }
@@ -62,7 +62,7 @@ fn clones(writer: &Fd<File>, count: usize) -> Vec<Fd<File>> {
 }
 
 /// Everything that is written before all other ends are closed. The deadline of the case bounds the wait.
-fn read_to_end(mut reader: impl Read) -> String {
+pub(crate) fn read_to_end(mut reader: impl Read) -> String {
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     text

@@ -1,6 +1,7 @@
 //! The initializer: once in each worker before its first task; one that always fails breaks the pool with its error.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
@@ -16,6 +17,7 @@ use crate::harness::stage::Gate;
 use crate::harness::stage::Notebook;
 
 cases![
+    arguments_of_every_length_arrive,
     runs_once_in_each_worker_before_its_tasks,
     takes_no_arguments,
     takes_arguments_of_several_kinds,
@@ -251,4 +253,15 @@ fn one_that_never_returns_once_is_replaced(method: StartMethod) {
     let pool = builder(method, 1).initializer((book.path(),), waits_once).initializer_timeout(limit).build().unwrap();
     stage::assert_works(&pool);
     assert!(book.lines().len() >= 2);
+}
+
+static RECEIVED: OnceLock<usize> = OnceLock::new();
+
+fn arguments_of_every_length_arrive(method: StartMethod) {
+    for len in [0, 1, 15 << 10, 17 << 10, 59 << 10, 61 << 10, 1 << 20] {
+        let keep = |text: String| RECEIVED.set(text.len()).map_err(|_| "twice");
+        let builder = Pool::builder().processes(1).start_method(method).initializer(("x".repeat(len),), keep);
+        let pool = builder.build().unwrap();
+        assert_eq!(pool.apply((), || RECEIVED.get().copied()).unwrap(), Some(len));
+    }
 }
