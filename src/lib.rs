@@ -319,11 +319,17 @@ pub use error::TimedOut;
 pub use ipc::memory::Atomic;
 pub use ipc::memory::Shared;
 pub use ipc::memory::SharedArray;
+pub use observe::event::Departure;
+pub use observe::event::Event;
+pub use observe::report::LaneReport;
+pub use observe::report::Report;
+pub use observe::report::Slow;
 pub use observe::stats::Current;
 pub use observe::stats::Stats;
 pub use observe::stats::Totals;
 pub use observe::stats::WorkerState;
 pub use observe::stats::WorkerStats;
+pub use observe::timeline::Timeline;
 pub use start_methods::Exit;
 pub use start_methods::ParseStartMethodError;
 #[doc(inline)]

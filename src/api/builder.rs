@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use start_methods::Boot;
 use start_methods::Resource;
 use start_methods::StartMethod;
 
+use crate::api::autosave;
+use crate::api::autosave::Autosave;
 use crate::api::checks::check_processes;
 use crate::api::hooks::FINALIZER_TIMEOUT;
 use crate::api::hooks::Hooks;
@@ -17,6 +20,9 @@ use crate::api::pool::Pool;
 use crate::driver;
 use crate::engine::config::Config;
 use crate::error::PoolError;
+use crate::observe::event::Event;
+use crate::observe::hook::EventHook;
+use crate::observe::hook::EventLine;
 use crate::schedule::size::Size;
 use crate::sys::processor;
 use crate::sys::start_choice::StartChoice;
@@ -61,6 +67,9 @@ pub struct PoolBuilder {
     idle_timeout: Option<Duration>,
     pub(super) hooks: Hooks,
     name: String,
+    on_event: Option<EventHook>,
+    slow_after: Option<Duration>,
+    record: Option<usize>,
     /// The template of every worker: entry, environment, directory, limits.
     boot: Boot<'static>,
     /// Some setting can only be checked by a new process that tries to have it.
@@ -113,6 +122,9 @@ impl Pool {
             idle_timeout: None,
             hooks: Hooks::default(),
             name: "procpool".to_owned(),
+            on_event: None,
+            slow_after: None,
+            record: None,
             boot: Boot::new(worker::main),
             needs_trial: false,
         }
@@ -319,6 +331,88 @@ impl PoolBuilder {
     /// ```
     pub fn name(mut self, prefix: impl Into<String>) -> Self {
         self.name = prefix.into();
+        self
+    }
+
+    /// Calls `tell` with each [`Event`]: workers that start, die or are recycled, calls, items that fail, are lost, run again or
+    /// are slow.
+    ///
+    /// On the callback thread, in the order in which things happened, and never under a lock, so it may use the pool. While
+    /// it runs, callbacks and events wait; the pool does not. If more than some thousand events wait, later ones are dropped,
+    /// and [`Event::Dropped`] says how many. A panic in it is logged. Events of items that have a value do not exist, so
+    /// ten million good items cost nothing. Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    ///
+    /// use procpool::{Event, Pool};
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let (events, told) = mpsc::channel();
+    ///     let pool = Pool::builder().processes(1).on_event(move |event| drop(events.send(event.clone()))).build()?;
+    ///     let crash = pool.apply((0,), |_: u8| -> u8 { std::process::abort() });
+    ///     assert!(crash.is_err());
+    ///     assert!(told.iter().any(|event| matches!(event, Event::WorkerGone { .. })));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn on_event(mut self, tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(EventHook::new(tell));
+        self
+    }
+
+    /// Tells items that have run for `time` while they still run, as [`Event::ItemSlow`].
+    ///
+    /// Each is told once, after `time` and at the latest after twice that. For [`on_event`](Self::on_event), and for a
+    /// [timeline](Self::record). [`build`](Self::build) fails with [`PoolError::ZeroLimit`] for zero. Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use std::time::Duration;
+    ///
+    /// use procpool::{Event, Pool};
+    ///
+    /// fn main() -> anyhow::Result<()> {
+    ///     procpool::init();
+    ///     let (events, told) = mpsc::channel();
+    ///     let pool = Pool::builder()
+    ///         .processes(1)
+    ///         .slow_after(Duration::from_millis(50))
+    ///         .on_event(move |event| drop(events.send(event.clone())))
+    ///         .build()?;
+    ///     let slow = pool.apply_async((600,), |seconds| std::thread::sleep(Duration::from_secs(seconds)));
+    ///     assert!(told.iter().any(|event| matches!(event, Event::ItemSlow { index: 0, .. })));
+    ///     slow.cancel();
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn slow_after(mut self, time: Duration) -> Self {
+        self.slow_after = Some(time);
+        self
+    }
+
+    /// Keeps a record for [`Pool::timeline`]: the newest `runs` runs of items, with what happened to workers and calls.
+    ///
+    /// A run is an item, or many short ones; it takes about 70 bytes. The times are those of the workers' clocks, which they
+    /// read every 20 µs or 64 items, so recording costs little even if items take nanoseconds. Over the socket link, they
+    /// are the times at which answers came.
+    ///
+    /// With `PROCPOOL_TIMELINE=run.svg` in the environment, every pool of the program keeps a record and writes it when it
+    /// is joined or dropped: a picture, or a trace if the name ends in `.json`, or a report as text otherwise. A second pool
+    /// writes `run-2.svg`, and so on; pools inside workers write none. [`build`](Self::build) fails with
+    /// [`PoolError::ZeroLimit`] for 0. Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// See [`Timeline`](crate::Timeline).
+    #[doc(alias = "timeline")]
+    pub fn record(mut self, runs: usize) -> Self {
+        self.record = Some(runs);
         self
     }
 
@@ -633,11 +727,14 @@ impl PoolBuilder {
             ("idle_timeout", self.idle_timeout == Some(Duration::ZERO)),
             ("initializer_timeout", self.hooks.initializer_timeout == Some(Duration::ZERO)),
             ("finalizer_timeout", self.hooks.finalizer_timeout == Some(Duration::ZERO)),
+            ("slow_after", self.slow_after == Some(Duration::ZERO)),
+            ("record", self.record == Some(0)),
         ] {
             if is_zero {
                 return Err(PoolError::ZeroLimit { option });
             }
         }
+        let saved = Autosave::from_env();
         let size = match self.idle_timeout {
             Some(timeout) => Size::elastic(self.min_processes, processes, timeout),
             None => Size::fixed(processes),
@@ -659,12 +756,15 @@ impl PoolBuilder {
             name: self.name,
             boot: self.boot,
             started: AtomicU64::new(0),
+            events: self.on_event.map(|hook| Arc::new(EventLine::new(hook))),
+            slow_after: self.slow_after,
+            record: self.record.or(saved.is_some().then_some(autosave::RUNS)),
             links: Links::choose(),
         };
         if self.needs_trial {
             config.try_settings(&starter)?;
         }
-        Ok(Pool::over(driver::start(config, starter)?))
+        Ok(Pool::over(driver::start(config, starter)?, saved))
     }
 }
 
@@ -682,9 +782,17 @@ impl PoolBuilder {
             idle_timeout,
             hooks,
             name,
+            on_event,
+            slow_after,
+            record,
             boot,
             needs_trial: _,
         } = self;
+        let event_hooks_are_alike = match (on_event, &other.on_event) {
+            (None, None) => true,
+            (Some(ours), Some(theirs)) => ours.is_same(theirs),
+            _ => false,
+        };
         *processes == other.processes
             && *start == other.start
             && *max_tasks_per_child == other.max_tasks_per_child
@@ -693,6 +801,9 @@ impl PoolBuilder {
             && *min_processes == other.min_processes
             && *idle_timeout == other.idle_timeout
             && *name == other.name
+            && event_hooks_are_alike
+            && *slow_after == other.slow_after
+            && *record == other.record
             && boot.has_settings_of(&other.boot)
             && hooks.is_like(&other.hooks)
     }

@@ -5,6 +5,7 @@
 //! [`Backend`](crate::driver::Backend) only.
 
 mod arrived;
+mod autosave;
 pub(crate) mod builder;
 pub(crate) mod call;
 mod calls;

@@ -3,6 +3,7 @@
 use crate::api::pool::Pool;
 use crate::api::results::AsyncResult;
 use crate::observe::stats::Stats;
+use crate::observe::timeline::Timeline;
 
 impl Pool {
     /// A snapshot: what each worker is doing, what is queued, and totals since the pool was built.
@@ -27,6 +28,27 @@ impl Pool {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.call().backend.stats()
+    }
+
+    /// What the pool has done so far: to be looked at as a picture, a trace, or a report.
+    ///
+    /// For a pool that is built with [`record`](crate::PoolBuilder::record); of any other, it is empty. It may be called at
+    /// any time, also on a pool that was joined, and copies the record. Not in CPython.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procpool::init();
+    /// let pool = procpool::Pool::builder().processes(2).record(100_000).build()?;
+    /// pool.map(0..100u64, |x| x * x)?;
+    /// println!("{}", pool.timeline().report(5));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        Timeline::new(self.call().backend.records())
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use start_methods::StartMethod;
 
+use crate::api::autosave::Autosave;
 use crate::api::call::Call;
 use crate::api::call::CallWith;
 use crate::api::checks::check_processes;
@@ -49,11 +50,13 @@ use crate::work::task::Data;
 /// ```
 pub struct Pool {
     backend: Arc<dyn Backend>,
+    /// Where its timeline is written when it is over.
+    saved: Option<Autosave>,
 }
 
 impl Pool {
-    pub(super) fn over(backend: Arc<dyn Backend>) -> Self {
-        Self { backend }
+    pub(super) fn over(backend: Arc<dyn Backend>, saved: Option<Autosave>) -> Self {
+        Self { backend, saved }
     }
 
     pub(super) fn call(&self) -> Call<'_> {
@@ -314,7 +317,9 @@ impl Pool {
     /// # }
     /// ```
     pub fn join(&self) -> Result<(), PoolError> {
-        self.backend.join(None).map(|_joined| ())
+        self.backend.join(None)?;
+        self.save_timeline();
+        Ok(())
     }
 
     /// As [`join`](Self::join), but waits for at most `timeout`; returns whether the pool is joined.
@@ -342,7 +347,17 @@ impl Pool {
     /// ```
     pub fn join_timeout(&self, timeout: Duration) -> Result<bool, PoolError> {
         // A deadline beyond what the clock can express is none.
-        self.backend.join(Instant::now().checked_add(timeout))
+        let is_joined = self.backend.join(Instant::now().checked_add(timeout))?;
+        if is_joined {
+            self.save_timeline();
+        }
+        Ok(is_joined)
+    }
+
+    fn save_timeline(&self) {
+        if let Some(saved) = &self.saved {
+            saved.save(|| self.timeline());
+        }
     }
 }
 
@@ -355,6 +370,7 @@ impl Drop for Pool {
             return;
         }
         self.backend.shut_down();
+        self.save_timeline();
     }
 }
 

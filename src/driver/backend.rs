@@ -20,6 +20,7 @@ use start_methods::StartMethod;
 use crate::error::Label;
 use crate::error::PoolError;
 use crate::error::TaskError;
+use crate::observe::record::Records;
 use crate::observe::stats::Stats;
 use crate::values::output::Output;
 use crate::work::batch::Items;
@@ -213,6 +214,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// A snapshot of workers, queue and totals. Of a forked copy, nothing.
     fn stats(&self) -> Stats;
+
+    /// What was recorded so far; nothing if nothing is, or of a forked copy.
+    fn records(&self) -> Records;
 
     /// How many items of a job have an outcome, and how many were submitted.
     fn counts(&self, job: JobId) -> (u64, u64);

@@ -137,11 +137,14 @@ impl UserThread {
         self.queue(vec![due]).into_iter().for_each(Self::run_apart);
     }
 
-    /// Runs `due` on a new thread; a waker on this one, since it must not be lost for want of a thread, and does not
+    /// Runs `due` on a new thread, but not an event; a waker on this one, since it must not be lost for want of a thread, and does not
     /// block. The caller holds no lock.
     pub(super) fn run_apart(due: Due) {
-        if matches!(due, Due::Wake(_)) {
-            return run(due);
+        match due {
+            Due::Wake(_) => return run(due),
+            // The pool is over: on threads of their own, events would lose their order.
+            Due::Event(..) => return,
+            Due::Call(..) | Due::Log(..) => {}
         }
         let builder = std::thread::Builder::new().name("procpool-calls".to_owned());
         if let Err(error) = builder.spawn(move || run(due)) {
@@ -224,12 +227,14 @@ fn run(due: Due) {
         Due::Call(..) => "a callback",
         Due::Wake(_) => "a waker",
         Due::Log(..) => "the logger",
+        Due::Event(..) => "the function for events",
     };
     // Unwind safety: `due` is consumed, so only the user's own code can see what a panic left half done.
     let ran = catch_unwind(AssertUnwindSafe(|| match due {
         Due::Call(callback, log) => callback(&log),
         Due::Wake(waker) => waker.wake(),
         Due::Log(level, text) => log::log!(level, "{text}"),
+        Due::Event(line, event) => line.tell(&event),
     }));
     if let Err(payload) = ran {
         let text = payload::into_text(payload);

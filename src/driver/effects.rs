@@ -1,6 +1,8 @@
 //! What follows from a change to the engine: waking threads, running what must not run under the lock, starting
 //! workers.
 
+use std::sync::Arc;
+
 use parking_lot::MutexGuard;
 
 use crate::driver::callbacks::UserThread;
@@ -51,7 +53,12 @@ impl Shared {
             }
             // Queued under the lock under which they became due. Between two threads that took them out of the engine and
             // queued them later, a callback could overtake one that became due before it.
-            let mut unqueued = self.callbacks.queue(std::mem::take(&mut driven.engine.effects.calls));
+            let mut calls = std::mem::take(&mut driven.engine.effects.calls);
+            if let Some(line) = &self.config.events {
+                let events = driven.engine.effects.events.drain(..).flat_map(|event| line.admit(event));
+                calls.extend(events.map(|event| Due::Event(Arc::clone(line), Box::new(event))));
+            }
+            let mut unqueued = self.callbacks.queue(calls);
             let wakers = std::mem::take(&mut driven.engine.effects.wakers);
             unqueued.extend(self.wakers.queue(wakers.into_iter().map(Due::Wake).collect()));
             let unwanted = std::mem::take(&mut driven.engine.effects.unwanted);

@@ -195,6 +195,9 @@ mod tests {
             name: String::new(),
             boot: Boot::new(crate::worker::main),
             started: AtomicU64::new(0),
+            events: None,
+            slow_after: None,
+            record: None,
             links: Links::choose(),
         };
         Shared::new(config, Arc::new(Starter::new(StartMethod::Fork).unwrap())).unwrap()

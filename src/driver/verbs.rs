@@ -21,6 +21,7 @@ use crate::engine::effects::Due;
 use crate::error::Label;
 use crate::error::PoolError;
 use crate::error::TaskError;
+use crate::observe::record::Records;
 use crate::observe::stats::Stats;
 use crate::sys::failpoint::fault;
 use crate::values::output::Output;
@@ -238,7 +239,15 @@ impl Backend for Shared {
     }
 
     fn stats(&self) -> Stats {
-        self.with(|engine| engine.stats()).unwrap_or_else(|_| Stats::nothing())
+        let mut stats = self.with(|engine| engine.stats()).unwrap_or_else(|_| Stats::nothing());
+        stats.totals.events_dropped = self.config.events.as_ref().map_or(0, |line| line.dropped());
+        stats
+    }
+
+    fn records(&self) -> Records {
+        let mut records = self.with(|engine| engine.records()).unwrap_or_default();
+        records.title = format!("{}: {} workers by {}", self.config.name, self.processes(), self.config.start_method);
+        records
     }
 
     fn counts(&self, job: JobId) -> (u64, u64) {

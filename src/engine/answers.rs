@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::engine::reports::Purpose;
 use crate::engine::state::Engine;
 use crate::engine::state::Phase;
+use crate::engine::timeline::outcome_of;
 use crate::engine::worker_handle::Leisure;
 use crate::engine::workers::Descriptor;
 use crate::error::Origin;
@@ -126,9 +127,10 @@ impl Engine {
                 return Err(LinkError::Broken("an answer for nothing".to_owned()));
             };
             answered = Some(item.job);
-            let items = arrival.items();
+            let (items, outcome) = (arrival.items(), outcome_of(&arrival));
             handle.link.answered(item.job, items);
             handle.items_done += u64::from(items);
+            self.record_answers(worker, item, items, outcome);
             self.settle_arrival(worker, item, arrival);
             let Some(finished) = self.schedule.settled(worker, items, now) else { continue };
             if let Some(parcel) = finished.parcel {
@@ -148,6 +150,7 @@ impl Engine {
         {
             self.schedule.is_prepared(worker, now);
         }
+        self.record_times(worker);
         self.check_rss(worker, now);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The settings of a pool, validated, and how one more worker is started from them.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use start_methods::Starter;
 use start_methods::Starts;
 
 use crate::error::PoolError;
+use crate::observe::hook::EventLine;
 use crate::schedule::PoolPolicy;
 use crate::schedule::size::Size;
 use crate::sys::identity;
@@ -41,6 +43,12 @@ pub(crate) struct Config {
     pub(crate) boot: Boot<'static>,
     /// How many workers have been started.
     pub(crate) started: AtomicU64,
+    /// The user's function for events.
+    pub(crate) events: Option<Arc<EventLine>>,
+    /// How long an item may run before it is told as slow.
+    pub(crate) slow_after: Option<Duration>,
+    /// How many runs of items are recorded, if any are.
+    pub(crate) record: Option<usize>,
     /// Makes the links to its workers.
     pub(crate) links: Links,
 }

@@ -6,6 +6,8 @@ use std::task::Waker;
 use log::Level;
 use start_methods::Child;
 
+use crate::observe::event::Event;
+use crate::observe::hook::EventLine;
 use crate::values::blob::Kept;
 use crate::values::parcel::Parcel;
 use crate::work::jobs::Callback;
@@ -19,6 +21,8 @@ pub(crate) enum Due {
     Wake(Waker),
     /// A line for the user's logger.
     Log(Level, String),
+    /// An event for the user's function.
+    Event(Arc<EventLine>, Box<Event>),
 }
 
 /// What must be done when the lock has been let go.
@@ -28,6 +32,8 @@ pub(crate) struct Effects {
     pub(crate) starts: usize,
     /// For the callback thread: users' callbacks, and lines for the user's logger.
     pub(crate) calls: Vec<Due>,
+    /// For the callback thread too: events, if they are told.
+    pub(crate) events: Vec<Event>,
     /// For the waker thread: the wakers of tasks for which there is news.
     pub(crate) wakers: Vec<Waker>,
     /// Processes that are not needed: dropping one waits for its end.
@@ -61,6 +67,7 @@ impl Effects {
     pub(crate) fn is_settled(&self) -> bool {
         let is_dropped = self.unwanted.is_empty() && self.spent.is_empty() && self.unused.is_empty();
         let is_copied = self.excess.is_empty();
-        self.calls.is_empty() && self.wakers.is_empty() && is_dropped && is_copied && !self.link_refused
+        let is_told = self.calls.is_empty() && self.events.is_empty();
+        is_told && self.wakers.is_empty() && is_dropped && is_copied && !self.link_refused
     }
 }

@@ -120,7 +120,7 @@ impl Engine {
 
     /// The worker runs nothing more: settles what is lost with it.
     fn depart(&mut self, worker: WorkerId, handle: &mut WorkerHandle, exit: &Exit, unbegun: UnbegunWork) {
-        self.on_gone(worker, handle, exit);
+        let how = self.manner(worker, handle, exit);
         let ending = match exit.status().map(|status| status.signal()) {
             // Unknown: its server has died as well, or other code has reaped it.
             None | Some(Some(libc::SIGKILL)) if handle.trust.killed_for().is_none() => Ending::Killed,
@@ -130,7 +130,7 @@ impl Engine {
         let may_retry = handle.kill_reason.is_none();
         let departure = Departure { unbegun, first, is_coherent: handle.trust.is_read(), may_retry, ending };
         let lost = self.schedule.exited(worker, departure, Instant::now());
-        self.note_retries();
+        self.on_gone(handle.who(worker), how, handle.greeting, lost.first().map(|lost| lost.item));
         self.settle_lost(handle, exit, lost);
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Finished {
     pub(crate) context: Option<Box<JobContext>>,
     /// The job was still being fed, and will not be.
     pub(crate) was_feeding: bool,
+    /// How many items it had.
+    pub(crate) items: u64,
 }
 
 impl JobTable {
@@ -195,7 +197,8 @@ impl JobTable {
             effects.calls.extend(callbacks.into_iter().map(|callback| Due::Call(callback, Arc::clone(&log))));
         }
         job.finished = Some(log);
-        let finished = Finished { context: job.context.take(), was_feeding: std::mem::take(&mut job.feeding) };
+        let (context, items) = (job.context.take(), job.submitted);
+        let finished = Finished { context, was_feeding: std::mem::take(&mut job.feeding), items };
         if job.abandoned {
             self.jobs.remove(&id);
         }

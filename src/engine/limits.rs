@@ -12,6 +12,7 @@ use std::time::Instant;
 use log::Level;
 use start_methods::StartError;
 
+use crate::engine::slow::SlowWatch;
 use crate::engine::state::Engine;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::KillReason;
@@ -129,6 +130,9 @@ impl Engine {
             self.cache_rests_at = None;
             self.effects.unused.push(self.cache.rest());
         }
+        if is_due(self.slow.as_ref().and_then(SlowWatch::due)) {
+            self.check_slow(now);
+        }
         for worker in self.schedule.checks_due(now) {
             self.check_deadline(worker, now);
         }
@@ -146,7 +150,9 @@ impl Engine {
 
     /// When [`turn`](Self::turn) must be called at the latest, if nothing happens.
     pub(crate) fn next_timer(&mut self) -> Option<Instant> {
-        [self.workers.next_timer(), self.schedule.next_timer(), self.cache_rests_at].into_iter().flatten().min()
+        let slow_due = self.slow.as_ref().and_then(SlowWatch::due);
+        let timers = [self.workers.next_timer(), self.schedule.next_timer(), self.cache_rests_at, slow_due];
+        timers.into_iter().flatten().min()
     }
 
     /// The item of the worker may have run for long enough by now.

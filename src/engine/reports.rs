@@ -158,6 +158,7 @@ impl Engine {
             }
             (Ok(Report::Ready), Greeting::Hello { .. }) => {
                 handle.greeting = Greeting::Ready;
+                self.observer.up(handle.who(worker), &mut self.effects);
                 self.schedule.ready(worker, Instant::now());
             }
             (Ok(Report::InitializerFailed { message }), Greeting::Hello { .. }) => {

@@ -53,7 +53,7 @@ impl Engine {
             false => self.schedule.open(id, policy),
         }
         self.jobs.insert(id, job);
-        self.observer.call_began(id, label);
+        self.observer.call_began(id, label, &mut self.effects);
         Ok(id)
     }
 
@@ -112,6 +112,7 @@ impl Engine {
                     self.keep_memory(now);
                 }
                 self.schedule.submit(span, now);
+                self.record_depth();
             }
             Err((index, error)) => {
                 job.submitted += 1;

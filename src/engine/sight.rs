@@ -5,19 +5,23 @@ use std::time::Instant;
 
 use start_methods::Exit;
 
-use crate::engine::observer::Gone;
+use crate::engine::observer::Who;
 use crate::engine::state::Engine;
 use crate::engine::state::Phase;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::WorkerHandle;
+use crate::error::PoolError;
 use crate::error::TaskError;
+use crate::observe::event::Departure;
 use crate::observe::stats::Current;
 use crate::observe::stats::Stats;
 use crate::observe::stats::WorkerState;
 use crate::observe::stats::WorkerStats;
 use crate::schedule::WorkerId;
 use crate::schedule::WorkerView;
+use crate::schedule::load::ItemId;
 use crate::sys::clock;
+use crate::transport::link::Holds;
 use crate::work::batch::JobId;
 use crate::work::progress::RunTime;
 
@@ -93,40 +97,60 @@ impl Engine {
         (job.settled, job.submitted)
     }
 
-    /// A worker is gone. To be called before the schedule is told.
-    pub(super) fn on_gone(&mut self, worker: WorkerId, handle: &WorkerHandle, exit: &Exit) {
-        let gone = self.manner(worker, handle, exit);
-        if handle.greeting != Greeting::Ready && !matches!(self.phase, Phase::Ended(_)) {
-            self.observer.totals.starts_failed += 1;
+    /// Work was given to the link of a worker, which held something before or not.
+    pub(super) fn on_sent(&mut self, worker: WorkerId, holds: Holds) {
+        if let Some(slow) = &mut self.slow {
+            slow.arm();
         }
-        self.observer.left(gone);
+        if holds == Holds::Nothing {
+            self.observer.employed(worker);
+        }
     }
 
-    /// Items are run again that were lost with their worker.
-    pub(super) fn note_retries(&mut self) {
-        self.observer.totals.retries += self.schedule.take_retried().len() as u64;
+    /// A worker is gone, and with it this item, unless it is run again.
+    pub(super) fn on_gone(&mut self, who: Who, how: Departure, greeting: Greeting, lost: Option<ItemId>) {
+        let retried = self.schedule.take_retried();
+        if greeting != Greeting::Ready && !matches!(self.phase, Phase::Ended(_)) {
+            let status = match how {
+                Departure::Died(status) => status,
+                _ => None,
+            };
+            let error = self.last_start_error.clone();
+            let error = error.unwrap_or(PoolError::DiedStarting { pid: who.pid, status });
+            self.observer.start_failed(&error, &mut self.effects);
+        }
+        self.observer.left(who, how, lost.or(retried.first().copied()), &mut self.effects);
+        retried.into_iter().for_each(|item| self.observer.retried(who, item, &mut self.effects));
     }
 
-    fn manner(&self, worker: WorkerId, handle: &WorkerHandle, exit: &Exit) -> Gone {
+    /// Items are run again that one worker after the other has left without having begun them.
+    pub(super) fn note_retries(&mut self, worker: WorkerId) {
+        let retried = self.schedule.take_retried();
+        let Some(who) = self.workers.get(worker).map(|handle| handle.who(worker)) else { return };
+        retried.into_iter().for_each(|item| self.observer.retried(who, item, &mut self.effects));
+    }
+
+    /// Why a worker is gone. To be asked before the schedule forgets it.
+    pub(super) fn manner(&self, worker: WorkerId, handle: &WorkerHandle, exit: &Exit) -> Departure {
         match handle.kill_reason.as_ref().map(|reason| &reason.error) {
-            Some(TaskError::TimedOut { .. }) => return Gone::TimedOut,
-            Some(_) => return Gone::Cancelled,
+            Some(TaskError::TimedOut { .. }) => return Departure::TimedOut,
+            Some(_) => return Departure::Cancelled,
             None => {}
         }
         if matches!(self.phase, Phase::Ended(_)) {
-            return Gone::Stopped;
+            return Departure::Stopped;
         }
         // A worker that ends closes its control socket, for which it is dismissed: that alone says nothing.
         if handle.trust.killed_for().is_some() || handle.nonsense > 0 {
-            return Gone::Spoilt;
+            return Departure::Spoilt;
         }
         let has_left = exit.status().is_some_and(|status| status.success());
         match self.schedule.view(worker) {
             Some(view) if has_left && view.is_leaving && view.held == 0 => match view.is_recycled {
-                true => Gone::Recycled,
-                false => Gone::Stopped,
+                true => Departure::Recycled,
+                false => Departure::Stopped,
             },
-            _ => Gone::Died,
+            _ => Departure::Died(exit.status()),
         }
     }
 }

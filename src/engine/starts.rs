@@ -40,8 +40,10 @@ impl Engine {
             self.start_failed(PoolError::system("watching a new worker")(error), lane);
             return;
         }
-        self.observer.totals.workers_started += 1;
         self.lanes.occupy(lane, worker);
+        if let Some(handle) = self.workers.get(worker) {
+            self.observer.started(handle.who(worker), &mut self.effects);
+        }
         self.schedule.started(worker, Instant::now());
         self.carry_out();
     }
@@ -49,7 +51,7 @@ impl Engine {
     /// A worker process could not be started.
     pub(crate) fn start_failed(&mut self, error: PoolError, lane: Lane) {
         self.lanes.release(lane);
-        self.observer.totals.starts_failed += 1;
+        self.observer.start_failed(&error, &mut self.effects);
         self.effects.log(Level::Warn, error.to_string());
         let template_died = matches!(error, PoolError::Start(StartError::TemplateDied));
         // A lost template waits for a thread that may replace it, unless one has tried in vain.

@@ -25,6 +25,7 @@ use crate::engine::effects::Effects;
 use crate::engine::job_table::JobTable;
 use crate::engine::lanes::Lanes;
 use crate::engine::observer::Observer;
+use crate::engine::slow::SlowWatch;
 use crate::engine::watch::Watch;
 use crate::engine::worker_handle::Greeting;
 use crate::engine::worker_handle::WorkerHandle;
@@ -76,6 +77,7 @@ pub(crate) struct Engine {
     pub(super) workers: Workers,
     pub(super) observer: Observer,
     pub(super) lanes: Lanes,
+    pub(super) slow: Option<SlowWatch>,
     next_id: u64,
     pub(super) last_start_error: Option<PoolError>,
     /// The template of a fork pool has died, and a thread has tried in vain to replace it.
@@ -111,8 +113,9 @@ impl Engine {
             schedule: Schedule::new(config.policy(processors)),
             jobs: JobTable::default(),
             workers: Workers::new(watch, processors),
-            observer: Observer::default(),
+            observer: Observer::new(config.events.is_some(), config.record),
             lanes: Lanes::default(),
+            slow: config.slow_after.map(SlowWatch::new),
             next_id: 1,
             last_start_error: None,
             is_template_refused: false,
@@ -262,6 +265,7 @@ impl Engine {
             self.schedule.send_refused(worker, number, 0);
             return;
         };
+        self.on_sent(worker, holds);
         match sent {
             Ok(Sent::Taken) => self.allow_spinning(worker),
             Ok(Sent::Part(items)) => {
@@ -325,7 +329,7 @@ impl Engine {
             return;
         }
         let lost = self.schedule.recalled(worker, &unbegun, Instant::now());
-        self.note_retries();
+        self.note_retries(worker);
         for Lost { item, workers } in lost {
             let pid = self.workers.get(worker).map_or(0, WorkerHandle::pid);
             let (status, panic, origin) = (None, None, Origin::default());
@@ -383,7 +387,7 @@ impl Engine {
 
     /// Settles one item with an error.
     pub(super) fn settle_error(&mut self, id: JobId, index: u64, error: TaskError) {
-        self.observer.error(&error);
+        self.observer.error(id, index, &error, &mut self.effects);
         let stops = self.jobs.settle_error(id, index, error);
         self.progress(id);
         if stops {
@@ -401,7 +405,7 @@ impl Engine {
 
     /// Settles items that no worker will run, because their job was cancelled.
     pub(super) fn skip(&mut self, span: &Span) {
-        self.observer.errors(u64::from(span.len()), &TaskError::Skipped);
+        self.observer.errors(span.batch.job, u64::from(span.len()), &TaskError::Skipped);
         self.jobs.skip(span);
         self.progress(span.batch.job);
     }
@@ -409,7 +413,7 @@ impl Engine {
     /// Something of the job was settled, or it was sealed.
     pub(super) fn progress(&mut self, id: JobId) {
         let Some(finished) = self.jobs.progress(id, &mut self.effects) else { return };
-        self.observer.call_ended(id);
+        self.observer.call_ended(id, finished.items, &mut self.effects);
         if finished.was_feeding {
             self.schedule.fed(Instant::now());
         }
@@ -444,7 +448,7 @@ impl Engine {
         for id in self.jobs.end(&outcome) {
             let job = self.jobs.held(id);
             let unsettled = job.submitted - job.settled;
-            self.observer.errors(unsettled, &outcome);
+            self.observer.errors(id, unsettled, &outcome);
             self.progress(id);
         }
         self.notify_watchers();

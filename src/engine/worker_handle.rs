@@ -6,10 +6,12 @@ use std::time::Instant;
 
 use start_methods::Child;
 
+use crate::engine::observer::Who;
 use crate::engine::rounds::Place;
 use crate::engine::trust::Trust;
 use crate::error::Panic;
 use crate::error::TaskError;
+use crate::schedule::WorkerId;
 use crate::schedule::load::ItemId;
 use crate::sys::failpoint::fault;
 use crate::sys::failpoint::shortened;
@@ -137,6 +139,11 @@ impl WorkerHandle {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.pid()
+    }
+
+    /// This worker, for those who watch.
+    pub(crate) fn who(&self, worker: WorkerId) -> Who {
+        Who { worker, lane: self.lane, pid: self.pid() }
     }
 
     /// Kills the worker and every process that descends from it.

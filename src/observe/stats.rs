@@ -165,4 +165,19 @@ pub struct Totals {
     pub workers_cancelled: u64,
     /// Workers that were replaced because a task had spoilt their connection to the pool.
     pub workers_spoilt: u64,
+    /// [Events](crate::Event) that were not told because too many were waiting.
+    pub events_dropped: u64,
+}
+
+impl Totals {
+    /// Items that have no outcome yet.
+    pub(crate) fn unsettled(&self) -> u64 {
+        let settled = self.items_done
+            + self.items_failed
+            + self.items_lost
+            + self.items_timed_out
+            + self.items_cancelled
+            + self.items_terminated;
+        self.items_submitted - settled
+    }
 }

@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use start_methods::Socket;
 
+use crate::observe::stamp::Stamp;
 use crate::sys::id_hasher::IdSet;
 use crate::sys::processor::Cpu;
 use crate::transport::arrival::Arrival;
@@ -452,20 +453,31 @@ impl Link {
         }
     }
 
+    fn rings(&self) -> Option<&ring::parent::ParentEnd> {
+        let End::Ring(RingLink { rings, .. }) = &self.end else { return None };
+        Some(rings)
+    }
+
     /// How long the worker has run its next item; `None` if it runs none, or the link does not tell.
     pub(crate) fn run_time(&self, now_ns: u64) -> Option<RunTime> {
-        match &self.end {
-            End::Ring(RingLink { rings, .. }) => rings.run_time(now_ns),
-            End::Socket(_) => None,
+        self.rings()?.run_time(now_ns)
+    }
+
+    /// How many records are known to be done, and how many were sent; `None` if the link does not tell.
+    pub(crate) fn records(&self) -> Option<(u64, u64)> {
+        Some(self.rings()?.records())
+    }
+
+    /// Adds the stamps that the worker has written since the last call, if it writes any.
+    pub(crate) fn take_stamps(&mut self, stamps: &mut Vec<Stamp>) {
+        if let End::Ring(RingLink { rings, .. }) = &mut self.end {
+            rings.take_stamps(stamps);
         }
     }
 
     /// How long the worker has been busy; `None` if the link does not tell.
     pub(crate) fn busy_ns(&self) -> Option<u64> {
-        match &self.end {
-            End::Ring(RingLink { rings, .. }) => Some(rings.busy_ns()),
-            End::Socket(_) => None,
-        }
+        Some(self.rings()?.busy_ns())
     }
 
     /// Whether there are answers that the kernel does not report.

@@ -15,6 +15,8 @@ pub(crate) mod panics;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use start_methods::Birth;
 use start_methods::Socket;
@@ -56,8 +58,18 @@ const EXIT_LINK_REFUSED: u8 = 115;
 /// The exit code of a worker whose parent broke the protocol: a bug in procpool.
 const EXIT_PROTOCOL: u8 = 114;
 
+/// Whether this process is a worker.
+static IS_HERE: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process is a worker of a pool.
+pub(crate) fn is_here() -> bool {
+    // Relaxed: it is set before any code of the user runs here.
+    IS_HERE.load(Ordering::Relaxed)
+}
+
 /// Runs a worker from its birth to its exit code.
 pub(crate) fn main(birth: Birth) -> u8 {
+    IS_HERE.store(true, Ordering::Relaxed);
     match run(birth) {
         Ok(code) => code,
         Err(error) => {

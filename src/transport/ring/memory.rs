@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!      0  ledger u64 · answered u64 · busy_ns u64 · busy_items u64     changed by the worker with every record
-//!     32  began_ns u64 · worker_on u64 · began_record u64                                 now and then
+//!     32  began_ns u64 · worker_on u64 · began_record u64 · stamps u64                    now and then
 //!    256  sent u64 · taken u64 · recalls u64 · spin_ns u64 · bell u32    changed by the parent
 //!    296  parent_on u64
+//!    512  192 stamps, of two u64 each                                  changed by the worker now and then
 //!   4096  down ring, 64 KiB: records for the worker
 //!  69632  up ring, 64 KiB: its answers
 //! ```
@@ -87,6 +88,8 @@ pub(super) enum Cell {
     WorkerOn = 40,
     /// How many records were done when the worker last looked at the clock: a hint.
     BeganRecord = 48,
+    /// How many stamps the worker has written.
+    Stamps = 56,
     /// Where the last record ends in the down ring.
     Sent = 256,
     /// The position up to which the parent has taken answers out of the up ring.
@@ -101,6 +104,14 @@ pub(super) enum Cell {
 
 /// The offset of the worker's bell, the futex that it sleeps on.
 const BELL: usize = 288;
+
+/// How many stamps there is room for, and where the first is.
+pub(super) const STAMPS: u64 = STAMP_COUNT as u64;
+const STAMP_COUNT: usize = 192;
+const STAMPS_AT: usize = 512;
+const STAMP_LEN: usize = 16;
+
+const _: () = assert!(STAMPS_AT + STAMP_COUNT * STAMP_LEN <= HEAD_LEN, "the stamps are in the head");
 
 /// The mapping. No forked child inherits it.
 #[derive(Debug)]
@@ -157,6 +168,18 @@ impl Memory {
         // SAFETY: mapped as long as `self`, aligned because the mapping is and the offset is a multiple of 8, and both
         // sides touch it by atomic operations only (a worker that does not can make it any number, which is expected).
         unsafe { AtomicU64::from_ptr(place.cast().as_ptr()) }
+    }
+
+    /// The place of the stamp with this number, which is that of other stamps before and after: how many records were
+    /// done, and when.
+    pub(super) fn stamp(&self, number: u64) -> [&AtomicU64; 2] {
+        let slot = usize::try_from(number % STAMPS).expect("a place in the head");
+        [0, size_of::<u64>()].map(|offset| {
+            // SAFETY: all stamps lie within the head, which is mapped.
+            let place = unsafe { self.base.add(STAMPS_AT + slot * STAMP_LEN + offset) };
+            // SAFETY: as for `cell`.
+            unsafe { AtomicU64::from_ptr(place.cast().as_ptr()) }
+        })
     }
 
     fn bell(&self) -> &AtomicU32 {

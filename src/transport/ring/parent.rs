@@ -7,6 +7,7 @@
 mod hints;
 mod progress;
 mod recall;
+mod stamps;
 
 use std::cell;
 use std::collections::VecDeque;
@@ -110,6 +111,8 @@ pub(crate) struct ParentEnd {
     /// The worker's own measurement when it was last taken.
     busy_ns: u64,
     busy_items: u64,
+    /// How many of the worker's stamps were taken.
+    stamps: u64,
     spin_ns: u64,
     /// The processor of this side, as the worker was shown.
     place: Cpu,
@@ -157,6 +160,7 @@ impl ParentEnd {
             rings: 0,
             busy_ns: 0,
             busy_items: 0,
+            stamps: 0,
             spin_ns: 0,
             place: Cpu::default(),
             broken: None,

@@ -9,6 +9,7 @@
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -70,6 +71,8 @@ pub(crate) struct WorkerEnd {
     write: u64,
     taken: u64,
     clock: ServiceClock,
+    /// How many stamps were written.
+    stamps: u64,
     spin: AdaptiveSpin,
     /// The processor of this worker, as the parent was shown, and how many short sleeps it has had in a row.
     place: Cpu,
@@ -91,6 +94,8 @@ struct ServiceClock {
     items: u32,
     /// How many items lie between two readings.
     every: u32,
+    /// How many records were done then, orders included.
+    records: u64,
     /// What the parent has been shown.
     busy_ns: u64,
     busy_items: u64,
@@ -116,7 +121,15 @@ impl WorkerEnd {
             recalls: 0,
             write: 0,
             taken: 0,
-            clock: ServiceClock { since_ns: clock::monotonic_ns(), items: 0, every: 1, busy_ns: 0, busy_items: 0 },
+            clock: ServiceClock {
+                since_ns: clock::monotonic_ns(),
+                items: 0,
+                every: 1,
+                records: 0,
+                busy_ns: 0,
+                busy_items: 0,
+            },
+            stamps: 0,
             spin: AdaptiveSpin::short(),
             place: Cpu::default(),
             short_sleeps: 0,
@@ -168,6 +181,7 @@ impl WorkerEnd {
         }
         self.clock.since_ns = clock::monotonic_ns();
         self.show_began();
+        self.stamp();
         self.ledger().begin()
     }
 
@@ -417,9 +431,10 @@ impl WorkerEnd {
         self.clock.since_ns
     }
 
-    /// The time of the current record begins, or begins anew.
+    /// The time of the current record begins, or begins anew. No stamp: between two stamps with the same number of
+    /// records the worker was idle.
     pub(crate) fn show_start(&mut self) {
-        self.checkpoint();
+        self.measure();
     }
 
     /// Shows that the record is done. Returns what follows.
@@ -434,7 +449,9 @@ impl WorkerEnd {
         self.done = self.done.plus(1);
         if self.current.is_order {
             self.clock.since_ns = clock::monotonic_ns();
+            self.clock.records += 1;
             self.show_began();
+            self.stamp();
         } else {
             self.clock.items += 1;
             if self.clock.items >= self.clock.every || !finished.next_has_begun {
@@ -454,8 +471,26 @@ impl WorkerEnd {
         bell_id(&self.bell) == self.bell_id && write(&self.bell, &1u64.to_ne_bytes()).is_ok()
     }
 
-    /// Shows the parent how long the last items took.
+    /// Shows the parent how long the last items took, and when they were done.
     fn checkpoint(&mut self) {
+        self.measure();
+        self.stamp();
+    }
+
+    /// Writes a stamp for the last reading of the clock.
+    fn stamp(&mut self) {
+        // Release: pairs with the Acquire fence in the parent's `take_stamps`. A parent that sees anything of this stamp sees
+        // the count of those before it.
+        fence(Ordering::Release);
+        let [done, ns] = self.memory.stamp(self.stamps);
+        done.store(self.clock.records, Ordering::Relaxed);
+        ns.store(self.clock.since_ns, Ordering::Relaxed);
+        self.stamps += 1;
+        // Release: pairs with the Acquire in `take_stamps`. A parent that counts this stamp sees it.
+        self.memory.cell(Cell::Stamps).store(self.stamps, Ordering::Release);
+    }
+
+    fn measure(&mut self) {
         self.show_place();
         let now = clock::monotonic_ns();
         let ns = now.saturating_sub(self.clock.since_ns);
@@ -466,7 +501,9 @@ impl WorkerEnd {
         self.memory.cell(Cell::BusyItems).store(self.clock.busy_items, Ordering::Release);
         let each = ns / u64::from(self.clock.items.max(1));
         let every = u32::try_from(CHECKPOINT_NS / each.max(1)).unwrap_or(u32::MAX);
-        self.clock = ServiceClock { since_ns: now, items: 0, every: every.clamp(1, CHECKPOINT_ITEMS), ..self.clock };
+        let records = self.clock.records + u64::from(self.clock.items);
+        let every = every.clamp(1, CHECKPOINT_ITEMS);
+        self.clock = ServiceClock { since_ns: now, items: 0, every, records, ..self.clock };
         self.show_began();
     }
 }

@@ -109,14 +109,14 @@ impl Attack {
 }
 
 /// This worker's rings, opened for arbitrary writes. `None` if there are none, or the system does not allow it.
-struct Rings {
+pub(super) struct Rings {
     memory: File,
     start: u64,
     range: String,
 }
 
 impl Rings {
-    fn find() -> Option<Rings> {
+    pub(super) fn find() -> Option<Rings> {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let lines: Vec<&str> = maps.lines().filter(|line| line.contains("procpool-rings")).collect();
         let range = lines.first()?.split(' ').next()?.to_owned();
@@ -126,7 +126,7 @@ impl Rings {
         Some(Rings { memory, start, range })
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) {
+    pub(super) fn write(&self, offset: u64, bytes: &[u8]) {
         self.memory.write_all_at(bytes, self.start + offset).unwrap();
     }
 

@@ -1,3 +1,3 @@
 //! Tasks that damage their own process, or attack the parent through it.
 
-crate::harness::modules![descriptors, hostile, hygiene, rogue, spoilt];
+crate::harness::modules![descriptors, hostile, hygiene, rogue, spoilt, stamps];

@@ -1,3 +1,3 @@
 //! What a pool shows of itself: snapshots, events, progress, pictures.
 
-crate::harness::modules![progress, stats];
+crate::harness::modules![events, progress, stats, timeline];

@@ -335,6 +335,9 @@ impl Trial {
     fn peek(&mut self) {
         let (has_news, probe) = (self.end.has_news(), self.end.probe());
         let _time = self.end.take_service_time(self.end.answered());
+        let mut stamps = Vec::new();
+        self.end.take_stamps(&mut stamps);
+        assert!(stamps.len() as u64 <= super::super::memory::STAMPS);
         self.end.allow_spinning(u64::from(self.serial));
         if !self.is_tampered && !self.is_receiving {
             assert_eq!((has_news, probe.has_news()), (self.finished > 0, self.finished > 0));

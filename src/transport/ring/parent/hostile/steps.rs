@@ -57,8 +57,17 @@ pub(crate) enum Misdeed {
     Holes,
 }
 
-pub(super) const CELLS: [Cell; 8] =
-    [Cell::Ledger, Cell::Answered, Cell::BusyNs, Cell::BusyItems, Cell::Sent, Cell::Taken, Cell::Recalls, Cell::SpinNs];
+pub(super) const CELLS: [Cell; 9] = [
+    Cell::Ledger,
+    Cell::Answered,
+    Cell::BusyNs,
+    Cell::BusyItems,
+    Cell::Sent,
+    Cell::Taken,
+    Cell::Recalls,
+    Cell::SpinNs,
+    Cell::Stamps,
+];
 
 #[cfg(test)]
 pub(crate) fn honest_step() -> impl Strategy<Value = Step> {
