@@ -12,7 +12,8 @@
 //! For that reason a pool refuses to fork beside threads. This program lifts the refusal with an unsafe promise, and
 //! breaks the promise on purpose, in two scenes: a lock that a thread holds across the fork, which always deadlocks,
 //! and a log that threads are writing to, which deadlocks by chance. In each, the stuck worker is found, inspected
-//! and killed. Then the same job completes with spawn and forkserver, while the other threads continue.
+//! and killed. Then the same job completes with spawn and forkserver, while the other threads continue. The third scene has
+//! the cure for logs: the records of a worker travel to this process, and the worker never calls this process's logger.
 
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 #![expect(unsafe_code, reason = "breaks the promise of fork_despite_threads to show its purpose")]
@@ -24,6 +25,7 @@ use std::sync::LazyLock;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
@@ -45,6 +47,8 @@ const SUSPICIOUS: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How many forks the second scene tries; usually one is enough.
 const FORKS_MAX: u32 = 40;
+/// How many forks the third scene makes, of which none may deadlock.
+const CURED_FORKS: u64 = 20;
 
 type Job = fn(&Pool) -> AsyncResult<Vec<u64>>;
 
@@ -74,6 +78,7 @@ fn main() -> anyhow::Result<()> {
     procpool::init();
     scene_of_the_held_lock()?;
     scene_of_the_busy_log()?;
+    scene_of_the_cure()?;
     println!(
         "\nWhy: fork copies the memory of a process, but only one of its threads. A lock that another thread holds is\n\
          copied as held, without the thread that would release it. It need not be your own lock: a logger or a C\n\
@@ -136,6 +141,54 @@ fn scene_of_the_busy_log() -> anyhow::Result<()> {
     for writer in writers {
         ensure!(writer.join().is_ok(), "a thread that wrote to the log panicked");
     }
+    Ok(())
+}
+
+/// How many records have come from workers.
+static FROM_WORKERS: AtomicU64 = AtomicU64::new(0);
+
+/// Writes to the log of the second scene, under its lock.
+struct LockedLog;
+
+impl log::Log for LockedLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        FROM_WORKERS.fetch_add(record.args().to_string().starts_with("worker ").into(), Ordering::Relaxed);
+        log_line(0);
+    }
+
+    fn flush(&self) {}
+}
+
+fn scene_of_the_cure() -> anyhow::Result<()> {
+    println!("\nScene 3: the same with the crate log, and a logger that was set by procpool::set_logger");
+    ensure!(procpool::set_logger(Box::new(LockedLog)).is_ok(), "there is a logger already");
+    log::set_max_level(log::LevelFilter::Info);
+    let log_item = |number: u64| {
+        log::info!("item {number} of a job that logs what it does");
+        number
+    };
+    LOG_IS_CLOSED.store(false, Ordering::Relaxed);
+    let writer = thread::spawn(|| {
+        while !LOG_IS_CLOSED.load(Ordering::Relaxed) {
+            log::info!("this process is busy");
+        }
+    });
+    for _ in 0..CURED_FORKS {
+        let pool = fork_despite_threads()?;
+        let values = pool.map_async(1..=4u64, log_item).get_timeout(WAIT_MAX)?;
+        ensure!(values.context("a worker waits for the lock of the log")? == [1, 2, 3, 4]);
+        pool.close();
+        pool.join()?;
+    }
+    LOG_IS_CLOSED.store(true, Ordering::Relaxed);
+    ensure!(writer.join().is_ok(), "the thread that wrote to the log panicked");
+    let count = FROM_WORKERS.load(Ordering::Relaxed);
+    ensure!(count == 4 * CURED_FORKS, "{count} records of workers have arrived");
+    println!("  {CURED_FORKS} forks, no deadlock, and all {count} records of the workers have arrived");
     Ok(())
 }
 

@@ -5,6 +5,8 @@
 //! pool does not accept an item at all, the handle of that item resolves to [`TaskError::Refused`], so that submitting
 //! needs no second way to fail.
 
+mod timed_out;
+
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -17,6 +19,8 @@ use serde::Deserialize;
 use serde::Serialize;
 use start_methods::Exit;
 use start_methods::StartError;
+
+pub use self::timed_out::TimedOut;
 
 /// Which item of which call an error belongs to.
 ///
@@ -531,6 +535,20 @@ pub enum PoolError {
         /// The error's chain, or the panic message.
         message: String,
     },
+    /// An option that needs processes was asked of a pool of threads.
+    Unsupported {
+        /// The method.
+        option: &'static str,
+        /// What cannot do it.
+        by: &'static str,
+    },
+    /// No worker can be bound to these processors; see [`PoolBuilder::affinity`](crate::PoolBuilder::affinity).
+    Affinity {
+        /// The set that was asked for.
+        processors: Vec<usize>,
+        /// What sched_setaffinity(2) has said.
+        errno: i32,
+    },
     /// The finalizer cannot be sent to workers. What it fails with in a worker is logged.
     Finalizer {
         /// Why: its arguments do not serialize, or its function is in no loaded image.
@@ -647,6 +665,11 @@ impl fmt::Display for PoolError {
             ),
             PoolError::Start(error) => write!(f, "cannot start a worker: {error}"),
             PoolError::Initializer { message } => write!(f, "the initializer failed in a worker: {message}"),
+            PoolError::Unsupported { option, by } => write!(f, "{by} cannot do this: {option}; use processes for it"),
+            PoolError::Affinity { processors, errno } => {
+                let error = io::Error::from_raw_os_error(*errno);
+                write!(f, "no worker can be bound to processors {processors:?}: {error}")
+            }
             PoolError::Finalizer { message } => write!(f, "the finalizer cannot be sent to workers: {message}"),
             PoolError::InitializerTimeout { pid, timeout } => write!(
                 f,
@@ -704,34 +727,3 @@ impl From<StartError> for PoolError {
         }
     }
 }
-
-/// The error of [`next_timeout`](crate::Imap::next_timeout): the next result did not arrive in time. It is not lost.
-///
-/// # Examples
-///
-/// ```
-/// # use std::time::Duration;
-/// # use procpool::{Pool, TimedOut};
-/// # fn main() -> anyhow::Result<()> {
-/// # procpool::init();
-/// let pool = Pool::new(1)?;
-/// let slow: fn(u64) -> u64 = |millis| {
-///     std::thread::sleep(Duration::from_millis(millis));
-///     millis
-/// };
-/// let mut results = pool.imap([500], slow);
-/// assert!(matches!(results.next_timeout(Duration::from_millis(1)), Err(TimedOut)));
-/// assert_eq!(results.next().transpose()?, Some(500));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimedOut;
-
-impl fmt::Display for TimedOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the next result is not there yet; ask again")
-    }
-}
-
-impl Error for TimedOut {}

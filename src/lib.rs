@@ -103,6 +103,8 @@
 //!   and [`as_completed`] wait for several handles, and [`Imap::into_stream`] makes a stream.
 //! - [futures.md](https://docs.rs/crate/procpool/latest/source/docs/futures.md) maps `concurrent.futures` to this crate, and
 //!   says how async programs use it.
+//! - [`PoolBuilder::logs`] and [`PoolBuilder::on_output`] say how what workers log and print arrives, [`worker`] where a
+//!   task runs, and [`Workers`] how code runs on threads as well.
 //! - The [guide](https://docs.rs/crate/procpool/latest/source/docs/guide.md) explains timeouts, initializers, tests, what
 //!   to do when a program hangs, and how to port programs from rayon and from Python's `multiprocessing`.
 
@@ -120,6 +122,8 @@ mod observe;
 pub mod process;
 mod schedule;
 mod sys;
+#[cfg(feature = "threads")]
+mod threads;
 mod transport;
 mod values;
 mod work;
@@ -309,6 +313,11 @@ pub use api::reusable::reusable;
 pub use api::stream::ImapStream;
 pub use api::stream::IndexedStream;
 pub use api::stream::PoolStream;
+pub use api::workers::Handle;
+pub use api::workers::Workers;
+pub use driver::told::LogRecord;
+pub use driver::told::OutputLine;
+pub use driver::told::OutputStream;
 pub use error::Failure;
 pub use error::Origin;
 pub use error::Panic;
@@ -336,6 +345,14 @@ pub use start_methods::ParseStartMethodError;
 pub use start_methods::Resource as Limit;
 pub use start_methods::StartError;
 pub use start_methods::StartMethod;
+#[cfg(feature = "threads")]
+pub use threads::ThreadCall;
+#[cfg(feature = "threads")]
+pub use threads::ThreadImap;
+#[cfg(feature = "threads")]
+pub use threads::ThreadPool;
+#[cfg(feature = "threads")]
+pub use threads::ThreadResult;
 pub use values::fd::Fd;
 pub use values::shared::SharedBytes;
 pub use values::shared::SharedSlice;
@@ -348,6 +365,7 @@ pub use work::task::Plain;
 pub use worker::deadline::deadline;
 pub use worker::info::WorkerInfo;
 pub use worker::info::worker;
+pub use worker::logs::set_logger;
 
 /// `#[serde(with = "procpool::fd")]`: a file or a socket in a field, that travels with the value.
 ///

@@ -16,6 +16,8 @@ use crate::api::autosave::Autosave;
 use crate::api::checks::check_processes;
 use crate::api::hooks::FINALIZER_TIMEOUT;
 use crate::api::hooks::Hooks;
+use crate::api::listening::Listening;
+use crate::api::pinning::Pinning;
 use crate::api::pool::Pool;
 use crate::driver;
 use crate::engine::config::Config;
@@ -26,6 +28,8 @@ use crate::observe::hook::EventLine;
 use crate::schedule::size::Size;
 use crate::sys::processor;
 use crate::sys::start_choice::StartChoice;
+#[cfg(feature = "threads")]
+use crate::transport::first_call::FirstCall;
 use crate::transport::links::Links;
 use crate::worker;
 
@@ -66,6 +70,8 @@ pub struct PoolBuilder {
     min_processes: usize,
     idle_timeout: Option<Duration>,
     pub(super) hooks: Hooks,
+    pub(super) listening: Listening,
+    pub(super) pinning: Pinning,
     name: String,
     on_event: Option<EventHook>,
     slow_after: Option<Duration>,
@@ -121,6 +127,8 @@ impl Pool {
             min_processes: 0,
             idle_timeout: None,
             hooks: Hooks::default(),
+            listening: Listening::default(),
+            pinning: Pinning::default(),
             name: "procpool".to_owned(),
             on_event: None,
             slow_after: None,
@@ -753,6 +761,8 @@ impl PoolBuilder {
             initializer_timeout,
             finalizer,
             finalizer_timeout: finalizer_timeout.unwrap_or(FINALIZER_TIMEOUT),
+            outlets: self.listening.wanted(),
+            affinity: self.pinning.sets()?,
             name: self.name,
             boot: self.boot,
             started: AtomicU64::new(0),
@@ -764,7 +774,49 @@ impl PoolBuilder {
         if self.needs_trial {
             config.try_settings(&starter)?;
         }
-        Ok(Pool::over(driver::start(config, starter)?, saved))
+        Ok(Pool::over(driver::start(config, starter, self.listening.hooks)?, saved))
+    }
+}
+
+/// The settings of a pool of threads.
+#[cfg(feature = "threads")]
+pub(crate) struct ThreadSettings {
+    pub(crate) threads: usize,
+    pub(crate) name: String,
+    pub(crate) initializer: Option<FirstCall>,
+}
+
+#[cfg(feature = "threads")]
+impl PoolBuilder {
+    /// The settings of a pool of threads.
+    ///
+    /// # Errors
+    ///
+    /// One is wrong, or threads cannot have it.
+    pub(crate) fn into_threads(self) -> Result<ThreadSettings, PoolError> {
+        let threads = self.processes.unwrap_or_else(processor::available);
+        check_processes(threads)?;
+        let Hooks { initializer, initializer_timeout, finalizer, finalizer_timeout } = self.hooks;
+        for (option, is_set) in [
+            ("start_method", self.start.method.is_some()),
+            ("max_tasks_per_child", self.max_tasks_per_child.is_some()),
+            ("max_rss_per_child", self.max_rss_per_child.is_some()),
+            ("max_age_per_child", self.max_age_per_child.is_some()),
+            ("idle_timeout", self.idle_timeout.is_some() || self.min_processes > 0),
+            ("initializer_timeout", initializer_timeout.is_some()),
+            ("finalizer", finalizer.is_some() || finalizer_timeout.is_some()),
+            ("logs, on_log or on_output", !self.listening.is_like(&Listening::default())),
+            ("pin_workers or affinity", self.pinning != Pinning::default()),
+            ("executable", self.start.executable.is_some()),
+            ("fork_despite_threads or forkserver_despite_threads", self.start.forks_despite_threads()),
+            ("env, current_dir or rlimit", !self.boot.has_settings_of(&Boot::new(worker::main))),
+        ] {
+            if is_set {
+                return Err(PoolError::Unsupported { option, by: "threads" });
+            }
+        }
+        let initializer = initializer.transpose().map_err(|message| PoolError::Initializer { message })?;
+        Ok(ThreadSettings { threads, name: self.name, initializer })
     }
 }
 
@@ -781,6 +833,8 @@ impl PoolBuilder {
             min_processes,
             idle_timeout,
             hooks,
+            listening,
+            pinning,
             name,
             on_event,
             slow_after,
@@ -806,5 +860,7 @@ impl PoolBuilder {
             && *record == other.record
             && boot.has_settings_of(&other.boot)
             && hooks.is_like(&other.hooks)
+            && listening.is_like(&other.listening)
+            && *pinning == other.pinning
     }
 }

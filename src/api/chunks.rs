@@ -9,19 +9,19 @@ const SIZE_IF_UNKNOWN: usize = 256;
 
 /// An iterator over chunks.
 #[derive(Debug)]
-pub(super) struct Chunks<I> {
+pub(crate) struct Chunks<I> {
     items: I,
     size: usize,
 }
 
 impl<I: Iterator> Chunks<I> {
     /// Chunks of `size` items, the last one with fewer.
-    pub(super) fn new(items: I, size: usize) -> Self {
+    pub(crate) fn new(items: I, size: usize) -> Self {
         Self { items, size }
     }
 
     /// The size by default: it depends on what `items` announces, and on nothing else.
-    pub(super) fn size_for(items: &I) -> usize {
+    pub(crate) fn size_for(items: &I) -> usize {
         match items.size_hint() {
             (0, None) => SIZE_IF_UNKNOWN,
             (low, high) => high.unwrap_or(low).div_ceil(COUNT).clamp(1, SIZE_MAX),

@@ -29,18 +29,18 @@ pub(super) type Context<'c> = Box<dyn Fn(&mut Output) -> Result<(), String> + 'c
 
 /// The options of one call.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Options<'p> {
+pub(crate) struct Options<'p> {
     /// What the call is called in its errors.
-    pub(super) label: Option<&'p str>,
+    pub(crate) label: Option<&'p str>,
     /// `None`: the default of the call.
-    pub(super) chunk_size: Option<usize>,
-    pub(super) fail_fast: bool,
+    pub(crate) chunk_size: Option<usize>,
+    pub(crate) fail_fast: bool,
     /// How long each item may run.
-    pub(super) timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     /// How often an item that was lost with its worker is run again.
-    pub(super) retries: u32,
+    pub(crate) retries: u32,
     /// How many items may be drawn whose results were not consumed; `None`: measured.
-    pub(super) window: Option<usize>,
+    pub(crate) window: Option<usize>,
 }
 
 /// A call whose job can be opened.

@@ -27,7 +27,8 @@ impl Shared {
     /// See [`Backend::join`](crate::driver::Backend::join).
     pub(super) fn join_by(&self, deadline: Option<Instant>) -> Result<bool, PoolError> {
         let refusal = self.with(|engine| engine.refusal())?;
-        if self.callbacks.is_current() || self.wakers.is_current() {
+        let is_listener = self.listener.as_ref().is_some_and(|listener| listener.is_current());
+        if self.callbacks.is_current() || self.wakers.is_current() || is_listener {
             return Err(PoolError::WouldDeadlock);
         }
         if refusal.is_none() {
@@ -47,6 +48,9 @@ impl Shared {
             };
         }
         self.dismiss_starter();
+        if !self.hear_out(deadline) {
+            return Ok(false);
+        }
         // Callbacks first: they may attach wakers.
         for thread in [&self.callbacks, &self.wakers] {
             if !thread.close() && !thread.finish(deadline) {
@@ -97,6 +101,11 @@ impl Shared {
         gone.is_ok_and(|gone| gone.is_some())
     }
 
+    /// Waits until everything that workers have told is passed on, at most until the deadline. Returns whether it is.
+    fn hear_out(&self, deadline: Option<Instant>) -> bool {
+        self.listener.as_ref().is_none_or(|listener| listener.finish(deadline))
+    }
+
     /// Tells the process that starts workers to end, if it belongs to this pool: nothing will be started any more. It
     /// ends while the threads do.
     fn dismiss_starter(&self) {
@@ -108,6 +117,9 @@ impl Shared {
     /// Ends the threads, and releases every descriptor. The workers are gone already. Callbacks that are due run
     /// first; with a deadline, no longer than that.
     fn release(&self, deadline: Option<Instant>) {
+        if !self.hear_out(deadline) {
+            log::warn!("a hook for logs or output is still running; its thread is left behind");
+        }
         // Unless callbacks are due, all threads leave at the same time.
         let callbacks_gone = self.callbacks.close() || self.callbacks.finish(deadline);
         let wakers_gone = self.wakers.close() || self.wakers.finish(deadline);

@@ -31,9 +31,12 @@ mod background;
 mod callbacks;
 mod effects;
 mod end;
+mod listener;
+mod outlet;
 mod seat;
 mod shared;
 mod start;
+pub(crate) mod told;
 mod verbs;
 
 pub(crate) use backend::Backend;

@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use start_methods::Starter;
 
 use crate::driver::callbacks::UserThread;
+use crate::driver::listener::Listener;
+use crate::driver::told::Hooks;
 use crate::engine::Engine;
 use crate::engine::config::Config;
 use crate::engine::watch::Watch;
@@ -65,6 +67,8 @@ pub(super) struct Shared {
     pub(super) callbacks: Arc<UserThread>,
     /// Started with the first waker.
     pub(super) wakers: Arc<UserThread>,
+    /// Where workers tell more than their answers.
+    pub(super) listener: Option<Arc<Listener>>,
     /// `None` once the pool is joined.
     pub(super) starter: Mutex<Option<Arc<Starter>>>,
     /// The process that made the pool.
@@ -78,7 +82,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(config: Config, starter: Arc<Starter>) -> io::Result<Self> {
+    pub(super) fn new(config: Config, starter: Arc<Starter>, hooks: Hooks) -> io::Result<Self> {
+        let listener = config.outlets.is_something().then(|| Listener::new(hooks)).transpose()?;
         let watch = Arc::new(Watch::new()?);
         let cache = BlobCache::of_parent();
         let engine = Engine::new(watch, Arc::clone(&cache), &config);
@@ -87,6 +92,7 @@ impl Shared {
             cache,
             callbacks: Arc::new(UserThread::new("procpool-calls")),
             wakers: Arc::new(UserThread::new("procpool-wakes")),
+            listener: listener.map(Arc::new),
             starter: Mutex::new(Some(starter)),
             owner: OwnerProcess::here(),
             driven: Mutex::new(Driven {
@@ -179,6 +185,7 @@ mod tests {
     use super::*;
     use crate::schedule::size::Size;
     use crate::transport::links::Links;
+    use crate::transport::outlets::Wanted;
 
     /// A pool whose workers and threads are never started.
     fn shared() -> Shared {
@@ -192,6 +199,8 @@ mod tests {
             initializer_timeout: None,
             finalizer: None,
             finalizer_timeout: Duration::ZERO,
+            outlets: Wanted::NOTHING,
+            affinity: Vec::new(),
             name: String::new(),
             boot: Boot::new(crate::worker::main),
             started: AtomicU64::new(0),
@@ -200,7 +209,7 @@ mod tests {
             record: None,
             links: Links::choose(),
         };
-        Shared::new(config, Arc::new(Starter::new(StartMethod::Fork).unwrap())).unwrap()
+        Shared::new(config, Arc::new(Starter::new(StartMethod::Fork).unwrap()), Hooks::default()).unwrap()
     }
 
     /// A join puts the watch away before the background thread has left the seat.

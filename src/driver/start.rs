@@ -9,7 +9,10 @@ use start_methods::Starts;
 use start_methods::threads::Announced;
 
 use crate::driver::backend::Backend;
+use crate::driver::listener::Listener;
+use crate::driver::outlet::Outlet;
 use crate::driver::shared::Shared;
+use crate::driver::told::Hooks;
 use crate::engine::config::Config;
 use crate::error::PoolError;
 use crate::sys::failpoint::fault;
@@ -21,10 +24,10 @@ use crate::transport::link::Link;
 /// # Errors
 ///
 /// A worker could not be started, or the system refused a descriptor or a thread. Nothing is left behind.
-pub(crate) fn start(config: Config, starter: Starter) -> Result<Arc<dyn Backend>, PoolError> {
+pub(crate) fn start(config: Config, starter: Starter, hooks: Hooks) -> Result<Arc<dyn Backend>, PoolError> {
     let starter = Arc::new(starter);
-    let shared =
-        Shared::new(config, Arc::clone(&starter)).map_err(PoolError::system("making the pool's event descriptors"))?;
+    let shared = Shared::new(config, Arc::clone(&starter), hooks)
+        .map_err(PoolError::system("making the pool's event descriptors"))?;
     let shared = Arc::new(shared);
     match shared.start(&starter) {
         Ok(()) => Ok(shared),
@@ -55,7 +58,7 @@ impl Shared {
         let processes = self.config.size.wanted();
         for started in 0..processes {
             let lane = self.driven.lock().engine.claim_lane();
-            let worker = self.config.start_worker(lane, starts);
+            let worker = self.start_listened(lane, starts);
             let engine = &mut self.driven.lock().engine;
             match worker {
                 Ok((child, link)) => engine.started(child, link, lane),
@@ -74,6 +77,7 @@ impl Shared {
     fn start_threads(self: &Arc<Self>) -> io::Result<()> {
         fault!("thread");
         self.callbacks.start()?;
+        self.listener.as_ref().map_or(Ok(()), Listener::start)?;
         let shared = Arc::clone(self);
         let builder = std::thread::Builder::new().name("procpool-drive".to_owned());
         // Before the thread exists, so that an end of the pool that comes first waits for it.
@@ -97,6 +101,16 @@ impl Shared {
         let starter = self.starter.lock().clone();
         // `None` if the pool was joined or dropped while this start was due.
         let starter = starter.ok_or(PoolError::Terminated)?;
-        self.config.start_worker(lane, &mut starter.several())
+        self.start_listened(lane, &mut starter.several())
+    }
+
+    /// Starts one more worker process, and listens to what it tells.
+    fn start_listened(&self, lane: Lane, starts: &mut Starts<'_>) -> Result<(Child, Link), PoolError> {
+        let (child, link, outlets) = self.config.start_worker(lane, starts)?;
+        if let Some(listener) = &self.listener {
+            let outlet = Outlet::new(&child, lane, outlets).map_err(PoolError::system("listening to a worker"))?;
+            listener.add(outlet);
+        }
+        Ok((child, link))
     }
 }

@@ -1,5 +1,6 @@
 //! The settings of a pool, validated, and how one more worker is started from them.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,9 @@ use crate::transport::control::Setup;
 use crate::transport::first_call::FirstCall;
 use crate::transport::link::Link;
 use crate::transport::links::Links;
+use crate::transport::outlets;
+use crate::transport::outlets::Outlets;
+use crate::transport::outlets::Wanted;
 
 /// A pool's settings.
 #[derive(Debug)]
@@ -36,6 +40,10 @@ pub(crate) struct Config {
     pub(crate) initializer: Option<FirstCall>,
     pub(crate) initializer_timeout: Option<Duration>,
     pub(crate) finalizer: Option<FirstCall>,
+    /// What leaves workers beside their answers.
+    pub(crate) outlets: Wanted,
+    /// The processors of each lane, in turn; none if workers are not bound.
+    pub(crate) affinity: Vec<Vec<usize>>,
     pub(crate) finalizer_timeout: Duration,
     /// The name of the pool, with which those of its workers begin.
     pub(crate) name: String,
@@ -59,16 +67,31 @@ impl Config {
     /// # Errors
     ///
     /// The system refused the process or a descriptor.
-    pub(crate) fn start_worker(&self, lane: Lane, starts: &mut Starts<'_>) -> Result<(Child, Link), PoolError> {
+    pub(crate) fn start_worker(
+        &self,
+        lane: Lane,
+        starts: &mut Starts<'_>,
+    ) -> Result<(Child, Link, Outlets), PoolError> {
         // A server makes the process while its link is made here.
         let order = starts.order();
         let link = self.links.open().map_err(PoolError::system("making the link to a worker"))?;
         let hooks = [&self.initializer, &self.finalizer];
         let [initializer, finalizer] = hooks.map(|hook| hook.as_ref().map(FirstCall::in_boot));
-        let fds = link.worker_fds();
+        let (outlets, ends) =
+            outlets::open(self.outlets).map_err(PoolError::system("making the outlets of a worker"))?;
+        let fds: Vec<BorrowedFd<'_>> = link.worker_fds().into_iter().chain(ends.fds()).collect();
         let name = format!("{}-{}", self.name, self.started.fetch_add(1, Ordering::Relaxed));
         let born = identity::here().worker(name.clone());
-        let setup = Setup { link: link.kind(), lane, pool: self.name.clone(), initializer, finalizer, born };
+        let setup = Setup {
+            link: link.kind(),
+            lane,
+            pool: self.name.clone(),
+            outlets: self.outlets,
+            processors: self.processors_of(lane),
+            initializer,
+            finalizer,
+            born,
+        };
         let payload = control::encode(&setup);
         let boot = self.boot.clone().name(&name).payload(&payload).fds(&fds);
         let child = order.start(&boot)?;
@@ -76,7 +99,12 @@ impl Config {
             let sent = hook.send_rest(child.control());
             sent.map_err(PoolError::system("sending the arguments of the initializer or finalizer"))?;
         }
-        Ok((child, link.into_link()))
+        Ok((child, link.into_link(), outlets))
+    }
+
+    fn processors_of(&self, lane: Lane) -> Vec<usize> {
+        let index = usize::try_from(lane.index).unwrap_or(usize::MAX);
+        index.checked_rem(self.affinity.len()).map_or_else(Vec::new, |index| self.affinity[index].clone())
     }
 
     /// How the pool keeps its workers.

@@ -33,6 +33,7 @@ use crate::transport::frame::Head;
 use crate::transport::frame::Placement;
 use crate::transport::frame::close_item;
 use crate::transport::note::Note;
+use crate::transport::outlets::Wanted;
 use crate::transport::ring;
 use crate::transport::ring::parent::hostile;
 use crate::transport::ring::parent::hostile::Step;
@@ -81,8 +82,16 @@ fn wait_for<T>(mut poll: impl FnMut() -> Option<T>) -> T {
 /// The setup of the first worker of a pool.
 fn setup(link: LinkKind, [initializer, finalizer]: [Option<BootCall>; 2]) -> Setup {
     let lane = Lane { index: 0, generation: 0 };
-    let born = identity::here().worker("recorded-0".to_owned());
-    Setup { link, lane, pool: "recorded".to_owned(), initializer, finalizer, born }
+    Setup {
+        link,
+        lane,
+        pool: "recorded".to_owned(),
+        outlets: Wanted::NOTHING,
+        processors: Vec::new(),
+        initializer,
+        finalizer,
+        born: identity::here().worker("recorded-0".to_owned()),
+    }
 }
 
 /// Starts a worker and waits for its hello.

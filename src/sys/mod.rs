@@ -1,6 +1,7 @@
 //! Thin layers over the operating system: wake-ups, waiting, clocks, CPUs, stacks, how processes start, and what a process
 //! knows of itself.
 
+pub(crate) mod affinity;
 pub(crate) mod bell;
 pub(crate) mod clock;
 pub(crate) mod condvar;

@@ -32,6 +32,12 @@ impl StartChoice {
         self.despite_threads.push(method);
     }
 
+    /// Whether some method may fork in spite of threads.
+    #[cfg(feature = "threads")]
+    pub(crate) fn forks_despite_threads(&self) -> bool {
+        !self.despite_threads.is_empty()
+    }
+
     /// The starter.
     ///
     /// # Errors

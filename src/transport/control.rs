@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::sys::identity::Born;
 use crate::transport::first_call::BootCall;
+use crate::transport::outlets::Wanted;
 use crate::transport::panic_record::PanicRecord;
 use crate::values::message;
 use crate::values::parcel::BodyPlace;
@@ -39,6 +40,10 @@ pub(crate) struct Setup {
     pub(crate) lane: Lane,
     /// The name of the pool.
     pub(crate) pool: String,
+    /// What it is given besides, behind the link.
+    pub(crate) outlets: Wanted,
+    /// The processors that it is bound to; none if it is not.
+    pub(crate) processors: Vec<usize>,
     /// What it runs before its first item. If its arguments are not here, they are the first message on the control socket.
     pub(crate) initializer: Option<BootCall>,
     /// What it runs after its last item. If its arguments are not here, they are the next message.

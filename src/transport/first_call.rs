@@ -110,6 +110,26 @@ impl FirstCall {
     }
 }
 
+#[cfg(feature = "threads")]
+impl FirstCall {
+    /// The function.
+    pub(crate) fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// Calls `f` with the encoded arguments.
+    ///
+    /// # Errors
+    ///
+    /// The file that has them cannot be read.
+    pub(crate) fn with_args<R>(&self, f: impl FnOnce(&[u8]) -> R) -> io::Result<R> {
+        match &self.args {
+            Arguments::InBoot(args) => Ok(f(args)),
+            Arguments::Behind(parcel) => Ok(f(&parcel.read()?)),
+        }
+    }
+}
+
 impl Arguments {
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {

@@ -27,6 +27,7 @@ pub(crate) mod introduction;
 pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod note;
+pub(crate) mod outlets;
 pub(crate) mod panic_record;
 pub(crate) mod record;
 pub(crate) mod ring;

@@ -187,9 +187,9 @@ impl<E: fmt::Display + 'static> Initialized for Result<(), E> {
 )]
 pub trait Args: sealed::Tuple + Sized + 'static {
     /// The function that takes these arguments.
-    type Fp<O: 'static>: Copy + 'static;
+    type Fp<O: 'static>: Copy + Send + Sync + 'static;
     /// The function that takes a context and these arguments.
-    type FpWith<C: 'static, O: 'static>: Copy + 'static;
+    type FpWith<C: 'static, O: 'static>: Copy + Send + Sync + 'static;
 
     /// The address of the function.
     #[doc(hidden)]

@@ -1,25 +1,20 @@
 //! What a task can ask of the worker in which it runs: its place in the pool, and how much it has done.
 
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
-use start_methods::DEPTH_MAX;
-
-use crate::sys::owner_process::OwnerProcess;
+use super::per_depth::PerDepth;
 use crate::transport::control::Lane;
 
 /// What does not change while the worker lives.
 #[derive(Debug)]
 struct Identity {
-    owner: OwnerProcess,
     lane: Lane,
     pool: String,
 }
 
-/// The worker that this process is, by the depth of its nesting: a worker that is forked from a worker inherits what that
-/// one has written, and writes its own beside it.
-static IDENTITIES: [OnceLock<Identity>; DEPTH_MAX as usize + 1] = [const { OnceLock::new() }; DEPTH_MAX as usize + 1];
+/// The worker that this process is.
+static IDENTITY: PerDepth<Identity> = PerDepth::new();
 
 /// How many items have ended here.
 static ITEMS_DONE: AtomicU64 = AtomicU64::new(0);
@@ -70,7 +65,7 @@ pub struct WorkerInfo {
 #[must_use]
 #[doc(alias = "current_process")]
 pub fn worker() -> Option<WorkerInfo> {
-    let Identity { lane, pool, .. } = identity()?;
+    let Identity { lane, pool } = IDENTITY.get()?;
     Some(WorkerInfo {
         index: lane.index as usize,
         generation: lane.generation,
@@ -80,21 +75,10 @@ pub fn worker() -> Option<WorkerInfo> {
     })
 }
 
-/// Where the identity of this process is kept, if it is a worker.
-fn place() -> Option<&'static OnceLock<Identity>> {
-    IDENTITIES.get(start_methods::depth() as usize)
-}
-
-/// Who this worker is; `None` if this process is none, or is a forked copy of one.
-fn identity() -> Option<&'static Identity> {
-    place()?.get().filter(|identity| identity.owner.is_here())
-}
-
 /// This process is a worker from now on.
 pub(super) fn begin(lane: Lane, pool: String) {
     ITEMS_DONE.store(0, Ordering::Relaxed);
-    let place = place().expect("a process is not nested more deeply than it may be");
-    place.get_or_init(|| Identity { owner: OwnerProcess::here(), lane, pool });
+    IDENTITY.set(Identity { lane, pool });
 }
 
 /// An item has ended. On the worker's thread only, which alone writes the count: no atomic step that adds is needed.

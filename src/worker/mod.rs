@@ -10,7 +10,9 @@ pub(crate) mod functions;
 mod hooks;
 pub(crate) mod info;
 mod lane;
+pub(crate) mod logs;
 pub(crate) mod panics;
+mod per_depth;
 
 use std::io;
 use std::rc::Rc;
@@ -25,6 +27,7 @@ use self::functions::Callee;
 use self::functions::Functions;
 use self::functions::write_panic;
 use self::hooks::ReadyHook;
+use crate::sys::affinity;
 use crate::sys::failpoint::failpoint;
 use crate::sys::identity;
 use crate::transport::control::Report;
@@ -32,6 +35,7 @@ use crate::transport::control::Setup;
 use crate::transport::frame;
 use crate::transport::frame::AnswerKind;
 use crate::transport::frame::Order;
+use crate::transport::outlets::WorkerEnds;
 use crate::transport::record::Idle;
 use crate::transport::record::Next;
 use crate::transport::record::broken;
@@ -90,8 +94,21 @@ fn run(birth: Birth) -> io::Result<u8> {
             return Ok(EXIT_LINK_REFUSED);
         }
     };
+    let (log, output) = WorkerEnds::receive(setup.outlets, &mut fds)?;
+    if !setup.processors.is_empty() {
+        link.forbid_migration();
+        // The parent has tried it. What has changed since, a processor that was taken offline, stops no worker.
+        let _bound = affinity::bind(&setup.processors);
+    }
     info::begin(setup.lane, setup.pool);
     identity::begin(setup.born);
+    if let Some(socket) = log {
+        logs::begin(socket, setup.outlets.level());
+    }
+    if let Some([out, err]) = output {
+        nix::unistd::dup2_stdout(out)?;
+        nix::unistd::dup2_stderr(err)?;
+    }
     panics::install_hook(Echo::Silent);
     // In this order: their arguments were sent so.
     let [initializer, finalizer] =
@@ -103,6 +120,7 @@ fn run(birth: Birth) -> io::Result<u8> {
             return Ok(EXIT_INITIALIZER_FAILED);
         }
     }
+    logs::install();
     failpoint!("before_ready");
     report(&control, &Report::Ready, &[])?;
     failpoint!("after_ready");

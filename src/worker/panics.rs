@@ -67,7 +67,7 @@ impl Caught {
     }
 
     /// The panic as it is sent to the parent.
-    pub(super) fn report(&self) -> PanicRecord {
+    pub(crate) fn report(&self) -> PanicRecord {
         let backtrace = self.backtrace.as_ref().and_then(backtrace::text);
         PanicRecord {
             message: self.message.clone(),
@@ -144,6 +144,13 @@ pub(crate) fn install_hook(echo: Echo) {
     }));
 }
 
+/// As [`install_hook`], but only the first time, for threads of this process.
+#[cfg(feature = "threads")]
+pub(crate) fn install_hook_once() {
+    static INSTALLED: std::sync::Once = std::sync::Once::new();
+    INSTALLED.call_once(|| install_hook(Echo::Silent));
+}
+
 /// Sets how a panic of this thread's items is reported when the process is about to abort.
 pub(crate) fn set_last_words(last_words: LastWords) {
     LAST_WORDS.set(Some(last_words));
@@ -175,7 +182,7 @@ pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, Box<Caught>> {
 }
 
 /// Runs `f`, which catches its own panics, and adds to a caught panic what the hook has recorded of it.
-pub(super) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) -> Result<R, Box<Caught>> {
+pub(crate) fn recorded<R>(f: impl FnOnce() -> Result<R, Box<dyn Any + Send>>) -> Result<R, Box<Caught>> {
     RECORDING.set(Recording::On);
     let result = f();
     let records = match RECORDING.replace(Recording::Off) {

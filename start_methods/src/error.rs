@@ -56,6 +56,9 @@ pub enum StartError {
         /// Their names, as far as they could be read; of the first 16 at most.
         names: Vec<String>,
     },
+    /// [`init`](crate::init) was called inside a runtime of tokio, as `#[tokio::main]` makes it: a spawned process would run
+    /// inside one too, and what blocks on a future there would panic. Fork and forkserver report the runtime's threads.
+    InRuntime,
     /// Processes that start processes recursively have exceeded the limit of generations.
     NestedTooDeep {
         /// The generation that the new process would have had.
@@ -170,6 +173,11 @@ impl fmt::Display for StartError {
             ),
             Self::ForeignThreads { count, names } => write_foreign_threads(f, Threads(*count, names)),
             Self::ServerThreads { count, names } => write_server_threads(f, Threads(*count, names)),
+            Self::InRuntime => write!(
+                f,
+                "init() was called inside a runtime of tokio, so a spawned process would run inside one too, and what \
+                 blocks on a future there would panic. {TOKIO_ADVICE}"
+            ),
             Self::NestedTooDeep { depth, limit } => write!(
                 f,
                 "processes are nested too deep: this one would be generation {depth} of at most \
@@ -246,7 +254,7 @@ impl fmt::Display for Threads<'_> {
 }
 
 /// Whether threads of the runtime tokio are among these. The kernel cuts names after 15 bytes.
-fn is_of_tokio(names: &[String]) -> bool {
+pub(crate) fn is_of_tokio(names: &[String]) -> bool {
     names.iter().any(|name| name.starts_with("tokio-"))
 }
 
@@ -274,27 +282,6 @@ A runtime of tokio has threads, so fork before it is built:
     }
 
 or use spawn or forkserver";
-
-/// Warns of a runtime that is around `init`, which does not keep a program from being spawned.
-#[derive(Debug)]
-pub(crate) struct SpawnedInRuntime;
-
-impl SpawnedInRuntime {
-    /// Whether threads of these names come from such a runtime.
-    pub(crate) fn check(names: &[String]) -> Option<Self> {
-        is_of_tokio(names).then_some(Self)
-    }
-}
-
-impl fmt::Display for SpawnedInRuntime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "init() was called inside a runtime of tokio, so spawned processes run inside one too, and what blocks on a \
-             future there panics. {TOKIO_ADVICE}"
-        )
-    }
-}
 
 fn write_foreign_threads(f: &mut fmt::Formatter<'_>, threads: Threads<'_>) -> fmt::Result {
     if is_of_tokio(threads.1) {
@@ -408,9 +395,8 @@ mod tests {
         assert!(of_fork.contains("use spawn or forkserver"), "{of_fork}");
         let beside_tokio = StartError::ForeignThreads { count: 1, names: names(&["tokio-runtime-w"]) }.to_string();
         assert!(beside_tokio.contains("make the pool, here") && beside_tokio.contains("use spawn"), "{beside_tokio}");
-        let spawned = SpawnedInRuntime::check(&names(&["blas", "tokio-rt-worker"])).unwrap().to_string();
+        let spawned = StartError::InRuntime.to_string();
         assert!(spawned.contains("runtime.block_on(run())") && spawned.contains("init_before_main!()"), "{spawned}");
-        assert!(SpawnedInRuntime::check(&names(&["blas"])).is_none());
         let plain = of_server(names(&["blas"]));
         assert!(plain.contains(r#"1 other thread(s) ("blas") of it"#) && plain.contains("use spawn"), "{plain}");
         assert!(plain.contains("forkserver_despite_threads()") && !plain.contains("tokio"), "{plain}");

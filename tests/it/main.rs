@@ -42,8 +42,8 @@ const FOLDERS: &[&[Module]] = &[
 
 fn main() -> ExitCode {
     let role = harness::role();
-    if matches!(&role, Role::Early(_)) {
-        life::early::begin_main();
+    if let Role::Early(scene) = &role {
+        life::early::begin_main(scene);
     }
     // A process that starts as a worker never returns from `init`, whatever role it inherited. One role omits the call.
     if !matches!(&role, Role::Forgetful(_)) {

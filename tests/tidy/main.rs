@@ -44,6 +44,7 @@ const PROCPOOL: Crate = Crate {
         &["engine", "worker"],
         &["driver", "process"],
         &["api"],
+        &["threads"],
         &["fuzz"],
     ],
     unsafe_files: &[

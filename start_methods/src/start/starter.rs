@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use crate::birth::boot::Boot;
 use crate::birth::entry;
 use crate::child::child::Child;
-use crate::error::SpawnedInRuntime;
 use crate::error::StartError;
+use crate::error::is_of_tokio;
 use crate::method::StartMethod;
 use crate::start::fork;
 use crate::start::fork::Births;
@@ -109,7 +109,10 @@ impl Starter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn automatic() -> Result<Self, StartError> {
-        Ok(Self { choice: Choice::Ours, ..Self::new(StartMethod::Forkserver)? })
+        let starter = Self::new(StartMethod::Forkserver)?;
+        // The server would have the runtime's threads, and spawn is no way out.
+        check_runtime()?;
+        Ok(Self { choice: Choice::Ours, ..starter })
     }
 
     /// A starter that forks even while other threads run.
@@ -201,10 +204,8 @@ impl Starter {
             let doing = "executing a set-user-id program as its own child";
             return Err(StartError::System { doing, errno: libc::EPERM });
         }
-        if method == StartMethod::Spawn
-            && let Some(warning) = SpawnedInRuntime::check(&threads::names_before_init())
-        {
-            log::warn!("{warning}");
+        if method == StartMethod::Spawn {
+            check_runtime()?;
         }
         Ok(Self { method, foreign, choice: Choice::Users, executable: None, own_server: PerProcess::new() })
     }
@@ -648,4 +649,12 @@ const _: () = {
 /// ```
 pub fn start(method: StartMethod, boot: &Boot<'_>) -> Result<Child, StartError> {
     Starter::new(method)?.start(boot)
+}
+
+/// A program that is spawned runs `main` up to `init`, and what is around that.
+fn check_runtime() -> Result<(), StartError> {
+    match is_of_tokio(&threads::names_before_init()) {
+        true => Err(StartError::InRuntime),
+        false => Ok(()),
+    }
 }

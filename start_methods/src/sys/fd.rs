@@ -126,6 +126,29 @@ impl PrivateFd {
         open_pidfd(pid)
     }
 
+    /// A pipe: its read end, which does not block, and its write end. Programs that are executed inherit neither.
+    ///
+    /// # Errors
+    ///
+    /// EMFILE or ENFILE when the descriptor table of the process or of the system is full.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use start_methods::PrivateFd;
+    ///
+    /// let (read, write) = PrivateFd::pipe()?;
+    /// nix::unistd::write(&write, b"hello")?;
+    /// assert_eq!(nix::unistd::read(&read, &mut [0; 8])?, 5);
+    /// assert!(nix::unistd::read(&read, &mut [0; 8]).is_err()); // Nothing is there.
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn pipe() -> io::Result<(Self, Self)> {
+        let (read, write) = pipe(OFlag::empty())?;
+        fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok((read, write))
+    }
+
     /// The descriptor is of the user's. If its close may wait, for a file server for instance, a thread of its own closes
     /// it, so it may be dropped where nothing may wait.
     ///

@@ -2,5 +2,5 @@
 
 crate::harness::modules![
     apply, callbacks, cancel, context, futures, imap, inputs, map, pending, python, reductions, results, retries,
-    reusable, starmap, streams, timeouts, waits, wakers,
+    reusable, starmap, streams, threads, timeouts, waits, wakers,
 ];
