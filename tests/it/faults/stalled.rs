@@ -294,11 +294,12 @@ fn idle_worker_that_is_stopped_keeps_no_item(method: StartMethod) {
 
 /// What the item brings is no reason to leave it where it is, and is there when the worker goes on.
 fn idle_worker_that_is_stopped_keeps_no_item_that_brings_something(method: StartMethod) {
+    type Handles = Vec<AsyncResult<(u64, u32)>>;
     let pool = stage::pool(method, 2);
     stage::until_all_work(&pool);
     let large = vec![7u8; 300_000];
     let context = || pool.with(&large);
-    let calls: [&dyn Fn() -> Vec<AsyncResult<(u64, u32)>>; 4] = [
+    let calls: [&dyn Fn() -> Handles; 4] = [
         &|| (0..4u64).map(|x| pool.apply_async((x,), |x: u64| (x + 1, std::process::id()))).collect(),
         &|| {
             let task = |context: &u64, x: u64| (x + context, std::process::id());
