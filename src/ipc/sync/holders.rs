@@ -216,7 +216,8 @@ mod tests {
 
     fn gone(watches: &mut Watches, lease: Lease) -> bool {
         let leases = [(3, lease)];
-        if !watches.update(&leases, 0).is_empty() {
+        // As if it were seen from process 1.
+        if !watches.update(&leases, 1).is_empty() {
             return true;
         }
         let (reader, _writer) = std::io::pipe().unwrap();
