@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::call_class;
-use super::escaped;
-use super::put;
+use super::parts::call_class;
+use super::parts::escaped;
+use super::parts::put;
 use super::scale::LEFT;
 use super::scale::Scale;
 use super::scale::whole;

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::class;
-use super::escaped;
-use super::put;
+use super::parts::class;
+use super::parts::escaped;
+use super::parts::put;
 use super::scale::LEFT;
 use super::scale::Scale;
 use super::scale::whole;

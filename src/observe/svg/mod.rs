@@ -5,14 +5,16 @@
 
 mod calls;
 mod lanes;
+mod parts;
 mod scale;
 
 use std::fmt::Write;
 
+use self::parts::escaped;
+use self::parts::put;
 use self::scale::LEFT;
 use self::scale::Scale;
 use self::scale::WIDTH;
-use crate::observe::record::Outcome;
 use crate::observe::record::Records;
 use crate::observe::report::call_name;
 use crate::observe::report::time_text;
@@ -40,47 +42,6 @@ const SHAPES: &str = "\
 <path id=\"recycled\" class=\"m\" d=\"M4.5-2A5 5 0 1 0 4.8 1.5M5-5V-1.5H1.5\"/>\
 <path id=\"cancelled\" class=\"m\" d=\"M-4.5-4.5H4.5V4.5H-4.5ZM-4.5 4.5L4.5-4.5\"/>\
 <path id=\"spoilt\" class=\"died\" d=\"M0-5L5 4H-5Z\"/></defs>";
-
-/// Text as XML. Control characters, which XML has no place for, become spaces.
-fn escaped(text: &str) -> String {
-    let mut xml = String::new();
-    for c in text.chars() {
-        match c {
-            '&' => xml.push_str("&amp;"),
-            '<' => xml.push_str("&lt;"),
-            '>' => xml.push_str("&gt;"),
-            '"' => xml.push_str("&quot;"),
-            c if c.is_control() => xml.push(' '),
-            c => xml.push(c),
-        }
-    }
-    xml
-}
-
-/// Appends formatted text.
-macro_rules! put {
-    ($svg:expr, $($format:tt)+) => {
-        write!($svg, $($format)+).expect("a string takes any text")
-    };
-}
-use put;
-
-/// The class of items by their outcome, or else of their call.
-fn class(outcome: Outcome, call: u64, records: &Records) -> String {
-    match outcome {
-        Outcome::Failed => "failed".to_owned(),
-        Outcome::Lost => "lost".to_owned(),
-        Outcome::TimedOut => "late".to_owned(),
-        Outcome::Cancelled => "cut".to_owned(),
-        Outcome::Value => call_class(call, records),
-        Outcome::Running => format!("{} runs", call_class(call, records)),
-    }
-}
-
-fn call_class(call: u64, records: &Records) -> String {
-    let place = records.calls.binary_search_by_key(&call, |span| span.call).unwrap_or(0);
-    format!("c{}", place % 6)
-}
 
 /// Draws the picture.
 pub(crate) fn draw(records: &Records) -> String {
