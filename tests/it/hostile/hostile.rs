@@ -99,9 +99,8 @@ impl Attack {
     /// read other orders than it was sent. Then items of this worker may be damaged without being detected.
     fn may_lie(self) -> bool {
         match self {
-            Attack::NoiseForEver | Attack::WordsForEver => true,
             // The parent of a busy machine may not have seen that the item before is done, and then it seems to run.
-            Attack::Done(-1) => true,
+            Attack::NoiseForEver | Attack::WordsForEver | Attack::Done(-1) => true,
             Attack::Hole(start, len) => (start..start + len).contains(&HEAD_LEN),
             _ => false,
         }
