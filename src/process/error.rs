@@ -33,7 +33,7 @@ use crate::transport::first_call::Unsendable;
 ///         other => panic!("{other:?}"),
 ///     }
 ///
-///     match Process::spawn((7,), |code: i32| std::process::exit(code))?.join() {
+///     match Process::spawn((7,), |code: i32| -> () { std::process::exit(code) })?.join() {
 ///         Err(ProcessError::Died { status, .. }) => {
 ///             assert_eq!(status.and_then(|status| status.code()), Some(7));
 ///         }

@@ -302,7 +302,7 @@ impl<V> Process<V> {
     ///
     /// fn main() -> anyhow::Result<()> {
     ///     procpool::init();
-    ///     let process = Process::spawn((3,), |code: i32| std::process::exit(code))?;
+    ///     let process = Process::spawn((3,), |code: i32| -> () { std::process::exit(code) })?;
     ///     process.join().unwrap_err();
     ///     let exit = process.exit_status()?.expect("it has ended");
     ///     assert_eq!(exit.status().and_then(|status| status.code()), Some(3));

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 
 use log::Level;
@@ -75,20 +77,24 @@ fn records_arrive_in_order_with_their_worker(method: StartMethod) {
     let heard = Heard::<LogRecord>::new();
     let pool = builder(method, 3).logs(LevelFilter::Info).on_log(heard.hook()).build().unwrap();
     let places = pool.chunk_size(1).map(0..300u32, |x| {
-        log::info!(target: "there", "item {x}");
+        // Not the items: those that are taken back from one worker run later in another.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        log::info!(target: "there", "{} {x}", MADE.fetch_add(1, Relaxed));
         place()
     });
     let places = places.unwrap();
     end(&pool);
-    let mut last = BTreeMap::new();
+    let mut made = BTreeMap::<u32, u32>::new();
     let records = heard.all();
     assert_eq!(records.len(), 300);
     for record in records {
         assert_eq!((record.level, record.target.as_str(), record.dropped), (Level::Info, "there", 0));
         assert!(record.file.as_deref().is_some_and(|file| file.ends_with("logs.rs")) && record.line.is_some());
-        let item: usize = record.text.strip_prefix("item ").unwrap().parse().unwrap();
-        assert_eq!((record.pid, record.worker), places[item]);
-        assert!(last.insert(record.pid, item) < Some(item), "worker {}: {item} came late", record.pid);
+        let (number, item) = record.text.split_once(' ').unwrap();
+        assert_eq!((record.pid, record.worker), places[item.parse::<usize>().unwrap()]);
+        let next = made.entry(record.pid).or_default();
+        assert_eq!(number.parse(), Ok(*next), "worker {}", record.pid);
+        *next += 1;
     }
 }
 
