@@ -25,7 +25,7 @@ cases![
     long_items_have_their_own_times,
     deaths_and_time_limits_are_in_the_trace,
     running_item_is_shown,
-    many_tiny_items_take_few_runs,
+    many_tiny_items_make_a_small_picture,
     record_is_bounded,
     lanes_are_as_many_as_workers,
     joined_pool_keeps_its_timeline,
@@ -141,12 +141,9 @@ fn running_item_is_shown(method: StartMethod) {
     stage::until("its end", || events(&pool, "X").iter().all(|run| field(run, "outcome") == "value"));
 }
 
-fn many_tiny_items_take_few_runs(method: StartMethod) {
+fn many_tiny_items_make_a_small_picture(method: StartMethod) {
     let pool = recorded(method, 2);
     assert_eq!(pool.map(0..40_000u64, |x| x).unwrap().len(), 40_000);
-    let runs = events(&pool, "X").len();
-    // Items of neighbouring frames run in different workers, and frames are small over sockets.
-    assert!(runs < 20_000, "{runs}");
     let svg = pool.timeline().to_svg();
     assert!(svg.len() < 400_000, "{} bytes", svg.len());
     assert_eq!(items(&pool.timeline().report(0)), 40_000);
