@@ -123,7 +123,7 @@ pub(super) fn install() {
     }
 }
 
-/// Sets the logger of this program, as [`log::set_boxed_logger`] does, in such a way that workers by
+/// Sets the logger of this program, as `log::set_boxed_logger` does, in such a way that workers by
 /// [fork](crate::StartMethod::Fork) never call it.
 ///
 /// A forked worker inherits the program's logger, and the locks of that one as they were at the fork: the classic deadlock
