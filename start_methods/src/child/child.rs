@@ -784,7 +784,11 @@ impl Drop for Child {
             return;
         }
         let _result = self.kill();
-        let _in_time = wait::readable(&[self.pidfd()], Instant::now().checked_add(DROP_TIMEOUT));
+        match self.handle.pidfd() {
+            Some(pidfd) => drop(wait::readable(&[pidfd], Instant::now().checked_add(DROP_TIMEOUT))),
+            // The pipe hangs up while the process is still ending: only its status says that it has ended.
+            None => drop(self.wait_timeout(DROP_TIMEOUT)),
+        }
         // A child of a server is the server's to reap.
         if self.status.is_none() && matches!(self.try_wait(), Ok(None)) {
             unreaped::remember(self.handle.clone());
