@@ -26,7 +26,7 @@ pub(crate) mod pool;
 pub(crate) mod prepare;
 pub(crate) mod progress;
 mod pull;
-mod reductions;
+pub(crate) mod reductions;
 mod request;
 pub(crate) mod results;
 pub(crate) mod reusable;

@@ -43,6 +43,26 @@ pub(crate) struct Options<'p> {
     pub(crate) window: Option<usize>,
 }
 
+impl Options<'_> {
+    /// Checks what makes sense in no pool.
+    ///
+    /// # Errors
+    ///
+    /// A size or a limit is zero.
+    pub(crate) fn check(&self) -> Result<(), PoolError> {
+        if self.chunk_size == Some(0) {
+            return Err(PoolError::ZeroChunkSize);
+        }
+        if self.timeout == Some(Duration::ZERO) {
+            return Err(PoolError::ZeroLimit { option: "timeout" });
+        }
+        if self.window == Some(0) {
+            return Err(PoolError::ZeroLimit { option: "window" });
+        }
+        Ok(())
+    }
+}
+
 /// A call whose job can be opened.
 pub(super) struct Prepared {
     pub(super) backend: Arc<dyn Backend>,
@@ -71,17 +91,9 @@ impl Prepared {
         if !backend.is_ours() {
             return Err(PoolError::ForkedCopy.into());
         }
-        let chunk = match options.chunk_size {
-            None => default_chunk,
-            Some(0) => return Err(PoolError::ZeroChunkSize.into()),
-            Some(items) => ChunkSize::Fixed(u32::try_from(items).unwrap_or(u32::MAX)),
-        };
-        if options.timeout == Some(Duration::ZERO) {
-            return Err(PoolError::ZeroLimit { option: "timeout" }.into());
-        }
-        if options.window == Some(0) {
-            return Err(PoolError::ZeroLimit { option: "window" }.into());
-        }
+        options.check()?;
+        let fixed = |items| ChunkSize::Fixed(u32::try_from(items).unwrap_or(u32::MAX));
+        let chunk = options.chunk_size.map_or(default_chunk, fixed);
         let label = Label::new(options.label);
         let not_found = |message| TaskError::FunctionNotFound { message, origin: label.call() };
         let function = function.id().map_err(not_found)?;

@@ -16,7 +16,7 @@ use crate::work::task::Outcome;
 use crate::work::task::Plain;
 
 /// Two values of chunks, of which one may have had no items.
-fn combine_some<A>(f: impl Fn(A, A) -> A) -> impl Fn(Option<A>, Option<A>) -> Option<A> {
+pub(crate) fn combine_some<A>(f: impl Fn(A, A) -> A) -> impl Fn(Option<A>, Option<A>) -> Option<A> {
     move |left, right| match (left, right) {
         (Some(left), Some(right)) => Some(f(left, right)),
         (left, right) => left.or(right),

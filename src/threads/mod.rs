@@ -24,6 +24,7 @@ use self::team::Team;
 use self::team::run_task;
 use crate::api::chunks::Chunks;
 use crate::api::prepare::Options;
+use crate::api::reductions::combine_some;
 use crate::api::workers::Workers;
 use crate::api::workers::pass_on;
 use crate::api::workers::sealed;
@@ -145,21 +146,15 @@ impl ThreadCall<'_> {
     ///
     /// One makes no sense, or is nothing that threads can do.
     fn check(&self) -> Result<Label, TaskError> {
-        let Options { label, chunk_size, fail_fast: _, timeout, retries, window } = self.options;
-        let unsupported = |option| PoolError::Unsupported { option, by: "threads" };
-        let zero = |option| PoolError::ZeroLimit { option };
-        let refusal = match () {
-            () if chunk_size == Some(0) => Some(PoolError::ZeroChunkSize),
-            () if timeout == Some(Duration::ZERO) => Some(zero("timeout")),
-            () if window == Some(0) => Some(zero("window")),
-            () if timeout.is_some() => Some(unsupported("timeout")),
-            () if retries > 0 => Some(unsupported("retries")),
-            () => None,
+        let unsupported = |option| Err(PoolError::Unsupported { option, by: "threads" });
+        let supported = match self.options {
+            Options { timeout: Some(_), .. } => unsupported("timeout"),
+            Options { retries: 1.., .. } => unsupported("retries"),
+            _ => Ok(()),
         };
-        match refusal.or_else(|| self.team.refusal()) {
-            Some(error) => Err(refused(error)),
-            None => Ok(Label::new(label)),
-        }
+        let open = || self.team.refusal().map_or(Ok(()), Err);
+        self.options.check().and(supported).and_then(|()| open()).map_err(refused)?;
+        Ok(Label::new(self.options.label))
     }
 
     fn work<A, O, M>(
@@ -433,11 +428,7 @@ impl<'c> Workers for ThreadCall<'c> {
         A: Data + Send,
     {
         let reduce = move |items: Vec<A>| items.into_iter().reduce(f);
-        let combine = move |left: Option<A>, right: Option<A>| match (left, right) {
-            (Some(left), Some(right)) => Some(f(left, right)),
-            (left, right) => left.or(right),
-        };
-        Ok(self.combine::<_, Option<A>, Plain>(items.into_iter(), reduce, combine)?.flatten())
+        Ok(self.combine::<_, Option<A>, Plain>(items.into_iter(), reduce, combine_some(f))?.flatten())
     }
 
     fn imap<I, A, O, M>(&self, items: I, f: fn(A) -> O) -> ThreadImap<I::IntoIter, O::Value>
