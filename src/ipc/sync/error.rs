@@ -72,7 +72,7 @@ impl fmt::Display for LockError {
             ),
             LockError::HeldByThisThread => f.write_str("this thread holds the lock and would wait for itself"),
             LockError::Decode { message } => write!(f, "the value of the mutex does not deserialize: {message}"),
-            LockError::Encode { message } => write!(f, "the change was not kept: {message}"),
+            LockError::Encode { message } => write!(f, "the value was not kept: {message}"),
             LockError::TooMany { limit } => write!(f, "more than {limit} use it at once"),
             LockError::Broken { message } => write!(f, "the lock is broken: {message}"),
         }

@@ -135,7 +135,7 @@ fn encode<T: Data>(value: &T, capacity: Option<usize>) -> Result<Vec<u8>, LockEr
     let mut output = Output::default();
     codec::encode(value, &mut output).map_err(|message| LockError::Encode { message })?;
     if output.carries() {
-        return refused("it has descriptors, which travel and cannot be kept".to_owned());
+        return refused("it has descriptors, which cannot be kept in memory: pass them beside the mutex".to_owned());
     }
     let len = output.len();
     if let Some(capacity) = capacity.filter(|capacity| len > *capacity as u64) {
