@@ -1,5 +1,11 @@
 //! Starts of workers: what follows when one succeeded, or failed.
 
+use std::time::Instant;
+
+use log::Level;
+use start_methods::Child;
+use start_methods::StartError;
+
 use crate::engine::state::Engine;
 use crate::engine::state::Phase;
 use crate::engine::worker_handle::WorkerHandle;
@@ -11,10 +17,6 @@ use crate::sys::failpoint::shortened;
 use crate::sys::start_choice::HELLO_TIMEOUT;
 use crate::transport::control::Lane;
 use crate::transport::link::Link;
-use log::Level;
-use start_methods::Child;
-use start_methods::StartError;
-use std::time::Instant;
 
 impl Engine {
     /// The lane of the worker that is started next. It is answered by [`started`](Self::started) or
